@@ -1,0 +1,6 @@
+"""Autoencoders: waveform <-> latents, one interface for all (see `base.py`)."""
+
+from diffaudio.models.autoencoders.base import Autoencoder, load_autoencoder
+from diffaudio.models.autoencoders.spectral import SpectralAutoencoder
+
+__all__ = ["Autoencoder", "SpectralAutoencoder", "load_autoencoder"]

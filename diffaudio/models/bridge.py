@@ -1,0 +1,149 @@
+"""Bridges: from the embedding of a text to one that the U-Net was trained on, an image's.
+
+    t   text embedding           [batch, dim], unit norm
+    m_i image embeddings heard   [memory, dim], unit norm
+    a   mean text embedding      [dim]
+
+Text and image embeddings lie in two separate cones of CLIP's space, the modality gap (Liang et al. 2022,
+arXiv:2203.02053); a U-Net that saw only images' has never been where texts are. Three ways across:
+
+- `IdentityBridge`: none, the text embedding as it is (CLIPSonic-ZS).
+- `ShiftBridge`: t - a + b, with b the mean image embedding.
+- `RetrievalBridge`: sum_i w_i m_i, w = softmax(m_i . (t - a) / temperature): what the corpus shows for the words.
+  Taking off the mean text a keeps pictures that are a little like every text from being found for each.
+"""
+
+import json
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from torch import Tensor, nn
+
+__all__ = ["BRIDGES", "Bridge", "IdentityBridge", "RetrievalBridge", "ShiftBridge", "fit_bridge", "load_bridge"]
+
+
+class Bridge(ModelMixin, ConfigMixin):
+    """Text embedding [batch, dim] -> embedding to condition on [batch, dim], both of unit norm.
+
+    `familiarity` says how near a text lies to what the corpus showed (higher is nearer), and below
+    `config.familiarity_threshold` a user should be warned; None switches that off.
+    """
+
+    config_name = "config.json"
+
+    def familiarity(self, text_embeddings: Tensor) -> Tensor:
+        """[batch]; zero where a bridge keeps no memory of the corpus."""
+        return torch.zeros(len(text_embeddings))
+
+
+class IdentityBridge(Bridge):
+    """The text embedding as it is."""
+
+    @register_to_config
+    def __init__(self, embedding_dim: int, familiarity_threshold: float | None = None) -> None:
+        super().__init__()
+        self.placeholder = nn.Parameter(torch.zeros(1), requires_grad=False)
+
+    def forward(self, text_embeddings: Tensor) -> Tensor:
+        return text_embeddings
+
+
+class ShiftBridge(Bridge):
+    """Moves texts by the difference of the two means."""
+
+    @register_to_config
+    def __init__(self, embedding_dim: int, familiarity_threshold: float | None = None) -> None:
+        super().__init__()
+        self.shift = nn.Parameter(torch.zeros(embedding_dim), requires_grad=False)
+
+    def forward(self, text_embeddings: Tensor) -> Tensor:
+        return F.normalize(text_embeddings + self.shift.to(text_embeddings), dim=-1)
+
+
+class RetrievalBridge(Bridge):
+    """A weighted mean of the corpus' own image embeddings.
+
+    Args:
+        memory_size: how many image embeddings are kept.
+        temperature: of the softmax over them; towards 0 it takes the single nearest.
+        neighbours: familiarity is the mean similarity to this many nearest.
+        familiarity_threshold: below it a text lies far from all that was heard.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        embedding_dim: int,
+        memory_size: int,
+        temperature: float = 0.02,
+        neighbours: int = 8,
+        familiarity_threshold: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.memory = nn.Parameter(torch.zeros(memory_size, embedding_dim), requires_grad=False)
+        self.text_mean = nn.Parameter(torch.zeros(embedding_dim), requires_grad=False)
+
+    def similarity(self, text_embeddings: Tensor) -> Tensor:
+        """m_i . (t - a): [batch, memory]"""
+        return (text_embeddings - self.text_mean.to(text_embeddings)) @ self.memory.to(text_embeddings).T
+
+    def forward(self, text_embeddings: Tensor) -> Tensor:
+        weights = torch.softmax(self.similarity(text_embeddings) / self.config.temperature, dim=-1)
+        return F.normalize(weights @ self.memory.to(text_embeddings), dim=-1)
+
+    def familiarity(self, text_embeddings: Tensor) -> Tensor:
+        nearest = min(self.config.neighbours, self.config.memory_size)
+        return self.similarity(text_embeddings).topk(nearest, dim=-1).values.mean(dim=-1)
+
+
+BRIDGES: dict[str, type[Bridge]] = {"none": IdentityBridge, "shift": ShiftBridge, "retrieval": RetrievalBridge}
+
+
+@torch.no_grad()
+def fit_bridge(kind: str, image_embeddings: Tensor, text_embeddings: Tensor | None = None, **settings: float) -> Bridge:
+    """Make a bridge from what training saw; no pair of picture and text is needed.
+
+    Args:
+        kind: a key of `BRIDGES`.
+        image_embeddings: [number, dim] of the corpus' frames.
+        text_embeddings: [number, dim] of any texts of the kind users write, for their mean.
+        settings: further arguments of the bridge's class.
+
+    Raises:
+        ValueError: the kind is unknown, or 'shift' was asked for without texts.
+    """
+    if kind not in BRIDGES:
+        raise ValueError(f"bridge '{kind}' is unknown; choose from {', '.join(BRIDGES)}")
+    dim = image_embeddings.shape[-1]
+    text_mean = torch.zeros(dim) if text_embeddings is None else text_embeddings.mean(dim=0)
+    if kind == "none":
+        return IdentityBridge(dim, **settings)
+    if kind == "shift":
+        if text_embeddings is None:
+            raise ValueError("bridge 'shift' needs texts to take the mean embedding of; give some, or choose another")
+        bridge = ShiftBridge(dim, **settings)
+        bridge.shift.copy_(image_embeddings.mean(dim=0) - text_mean)
+        return bridge
+    bridge = RetrievalBridge(dim, len(image_embeddings), **settings)
+    bridge.memory.copy_(image_embeddings)
+    bridge.text_mean.copy_(text_mean)
+    return bridge
+
+
+def load_bridge(folder: str | Path) -> Bridge:
+    """Load whichever bridge a folder holds.
+
+    Raises:
+        ValueError: config.json is missing or names a class that is no bridge.
+    """
+    config_file = Path(folder) / "config.json"
+    if not config_file.is_file():
+        raise ValueError(f"{folder}: not a bridge folder, config.json is missing")
+    name = json.loads(config_file.read_text(encoding="utf-8")).get("_class_name")
+    classes = {bridge.__name__: bridge for bridge in BRIDGES.values()}
+    if name not in classes:
+        raise ValueError(f"{config_file}: bridge '{name}' is unknown; choose from {', '.join(classes)}")
+    return classes[name].from_pretrained(folder)

@@ -1,0 +1,164 @@
+"""CLIP: text, pictures and video frames into one space (Radford et al. 2021, arXiv:2103.00020).
+
+Any open_clip model serves: a built-in name with a pretrained tag ("ViT-B-32", "openai", which is
+CLIPSonic's), an `hf-hub:` id, or a local folder in open_clip's own format, which is how a
+checkpoint carries one:
+
+    open_clip_config.json       model and preprocessing, as open_clip reads them
+    open_clip_model.safetensors the weights
+    config.json, tokenizer.json the text tower's, where that is a Hugging Face model
+"""
+
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import torch
+from open_clip.transform import PreprocessCfg, image_transform_v2
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+__all__ = ["Clip"]
+
+logger = logging.getLogger(__name__)
+
+
+class Clip(nn.Module):
+    """An open_clip model with its tokenizer and picture transform; embeddings have unit norm.
+
+    Attributes:
+        name: which model this is, as written into a corpus: name and tag, hub id, or the
+            folder's own `name` entry.
+        embedding_dim: size of an embedding.
+        context_length: how many tokens of a text are read.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, *, name: str, embedding_dim: int) -> None:
+        super().__init__()
+        self.model = model
+        self.tokenizer = tokenizer
+        self.transform = image_transform_v2(PreprocessCfg(**model.visual.preprocess_cfg), is_train=False)
+        self.name = name
+        self.embedding_dim = embedding_dim
+        self.context_length: int = tokenizer.context_length
+
+    @classmethod
+    def from_pretrained(cls, model: str | Path, tag: str | None = None, *, device: str = "cpu") -> "Clip":
+        """Load a local folder, an `hf-hub:` id, or a built-in open_clip model with its tag.
+
+        Raises:
+            ValueError: the folder lacks a file or open_clip does not know the name.
+        """
+        folder = Path(model)
+        if not folder.is_dir():
+            return cls._from_open_clip(str(model), tag, device)
+        for file in ("open_clip_config.json", "open_clip_model.safetensors"):
+            if not (folder / file).is_file():
+                raise ValueError(f"{folder}: not a CLIP folder, {file} is missing")
+        config = json.loads((folder / "open_clip_config.json").read_text(encoding="utf-8"))
+        text_config = dict(config["model_cfg"]["text_cfg"])
+        if "hf_model_name" in text_config:  # open_clip resolves it against the hub, or an absolute path
+            text_config |= {"hf_model_name": str(folder.resolve()), "hf_model_pretrained": False}
+        source = f"local-dir:{folder}"
+        network = open_clip.create_model(source, text_cfg=text_config, device=device)
+        return cls(
+            network,
+            open_clip.get_tokenizer(source),
+            name=config["name"],
+            embedding_dim=config["model_cfg"]["embed_dim"],
+        )
+
+    @classmethod
+    def _from_open_clip(cls, model: str, tag: str | None, device: str) -> "Clip":
+        on_hub = model.startswith("hf-hub:")
+        if not on_hub and model not in open_clip.list_models():
+            raise ValueError(
+                f"CLIP '{model}' is neither a folder, nor an 'hf-hub:' id, nor a model of open_clip's "
+                "(such as ViT-B-32 with tag openai; open_clip.list_models() names them)"
+            )
+        network = open_clip.create_model(model, pretrained=tag, device=device, require_pretrained=True)
+        with torch.no_grad():
+            tokenizer = open_clip.get_tokenizer(model)
+            embedding_dim = network.encode_text(tokenizer(["a sound"]).to(device)).shape[-1]
+        return cls(network, tokenizer, name=f"{model}/{tag}" if tag else model, embedding_dim=embedding_dim)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    @torch.no_grad()
+    def encode_text(self, texts: list[str]) -> Tensor:
+        """[len(texts), embedding_dim]; what lies past `context_length` tokens is cut off, with a warning."""
+        for text in texts:
+            if self.is_too_long(text):
+                logger.warning("CLIP reads %d tokens of a text; the rest is ignored: %r", self.context_length, text)
+        tokens = self.tokenizer(texts).to(self.device)
+        return self.model.encode_text(tokens, normalize=True).float()
+
+    @torch.no_grad()
+    def encode_image(self, pictures: Sequence[Image.Image]) -> Tensor:
+        """[len(pictures), embedding_dim]"""
+        pixels = torch.stack([self.transform(picture.convert("RGB")) for picture in pictures]).to(self.device)
+        return self.model.encode_image(pixels, normalize=True).float()
+
+    def encode_video(self, frames: Sequence[Image.Image]) -> Tensor:
+        """[1, embedding_dim]: the mean of the frames' embeddings, brought back to unit norm."""
+        mean = self.encode_image(frames).mean(dim=0, keepdim=True)
+        return mean / mean.norm(dim=-1, keepdim=True)
+
+    def is_too_long(self, text: str) -> bool:
+        """Whether `encode_text` would have to cut `text` off."""
+        wider = self.tokenizer([text], context_length=self.context_length + 1)[0]
+        return bool(wider[-1] != 0)
+
+
+def prune_vocabulary(source: Path, target: Path, *, texts: Sequence[Path], size: int) -> None:
+    """Copy a BERT-like sentence encoder with only part of its word pieces.
+
+    Kept are the special tokens, all single characters, every piece that the texts need, and after those the
+    pieces of lowest number, which are the commonest of the original vocabulary.
+
+    Args:
+        source: Hugging Face folder with config.json, tokenizer.json (WordPiece) and model.safetensors.
+        target: folder that exists already; the same three files are written there.
+        texts: text files, one sentence a line.
+        size: number of pieces to keep.
+
+    Raises:
+        ValueError: the texts alone need more than `size` pieces.
+    """
+    from tokenizers import Tokenizer
+
+    tokenizer_json = json.loads((source / "tokenizer.json").read_text(encoding="utf-8"))
+    vocabulary: dict[str, int] = tokenizer_json["model"]["vocab"]
+    pieces = sorted(vocabulary, key=lambda piece: vocabulary[piece])
+    tokenizer = Tokenizer.from_file(str(source / "tokenizer.json"))
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    needed = {t["content"] for t in tokenizer_json["added_tokens"]} | {p for p in pieces if len(p.removeprefix("##")) == 1}
+    for path in texts:
+        for encoding in tokenizer.encode_batch(path.read_text(encoding="utf-8").splitlines()):
+            needed.update(encoding.tokens)
+    if len(needed) > size:
+        raise ValueError(f"vocabulary size {size} is too small: the texts alone need {len(needed)} word pieces")
+    common = [p for p in pieces if p not in needed and not p.startswith("[unused")]
+    kept = sorted(needed | set(common[: size - len(needed)]), key=lambda piece: vocabulary[piece])
+    new_ids = {piece: index for index, piece in enumerate(kept)}
+
+    tokenizer_json["model"]["vocab"] = new_ids
+    for token in tokenizer_json["added_tokens"]:
+        token["id"] = new_ids[token["content"]]
+    for token in tokenizer_json["post_processor"]["special_tokens"].values():
+        token["ids"] = [new_ids[piece] for piece in token["tokens"]]
+    (target / "tokenizer.json").write_text(json.dumps(tokenizer_json, ensure_ascii=False), encoding="utf-8")
+    (target / "tokenizer_config.json").write_bytes((source / "tokenizer_config.json").read_bytes())
+    model_config = json.loads((source / "config.json").read_text()) | {"vocab_size": len(kept)}
+    (target / "config.json").write_text(json.dumps(model_config, indent=2))
+    weights = load_file(source / "model.safetensors")
+    key = next(name for name in weights if name.endswith("word_embeddings.weight"))
+    weights[key] = weights[key][[vocabulary[piece] for piece in kept]]
+    save_file(weights, target / "model.safetensors", metadata={"format": "pt"})
