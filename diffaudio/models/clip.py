@@ -35,9 +35,12 @@ class Clip(nn.Module):
             folder's own `name` entry.
         embedding_dim: size of an embedding.
         context_length: how many tokens of a text are read.
+        model_config: what open_clip builds the model from, its `model_cfg`.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, *, name: str, embedding_dim: int) -> None:
+    def __init__(
+        self, model: Any, tokenizer: Any, *, name: str, embedding_dim: int, model_config: dict[str, Any]
+    ) -> None:
         super().__init__()
         self.model = model
         self.tokenizer = tokenizer
@@ -45,6 +48,7 @@ class Clip(nn.Module):
         self.name = name
         self.embedding_dim = embedding_dim
         self.context_length: int = tokenizer.context_length
+        self.model_config = model_config
 
     @classmethod
     def from_pretrained(cls, model: str | Path, tag: str | None = None, *, device: str = "cpu") -> "Clip":
@@ -70,6 +74,7 @@ class Clip(nn.Module):
             open_clip.get_tokenizer(source),
             name=config["name"],
             embedding_dim=config["model_cfg"]["embed_dim"],
+            model_config=config["model_cfg"],
         )
 
     @classmethod
@@ -80,11 +85,35 @@ class Clip(nn.Module):
                 f"CLIP '{model}' is neither a folder, nor an 'hf-hub:' id, nor a model of open_clip's "
                 "(such as ViT-B-32 with tag openai; open_clip.list_models() names them)"
             )
-        network = open_clip.create_model(model, pretrained=tag, device=device, require_pretrained=True)
+        model_config = open_clip.get_model_config(model)
+        # OpenAI's weights, under any model name, were trained with another activation than open_clip's own
+        if open_clip.get_pretrained_cfg(model, tag or "").get("quick_gelu"):
+            model_config["quick_gelu"] = True
+        network = open_clip.create_model(
+            model,
+            pretrained=tag,
+            device=device,
+            require_pretrained=True,
+            force_quick_gelu=model_config.get("quick_gelu", False),
+        )
         with torch.no_grad():
             tokenizer = open_clip.get_tokenizer(model)
             embedding_dim = network.encode_text(tokenizer(["a sound"]).to(device)).shape[-1]
-        return cls(network, tokenizer, name=f"{model}/{tag}" if tag else model, embedding_dim=embedding_dim)
+        name = f"{model}/{tag}" if tag else model
+        return cls(network, tokenizer, name=name, embedding_dim=embedding_dim, model_config=model_config)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the model as a local folder that `from_pretrained` reads, whichever way it was loaded."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        config = {"name": self.name, "model_cfg": self.model_config, "preprocess_cfg": self.model.visual.preprocess_cfg}
+        (folder / "open_clip_config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
+        weights = {name: value.contiguous() for name, value in self.model.state_dict().items()}
+        save_file(weights, folder / "open_clip_model.safetensors")
+        if "hf_model_name" in self.model_config["text_cfg"]:
+            self.model.text.config.save_pretrained(folder)
+        if hasattr(self.tokenizer, "save_pretrained"):
+            self.tokenizer.save_pretrained(folder)
 
     @property
     def device(self) -> torch.device:
