@@ -1,0 +1,84 @@
+"""Files and folders that are there whole or not at all, whenever the process is killed.
+
+What is written lies under a hidden name beside its target and is renamed at the end. The name carries
+the process id: two writers never share a file, and what a killed one left is removed by the next.
+"""
+
+import glob
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+__all__ = ["replaced_whole", "written_whole"]
+
+
+@contextmanager
+def replaced_whole(target: Path) -> Iterator[Path]:
+    """Give a new empty folder to write into; it takes the place of `target` only when the block ends well.
+
+    Folders above `target` are made where they are missing.
+    """
+    temporary, old = _beside(target, "part"), _beside(target, "old")
+    _remove_abandoned(target)
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        if target.exists():
+            target.rename(old)
+        temporary.rename(target)
+    finally:
+        if old.exists() and not target.exists():
+            old.rename(target)
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+@contextmanager
+def written_whole(target: Path) -> Iterator[Path]:
+    """Give a temporary path with the suffix of `target`; the file written there becomes `target` when the block ends well.
+
+    The folder of `target` must exist.
+    """
+    temporary = _beside(target, "part")
+    _remove_abandoned(target)
+    try:
+        yield temporary
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _beside(target: Path, role: str) -> Path:
+    return target.with_name(f".{target.stem}.{os.getpid()}.{role}{target.suffix}")
+
+
+def _remove_abandoned(target: Path) -> None:
+    """Clear away what earlier processes, dead now, left beside `target`; an old version without a new one comes back."""
+    for role in ("old", "part"):
+        before, after = f".{target.stem}.", f".{role}{target.suffix}"
+        for path in target.parent.glob(f"{glob.escape(before)}*{glob.escape(after)}"):
+            process = path.name.removeprefix(before).removesuffix(after)
+            if not process.isdecimal() or _is_alive(int(process)):
+                continue
+            if role == "old" and not target.exists():
+                path.rename(target)
+            elif path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+
+
+def _is_alive(process: int) -> bool:
+    if process == os.getpid():
+        return False  # a number used again: this process has only begun
+    if os.name == "nt":
+        return True  # signal 0 would interrupt it there
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

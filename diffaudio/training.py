@@ -1,0 +1,187 @@
+"""What every training script shares: seeded generators, learning rate, averaged weights, resuming, the run's log.
+
+A run folder holds
+
+    config.yaml     the resolved settings
+    metrics.jsonl   one line a logged step
+    events…         the same for TensorBoard
+    samples/        sounds and pictures made while training
+    state/          step_00001000/: what resuming needs, safetensors and JSON
+    model/          the inference-ready folder
+
+Randomness is a function of (seed, process, step), so `state/` keeps no generator: a run that is
+stopped and started again draws what it would have drawn.
+"""
+
+import hashlib
+import json
+import math
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from diffaudio.files import replaced_whole, written_whole
+
+__all__ = [
+    "RunLog",
+    "average_decay",
+    "latest_state",
+    "learning_rate",
+    "load_state",
+    "resolve_precision",
+    "save_state",
+    "seeded_generator",
+    "update_average",
+]
+
+
+def seeded_generator(seed: int, *position: int) -> torch.Generator:
+    """A CPU generator that is a function of its arguments alone, such as (seed, process, step)."""
+    digest = hashlib.blake2b(repr((seed, *position)).encode(), digest_size=8).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
+
+
+def learning_rate(step: int, *, peak: float, warmup_steps: int, total_steps: int, final_fraction: float = 0.0) -> float:
+    """Linear warm-up to `peak`, then a half cosine down to `peak * final_fraction` at `total_steps`."""
+    if step < warmup_steps:
+        return peak * (step + 1) / warmup_steps
+    progress = min(1.0, (step - warmup_steps) / max(1, total_steps - warmup_steps))
+    return peak * (final_fraction + (1 - final_fraction) * 0.5 * (1 + math.cos(math.pi * progress)))
+
+
+def average_decay(num_updates: int, max_decay: float) -> float:
+    """How much of the average stays at an update: (1 + t) / (10 + t) after t updates, at most `max_decay`."""
+    return min(max_decay, (1 + num_updates) / (10 + num_updates))
+
+
+@torch.no_grad()
+def update_average(average: nn.Module, module: nn.Module, decay: float) -> None:
+    """average <- decay * average + (1 - decay) * module, in place; buffers are copied."""
+    torch._foreach_lerp_(list(average.parameters()), list(module.parameters()), 1 - decay)
+    for kept, new in zip(average.buffers(), module.buffers(), strict=True):
+        kept.copy_(new)
+
+
+def resolve_precision(precision: str, device: torch.device) -> str:
+    """Turn 'auto' into 'bf16' where the hardware multiplies it, else 'no'; other values stay.
+
+    Without such instructions bf16 is emulated, hundreds of times slower than float32.
+
+    Raises:
+        ValueError: 'fp16' on a CPU.
+    """
+    if precision == "fp16" and device.type == "cpu":
+        raise ValueError("precision 'fp16' needs a GPU; choose auto, no or bf16 on a CPU")
+    if precision != "auto":
+        return precision
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "no"
+    if device.type == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()):
+        return "bf16"
+    return "no"
+
+
+def save_state(
+    state_folder: Path,
+    step: int,
+    *,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler | None = None,
+    **modules: nn.Module,
+) -> None:
+    """Write `state_folder/step_<step>` whole, then drop the older ones.
+
+    Args:
+        scaler: of the gradients, where fp16 needs one.
+        modules: what to keep the weights of, by name, for example the network and its average.
+    """
+    with replaced_whole(state_folder / f"step_{step:08d}") as folder:
+        for name, module in modules.items():
+            _save_tensors(module.state_dict(), folder / f"{name}.safetensors")
+        moments = {
+            f"{index}.{key}": value
+            for index, values in optimizer.state_dict()["state"].items()
+            for key, value in values.items()
+        }
+        _save_tensors(moments, folder / "optimizer.safetensors")
+        state = {"step": step, "scaler": scaler.state_dict() if scaler else None}
+        (folder / "state.json").write_text(json.dumps(state))
+    for older in sorted(state_folder.glob("step_*"))[:-1]:
+        shutil.rmtree(older)
+
+
+def _save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
+    save_file({name: value.detach().contiguous().clone() for name, value in tensors.items()}, path)
+
+
+def latest_state(state_folder: Path) -> Path | None:
+    """The newest finished state, or None where a run begins."""
+    return max(state_folder.glob("step_*"), default=None)
+
+
+def load_state(
+    folder: Path,
+    *,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler | None = None,
+    **modules: nn.Module,
+) -> int:
+    """Put a state written by `save_state` back in place.
+
+    Returns:
+        The number of steps that were done.
+    """
+    for name, module in modules.items():
+        module.load_state_dict(load_file(folder / f"{name}.safetensors"))
+    moments: dict[int, dict[str, Tensor]] = {}
+    for key, value in load_file(folder / "optimizer.safetensors").items():
+        index, name = key.split(".", 1)
+        moments.setdefault(int(index), {})[name] = value
+    optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
+    state = json.loads((folder / "state.json").read_text())
+    if scaler and state["scaler"]:
+        scaler.load_state_dict(state["scaler"])
+    return state["step"]
+
+
+class RunLog:
+    """Scalars, sounds and pictures of a run: metrics.jsonl and TensorBoard events side by side.
+
+    Args:
+        folder: the run folder.
+        done: how many steps the state holds that the run goes on from. Lines with a higher number,
+            written before the run was stopped, are dropped: these steps are done again. None drops nothing.
+    """
+
+    def __init__(self, folder: Path, done: int | None = None) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        path = folder / "metrics.jsonl"
+        if path.is_file() and done is not None:
+            lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+            with written_whole(path) as temporary:
+                temporary.write_text("".join(line for line in lines if _is_done(line, done)), encoding="utf-8")
+        self._lines = path.open("a", encoding="utf-8")
+        self.board = SummaryWriter(str(folder), purge_step=None if done is None else done + 1)
+
+    def scalars(self, step: int, values: dict[str, Any]) -> None:
+        """One line in metrics.jsonl and one point a value in TensorBoard."""
+        self._lines.write(json.dumps({"step": step, **values}) + "\n")
+        self._lines.flush()
+        for name, value in values.items():
+            self.board.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        self._lines.close()
+        self.board.close()
+
+
+def _is_done(line: str, done: int) -> bool:
+    try:
+        return json.loads(line)["step"] <= done
+    except json.JSONDecodeError:
+        return False  # the process was killed while it wrote
