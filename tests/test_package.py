@@ -1,0 +1,143 @@
+"""The package as a whole: floors, import time, scripts, wheel."""
+
+import ast
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from hatchling.builders.wheel import WheelBuilder
+
+REPO = Path(__file__).resolve().parent.parent
+PROJECT = tomllib.loads((REPO / "pyproject.toml").read_text(encoding="utf-8"))
+
+FLOORS = [
+    {"files", "audio", "video", "config", "plot"},
+    {"models"},
+    {"diffusion"},
+    {"corpus", "metrics"},
+    {"pipeline", "training"},
+    {"cli"},
+]
+
+
+def floor(module: str) -> int:
+    part = module.split(".")[1]
+    for number, parts in enumerate(FLOORS):
+        if part in parts:
+            return number
+    raise AssertionError(f"{module} stands on no floor; add it to FLOORS where it belongs")
+
+
+def imported(module: str, source: str) -> set[str]:
+    """Modules of ours that a source text imports, at its top or inside a function."""
+    names = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            above = module.split(".")[: -node.level] if node.level else []
+            base = ".".join([*above, *([node.module] if node.module else [])])
+            names |= {f"{base}.{alias.name}" for alias in node.names}
+    return {name for name in names if name.startswith("diffaudio.") and name != "diffaudio.__version__"}
+
+
+def forbidden_imports(module: str, source: str) -> list[str]:
+    """Imports from a floor above, and from one model to another."""
+
+    def is_forbidden(name: str) -> bool:
+        own, other = module.split("."), name.split(".")
+        between_models = own[1] == other[1] == "models" and own[2:3] != other[2:3]
+        return floor(name) > floor(module) or between_models
+
+    return sorted(name for name in imported(module, source) if is_forbidden(name))
+
+
+def test_nothing_imports_from_a_floor_above():
+    for path in (REPO / "diffaudio").rglob("*.py"):
+        module = ".".join(path.relative_to(REPO).with_suffix("").parts)
+        if module != "diffaudio.__init__":  # it gives the names of all floors
+            assert forbidden_imports(module, path.read_text(encoding="utf-8")) == [], path
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("diffaudio.audio", "from diffaudio.models.clip import Clip"),
+        ("diffaudio.diffusion.guidance", "def f():\n    import diffaudio.pipeline"),
+        ("diffaudio.corpus.encode", "from ..pipeline import DiffAudioPipeline"),
+        ("diffaudio.models.unet", "from diffaudio.models.bridge import load_bridge"),
+        ("diffaudio.training", "from diffaudio.cli import main"),
+    ],
+)
+def test_an_import_from_a_floor_above_is_noticed(module, source):
+    assert forbidden_imports(module, source)
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("diffaudio.pipeline", "from diffaudio.models.autoencoders import load_autoencoder"),
+        ("diffaudio.corpus.prepare", "from .store import write_clips"),
+        ("diffaudio.models.autoencoders.spectral", "from diffaudio.models.autoencoders.base import Autoencoder"),
+        ("diffaudio.models.autoencoders.spectral", "from diffaudio.audio import resample"),
+    ],
+)
+def test_an_import_from_below_is_allowed(module, source):
+    assert forbidden_imports(module, source) == []
+
+
+def test_importing_the_package_is_light_and_takes_less_than_a_second():
+    program = (
+        "import sys, time; start = time.process_time(); import diffaudio; took = time.process_time() - start; "
+        "heavy = {'torch', 'diffusers', 'transformers', 'open_clip', 'av', 'matplotlib'} & set(sys.modules); "
+        "assert not heavy, heavy; assert took < 1, took"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=REPO.parent, timeout=120)
+
+
+SCRIPTS = sorted(path for folder in ("train", "sample") for path in (REPO / folder).glob("*.py"))
+COMMANDS = [[sys.executable, str(path)] for path in SCRIPTS]
+COMMANDS += [
+    [str(Path(sys.executable).with_name("diffaudio")), *c] for c in ([], ["generate"], ["prepare"], ["encode"])
+]
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: " ".join(Path(part).name for part in command))
+def test_every_script_and_command_explains_itself(command, tmp_path):
+    done = subprocess.run([*command, "--help"], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "usage:" in done.stdout
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
+def test_no_script_hides_an_importable_module(path):
+    """`python train/x.py` puts `train/` first on the path."""
+    program = f"import importlib.util, sys; sys.exit(importlib.util.find_spec({path.stem!r}) is not None)"
+    subprocess.run([sys.executable, "-I", "-c", program], check=True, timeout=60)
+
+
+def test_the_wheel_carries_the_package_and_the_bundled_model_and_nothing_else():
+    wheel = {file.distribution_path.replace(os.sep, "/") for file in WheelBuilder(str(REPO)).recurse_included_files()}
+    package = {path.relative_to(REPO).as_posix() for path in (REPO / "diffaudio").rglob("*.py")}
+    model = {
+        f"diffaudio/{path.relative_to(REPO).as_posix()}"
+        for path in (REPO / "checkpoints/mini").rglob("*")
+        if path.is_file()
+    }
+    assert package | model <= wheel
+    assert {f"diffaudio/checkpoints/mini/{name}" for name in ("README.md", "model_index.json")} <= wheel
+    assert all(name.startswith("diffaudio/") for name in wheel)
+
+
+def test_the_version_that_was_tested_is_written_down_for_every_dependency():
+    def name(requirement: str) -> str:
+        return re.split(r"[\[<>=!~; ]", requirement)[0].lower().replace("_", "-")
+
+    tested = {name(pin) for pin in PROJECT["tool"]["uv"]["constraint-dependencies"]}
+    wanted = {name(line) for line in PROJECT["project"]["dependencies"] + PROJECT["dependency-groups"]["dev"]}
+    assert wanted <= tested
