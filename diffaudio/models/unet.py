@@ -97,19 +97,22 @@ class UNet1D(ModelMixin, ConfigMixin):
         self.norm_out = nn.LayerNorm(channels[0])
         self.conv_out = _zero(_Conv(channels[0], in_channels))
 
-    def forward(self, latents: Tensor, timestep: Tensor | float, embedding: Tensor | None = None) -> Tensor:
+    def forward(
+        self, latents: Tensor, timestep: Tensor | float, embedding: Tensor | None = None, keep: Tensor | None = None
+    ) -> Tensor:
         """Predict from noisy latents.
 
         Args:
             latents: [batch, in_channels, frames], any number of frames from 1 up.
             timestep: [batch], or one number for all; 0 is clean, 1000 is noise.
             embedding: [batch, embedding_dim], unit norm; None is no condition.
+            keep: bool [batch]; the learned null embedding stands in the rows that are False.
 
         Returns:
             [batch, in_channels, frames].
         """
         num_frames = latents.shape[-1]
-        condition = self._condition(latents, timestep, embedding)
+        condition = self._condition(latents, timestep, embedding, keep)
         multiple = 2 ** len(self.downsamplers)
         x = self.conv_in(F.pad(latents.transpose(1, 2), (0, 0, 0, -num_frames % multiple)))
         skips = []
@@ -124,22 +127,15 @@ class UNet1D(ModelMixin, ConfigMixin):
         x = self.conv_out(F.silu(self.norm_out(x)))
         return x[:, :num_frames].transpose(1, 2).contiguous()
 
-    def embed(self, embedding: Tensor, keep: Tensor) -> Tensor:
-        """Put the null embedding in the rows where `keep` (bool, [batch]) is False.
-
-        Args:
-            embedding: [batch, embedding_dim].
-
-        Returns:
-            [batch, embedding_dim].
-        """
-        return torch.where(keep[:, None].to(embedding.device), embedding, self.null_embedding.to(embedding.dtype))
-
-    def _condition(self, latents: Tensor, timestep: Tensor | float, embedding: Tensor | None) -> Tensor:
+    def _condition(
+        self, latents: Tensor, timestep: Tensor | float, embedding: Tensor | None, keep: Tensor | None
+    ) -> Tensor:
         """What the blocks are told: [batch, condition_dim]."""
         batch = latents.shape[0]
         if embedding is None:
             embedding = self.null_embedding.expand(batch, -1)
+        elif keep is not None:
+            embedding = torch.where(keep[:, None].to(embedding.device), embedding, self.null_embedding)
         if not isinstance(timestep, Tensor):
             timestep = torch.tensor(timestep, dtype=torch.float32)
         timestep = timestep.to(latents.device, torch.float32).reshape(-1).expand(batch)

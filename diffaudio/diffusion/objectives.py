@@ -1,0 +1,118 @@
+"""Objectives: what the U-Net predicts, and the loss that teaches it. The scheduler's config is the truth.
+
+    x    clean latents                      [batch, channels, frames]
+    e    standard normal noise              [batch, channels, frames]
+    z    noisy latents, what the U-Net sees [batch, channels, frames]
+    s    noise level, 0 clean to 1 noise    [batch]
+
+    flow_prediction  z = (1 - s) x + s e,         target e - x        (Liu et al. 2022, arXiv:2209.03003, eq. 1,
+                                                                       time running the other way)
+    v_prediction     z = alpha x + sigma e,       target alpha e - sigma x
+                     alpha^2 = alphas_cumprod, sigma^2 = 1 - alpha^2  (Salimans & Ho 2022, arXiv:2202.00512, app. D)
+    epsilon, sample  the same z,                  target e or x
+
+Noise levels of flow matching are logit-normal (Esser et al. 2024, arXiv:2403.03206, eq. 19), of the
+others uniform over the scheduler's timesteps. Both are stratified over the batch, which lowers the
+variance of the gradient (Kingma et al. 2021, arXiv:2107.00630).
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
+from torch import Tensor
+
+__all__ = ["diffusion_loss", "prediction_type", "training_scheduler"]
+
+_PREDICTION_TYPES = ("flow_prediction", "v_prediction", "epsilon", "sample")
+
+
+def training_scheduler(objective: str) -> FlowMatchEulerDiscreteScheduler | DDIMScheduler:
+    """The scheduler that goes into the checkpoint of a model trained for `objective`.
+
+    Args:
+        objective: 'flow' (flow matching) or 'v' (velocity, cosine noise schedule whose last step is pure noise:
+            Lin et al. 2023, arXiv:2305.08891).
+
+    Raises:
+        ValueError: `objective` is neither.
+    """
+    if objective == "flow":
+        return FlowMatchEulerDiscreteScheduler(num_train_timesteps=1000)
+    if objective == "v":
+        return DDIMScheduler(
+            num_train_timesteps=1000,
+            beta_schedule="squaredcos_cap_v2",
+            prediction_type="v_prediction",
+            rescale_betas_zero_snr=True,
+            timestep_spacing="trailing",
+            clip_sample=False,
+        )
+    raise ValueError(f"objective '{objective}' is unknown; choose from flow, v")
+
+
+def prediction_type(scheduler_config: Mapping[str, Any]) -> str:
+    """What a U-Net trained with this scheduler predicts: 'flow_prediction', 'v_prediction', 'epsilon' or 'sample'.
+
+    Raises:
+        ValueError: the config names another prediction.
+    """
+    # Flow-matching schedulers of diffusers have no such key, since they know only the one prediction.
+    name = scheduler_config.get("prediction_type", "flow_prediction")
+    if name not in _PREDICTION_TYPES:
+        choices = ", ".join(_PREDICTION_TYPES)
+        raise ValueError(f"the scheduler's prediction_type '{name}' is unknown; choose from {choices}")
+    return name
+
+
+def diffusion_loss(
+    unet: Callable[..., Tensor],
+    latents: Tensor,
+    embedding: Tensor,
+    *,
+    scheduler: FlowMatchEulerDiscreteScheduler | DDIMScheduler,
+    generator: torch.Generator,
+    condition_dropout: float = 0.1,
+    level_mean: float = 0.0,
+    level_std: float = 1.0,
+) -> tuple[Tensor, Tensor]:
+    """Squared error of what the U-Net predicts from latents at random noise levels.
+
+    Args:
+        unet: called as `unet(noisy, timestep, embedding, keep)`.
+        latents: [batch, channels, frames].
+        embedding: [batch, embedding_dim].
+        generator: on the CPU; noise, noise levels and dropped conditions are drawn from it.
+        condition_dropout: how often the null embedding stands for the embedding (guidance needs both).
+        level_mean, level_std: of the logit of the noise level; for flow matching only.
+
+    Returns:
+        The loss of each item [batch], and its noise level in 0..1 [batch], both float32.
+    """
+    batch, device = latents.shape[0], latents.device
+    noise = torch.randn(latents.shape, generator=generator).to(device, latents.dtype)
+    position = (torch.arange(batch) + torch.rand(batch, generator=generator)) / batch
+    keep = torch.rand(batch, generator=generator) >= condition_dropout
+    predicts, num_timesteps = prediction_type(scheduler.config), scheduler.config["num_train_timesteps"]
+
+    if predicts == "flow_prediction":
+        logit = level_mean + level_std * torch.special.ndtri(position.clamp(1e-6, 1 - 1e-6))
+        level = torch.sigmoid(logit)
+        timestep = level * num_timesteps
+        alpha, sigma = 1 - level, level
+    else:
+        timestep = (position * num_timesteps).long().clamp(max=num_timesteps - 1)
+        level = (timestep + 1) / num_timesteps
+        alpha_squared = scheduler.alphas_cumprod[timestep]
+        alpha, sigma = alpha_squared.sqrt(), (1 - alpha_squared).sqrt()
+
+    alpha, sigma = (y.to(device, latents.dtype)[:, None, None] for y in (alpha, sigma))
+    target = {
+        "flow_prediction": lambda: noise - latents,
+        "v_prediction": lambda: alpha * noise - sigma * latents,
+        "epsilon": lambda: noise,
+        "sample": lambda: latents,
+    }[predicts]()
+    prediction = unet(alpha * latents + sigma * noise, timestep.to(device), embedding, keep.to(device))
+    return (prediction.float() - target.float()).square().mean(dim=(1, 2)), level.to(device)
