@@ -170,7 +170,7 @@ def main(config: Config) -> None:
     done = 0
     if (state := latest_state(config.out / "state")) is not None:
         done = load_state(state, optimizer=optimizer, tower=tower)
-    network, optimizer = accelerator.prepare(tower["visual"], optimizer)
+    network, optimizer = accelerator.prepare(tower["visual"].train(), optimizer)
     log = RunLog(config.out) if accelerator.is_main_process else None
     mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD))
 

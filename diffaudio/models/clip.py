@@ -49,6 +49,7 @@ class Clip(nn.Module):
         self.embedding_dim = embedding_dim
         self.context_length: int = tokenizer.context_length
         self.model_config = model_config
+        self.eval()  # open_clip leaves a text tower built from its config alone in training mode, with dropout
 
     @classmethod
     def from_pretrained(cls, model: str | Path, tag: str | None = None, *, device: str = "cpu") -> "Clip":
