@@ -1,0 +1,215 @@
+"""Waveforms: reading, writing, resampling, channels, length and level.
+
+A waveform is a float32 tensor [channels, samples] in [-1, 1]; most functions also take a batch before that.
+"""
+
+import io
+import math
+from pathlib import Path
+
+import soundfile
+import torch
+import torchaudio
+from torch import Tensor
+
+from diffaudio.files import written_whole
+from diffaudio.video import MediaError, read_sound
+
+__all__ = [
+    "check_audio_path",
+    "crop_or_pad",
+    "decode_flac",
+    "encode_flac",
+    "mix_channels",
+    "read_audio",
+    "resample",
+    "scale_to_peak",
+    "write_audio",
+]
+
+READ_DIRECTLY = (".wav", ".flac", ".ogg")
+WRITTEN = (".wav", ".flac")
+SIDE_GAIN = math.sqrt(0.5)  # of centre and surround channels in a stereo downmix (ITU-R BS.775)
+
+
+def read_audio(
+    path: str | Path,
+    *,
+    sample_rate: int | None = None,
+    channels: int | None = None,
+    start_s: float = 0.0,
+    duration_s: float | None = None,
+) -> tuple[Tensor, int]:
+    """Read a sound file, or the sound track of a video.
+
+    Args:
+        sample_rate: to resample to; None keeps the file's.
+        channels: 1 or 2; None keeps the file's.
+        start_s: where to begin.
+        duration_s: how much to read; None reads to the end. Less comes back where the sound ends before.
+
+    Returns:
+        [channels, samples] float32, and its sample rate.
+
+    Raises:
+        MediaError: the file is not there, has no sound, or cannot be read.
+    """
+    path = Path(path)
+    if path.suffix.lower() in READ_DIRECTLY and path.is_file():
+        waveform, rate = _read_with_soundfile(path, start_s, duration_s)
+    else:
+        waveform, rate = read_sound(path, start_s=start_s, duration_s=duration_s)
+    if channels is not None:
+        waveform = mix_channels(waveform, channels)
+    if sample_rate is not None:
+        waveform, rate = resample(waveform, rate, sample_rate), sample_rate
+    return waveform, rate
+
+
+def write_audio(path: str | Path, waveform: Tensor, sample_rate: int) -> None:
+    """Write a 16-bit .wav or .flac file, whole or not at all. Samples outside [-1, 1] are clipped.
+
+    Args:
+        waveform: [channels, samples].
+
+    Raises:
+        ValueError: another suffix, or the folder is not there.
+    """
+    path = Path(path)
+    check_audio_path(path)
+    with written_whole(path) as temporary:
+        soundfile.write(temporary, _interleaved(waveform), sample_rate, subtype="PCM_16")
+
+
+def check_audio_path(path: str | Path) -> None:
+    """Find out before a long computation whether `write_audio` could write to `path`.
+
+    Raises:
+        ValueError: a suffix other than .wav and .flac, or the folder is not there.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in WRITTEN:
+        raise ValueError(f"{path}: cannot write {path.suffix or 'a file without a suffix'}; choose .wav or .flac")
+    if not path.parent.is_dir():
+        raise ValueError(f"{path}: the folder {path.parent} does not exist; make it first")
+    if path.is_dir():
+        raise ValueError(f"{path}: is a folder; name a file")
+
+
+def resample(waveform: Tensor, from_rate: int, to_rate: int) -> Tensor:
+    """Change the sample rate by windowed sinc interpolation.
+
+    Args:
+        waveform: [..., samples] at `from_rate` Hz.
+
+    Returns:
+        [..., ceil(samples * to_rate / from_rate)]; the same tensor where the rates are equal.
+    """
+    if from_rate == to_rate or waveform.shape[-1] == 0:
+        return waveform
+    return torchaudio.functional.resample(waveform, from_rate, to_rate, lowpass_filter_width=32, rolloff=0.95)
+
+
+def mix_channels(waveform: Tensor, channels: int) -> Tensor:
+    """Mix to mono or stereo, so that nothing comes out louder than full scale.
+
+    Args:
+        waveform: [..., any number of channels, samples]; six and eight are 5.1 and 7.1 in FFmpeg's order, whose
+            low-frequency channel is left out.
+        channels: 1 or 2.
+
+    Returns:
+        [..., channels, samples]
+
+    Raises:
+        ValueError: another number of channels.
+    """
+    if channels not in (1, 2):
+        raise ValueError(f"channels is {channels}; choose 1 (mono) or 2 (stereo)")
+    given = waveform.shape[-2]
+    if given == channels:
+        return waveform
+    if given == 1:
+        return waveform.expand(*waveform.shape[:-2], channels, -1)
+    left, right = [0.0] * given, [0.0] * given
+    left[0] = right[1] = 1.0
+    for index in range(2, given):
+        surround = given in (6, 8)
+        if surround and index == 3:
+            continue
+        sides = ((left, right)[index % 2],) if surround and index > 3 else (left, right)
+        for side in sides:
+            side[index] = SIDE_GAIN
+    weights = torch.tensor([left, right], dtype=waveform.dtype, device=waveform.device)
+    weights = weights / weights.sum(dim=1, keepdim=True)
+    if channels == 1:
+        weights = weights.mean(dim=0, keepdim=True)
+    return weights @ waveform
+
+
+def crop_or_pad(waveform: Tensor, duration_s: float, sample_rate: int, *, start_s: float = 0.0) -> Tensor:
+    """Cut `duration_s` seconds out of a waveform, with silence where it ends early.
+
+    Args:
+        waveform: [..., samples].
+        start_s: where to begin; 0 is the first sample.
+
+    Returns:
+        [..., round(duration_s * sample_rate)], a view where no padding was needed.
+
+    Raises:
+        ValueError: `duration_s` is not positive, or `start_s` lies before the beginning or past the end.
+    """
+    if duration_s <= 0:
+        raise ValueError(f"duration_s is {duration_s}; it must be above 0")
+    first, num_samples = round(start_s * sample_rate), round(duration_s * sample_rate)
+    available = waveform.shape[-1]
+    if not 0 <= first <= available:
+        raise ValueError(f"start_s is {start_s}; the waveform has {available / sample_rate:.3f} s")
+    cut = waveform[..., first : first + num_samples]
+    return torch.nn.functional.pad(cut, (0, num_samples - cut.shape[-1])) if cut.shape[-1] < num_samples else cut
+
+
+def scale_to_peak(waveform: Tensor, peak: float = 0.7) -> Tensor:
+    """Scale each waveform so that its largest sample, over all channels, is `peak`; silence stays silence.
+
+    Args:
+        waveform: [..., channels, samples].
+    """
+    if waveform.numel() == 0:
+        return waveform
+    largest = waveform.abs().amax(dim=(-2, -1), keepdim=True)
+    return waveform * torch.where(largest > 0, peak / largest, torch.ones_like(largest))
+
+
+def encode_flac(waveform: Tensor, sample_rate: int) -> bytes:
+    """A 16-bit FLAC file as bytes. Samples outside [-1, 1] are clipped.
+
+    Args:
+        waveform: [channels, samples].
+    """
+    file = io.BytesIO()
+    soundfile.write(file, _interleaved(waveform), sample_rate, format="FLAC", subtype="PCM_16")
+    return file.getvalue()
+
+
+def decode_flac(data: bytes) -> tuple[Tensor, int]:
+    """The inverse of `encode_flac`: [channels, samples] float32, and the sample rate in Hz."""
+    samples, rate = soundfile.read(io.BytesIO(data), dtype="float32", always_2d=True)
+    return torch.from_numpy(samples.T.copy()), rate
+
+
+def _interleaved(waveform: Tensor):
+    return waveform.detach().cpu().float().clamp(-1, 1).T.numpy()
+
+
+def _read_with_soundfile(path: Path, start_s: float, duration_s: float | None) -> tuple[Tensor, int]:
+    try:
+        with soundfile.SoundFile(path) as file:
+            rate = file.samplerate
+            file.seek(min(round(start_s * rate), file.frames))
+            frames = -1 if duration_s is None else round(duration_s * rate)
+            samples = file.read(frames, dtype="float32", always_2d=True)
+    except soundfile.SoundFileError as error:
+        raise MediaError(f"{path}: cannot be read as a sound file ({error})") from error
+    return torch.from_numpy(samples.T.copy()), rate

@@ -1,0 +1,146 @@
+"""A corpus on disk: Parquet parts, the list of what was dropped, and a manifest.
+
+    manifest.json            format, version, settings, totals; `finished` is false until the last part is there
+    clips-00000.parquet …    one row a clip (CLIP_SCHEMA), or
+    latents-00000.parquet …  one row an encoded clip (LATENT_SCHEMA)
+    dropped.csv              source, start_s, duration_s, reason, detail
+
+A part is written whole or not at all, and carries in its own metadata which sources it covers and what was
+dropped of them: the parts alone tell what is done, whenever the run was killed.
+"""
+
+import csv
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from diffaudio.files import written_whole
+
+__all__ = [
+    "CLIP_SCHEMA",
+    "DROPPED_COLUMNS",
+    "LATENT_SCHEMA",
+    "count_rows",
+    "part_files",
+    "part_path",
+    "read_note",
+    "read_manifest",
+    "read_rows",
+    "write_dropped",
+    "write_manifest",
+    "write_part",
+]
+
+NOTE = b"diffaudio"
+DROPPED_COLUMNS = ("source", "start_s", "duration_s", "reason", "detail")
+
+_CLIP_ID = [("id", pa.string()), ("source", pa.string()), ("start_s", pa.float64()), ("duration_s", pa.float64())]
+_FRAME = pa.struct([("time_s", pa.float64()), ("image", pa.binary())])
+CLIP_SCHEMA = pa.schema([*_CLIP_ID, ("sample_rate", pa.int32()), ("audio", pa.binary()), ("frames", pa.list_(_FRAME))])
+LATENT_SCHEMA = pa.schema(
+    [
+        *_CLIP_ID,
+        ("num_latent_frames", pa.int32()),
+        ("latents", pa.list_(pa.float16())),
+        ("embeddings", pa.list_(pa.list_(pa.float16()))),
+    ]
+)
+SCHEMAS = {"clips": CLIP_SCHEMA, "latents": LATENT_SCHEMA}
+
+
+def part_path(folder: Path, kind: str, index: int) -> Path:
+    """`kind` is "clips" or "latents"."""
+    return folder / f"{kind}-{index:05d}.parquet"
+
+
+def part_files(folder: Path, kind: str) -> list[Path]:
+    """The finished parts, in order."""
+    return sorted(folder.glob(f"{kind}-[0-9]*.parquet"))
+
+
+def write_part(
+    path: Path, kind: str, rows: Iterable[dict[str, Any]], note: dict[str, Any], *, rows_per_group: int = 32
+) -> None:
+    """Write one part whole, holding only `rows_per_group` rows in memory.
+
+    Args:
+        kind: "clips" or "latents".
+        note: kept in the file's metadata as JSON, read after the last row: the rows' generator may still add to it.
+    """
+    schema = SCHEMAS[kind]
+    with (
+        written_whole(path) as temporary,
+        pq.ParquetWriter(temporary, schema, use_dictionary=["source"]) as writer,
+    ):
+        group: list[dict[str, Any]] = []
+        for row in rows:
+            group.append(row)
+            if len(group) == rows_per_group:
+                writer.write_table(pa.Table.from_pylist(group, schema=schema))
+                group = []
+        if group:
+            writer.write_table(pa.Table.from_pylist(group, schema=schema))
+        writer.add_key_value_metadata({NOTE: json.dumps(note, ensure_ascii=False)})
+
+
+def read_note(path: Path) -> dict[str, Any]:
+    """The `note` that a part was written with."""
+    return json.loads(pq.read_metadata(path).metadata[NOTE])
+
+
+def count_rows(path: Path) -> tuple[int, float]:
+    """Number of rows of a part, and the seconds of sound in them."""
+    durations = pq.read_table(path, columns=["duration_s"])["duration_s"].to_pylist()
+    return len(durations), sum(durations)
+
+
+def read_rows(path: Path, columns: list[str] | None = None) -> Iterator[dict[str, Any]]:
+    """The rows of a part, one row group in memory at a time."""
+    with pq.ParquetFile(path) as file:
+        for index in range(file.num_row_groups):
+            yield from file.read_row_group(index, columns=columns).to_pylist()
+
+
+def write_dropped(folder: Path, dropped: Iterable[dict[str, Any]]) -> None:
+    """Write dropped.csv, in order of source and time."""
+    rows = sorted(dropped, key=lambda row: (row["source"], row["start_s"]))
+    with written_whole(folder / "dropped.csv") as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, DROPPED_COLUMNS)
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
+    """Write manifest.json."""
+    with written_whole(folder / "manifest.json") as temporary:
+        temporary.write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read_manifest(folder: Path, format: str, version: int) -> dict[str, Any]:
+    """Read manifest.json.
+
+    Args:
+        format: "diffaudio-clips" or "diffaudio-latents".
+
+    Raises:
+        ValueError: it is missing, damaged, of another format or of a newer version.
+    """
+    made_by = {"diffaudio-clips": "diffaudio prepare", "diffaudio-latents": "diffaudio encode"}
+    path = folder / "manifest.json"
+    if not path.is_file():
+        raise ValueError(f"{folder}: is no corpus, manifest.json is missing; make one with `{made_by[format]}`")
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        given = manifest["format"], manifest["version"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path}: is damaged; make the corpus again with `{made_by[format]}`") from error
+    if given[0] != format:
+        hint = f"; make one with `{made_by[format]}`"
+        raise ValueError(f"{folder}: is a corpus of format '{given[0]}', wanted is '{format}'{hint}")
+    if given[1] > version:
+        raise ValueError(f"{folder}: the corpus has version {given[1]}, this diffaudio reads {version}; update it")
+    return manifest
