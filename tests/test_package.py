@@ -19,7 +19,7 @@ FLOORS = [
     {"models"},
     {"diffusion"},
     {"corpus", "metrics"},
-    {"pipeline", "training"},
+    {"model_folder", "pipeline", "rendering", "training"},
     {"cli"},
 ]
 

@@ -1,0 +1,91 @@
+"""The commands and the Python of the README, as they stand there, on a synthetic corpus and a tiny model."""
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import soundfile
+from synthetic import write_corpus
+from tiny_model import EMBEDDING_DIM, LATENT_CHANNELS, SAMPLE_RATE, write_tiny_model
+
+from diffaudio import bundled_model
+
+REPO = Path(__file__).resolve().parent.parent
+README = (REPO / "README.md").read_text(encoding="utf-8")
+
+SMALL_TRAINING = (
+    "--train.steps 4 --train.batch_size 2 --train.duration_s 1 --train.save_every 2 --train.log_every 1 "
+    "--unet.channels [8,16] --unet.blocks_per_level 1 --unet.middle_blocks 1 --unet.attention_levels [] "
+    "--unet.condition_dim 16"
+)
+
+
+def commands(beginning: str) -> list[list[str]]:
+    """Commands of the README after `uv run`, from the line that begins so to the end of its block."""
+    block = next(block for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL) if beginning in block)
+    lines = block[block.index(beginning) :].splitlines()
+    return [shlex.split(line.split("uv run ", 1)[1], comments=True) for line in lines]
+
+
+def run(command: list[str], *, folder: Path) -> str:
+    program, *arguments = command
+    program = str(Path(sys.executable).with_name(program))
+    done = subprocess.run([program, *arguments], cwd=folder, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, f"{shlex.join(command)}\n{done.stdout}\n{done.stderr}"
+    return done.stdout + done.stderr
+
+
+def test_the_commands_of_the_readme_make_a_model_from_videos_and_a_sound_from_the_model(tmp_path):
+    write_corpus(tmp_path / "videos", videos=5, duration_s=1.5)
+    model = write_tiny_model(tmp_path / "tiny")
+    places = {
+        "../shared/corpus/videos": tmp_path / "videos",
+        "checkpoints/mini": model,
+        "train/diffusion.py": REPO / "train/diffusion.py",
+        "configs/mini/diffusion.yaml": REPO / "configs/mini/diffusion.yaml",
+    }
+    found = commands("uv run diffaudio prepare")
+    prepare, encode, train, generate = [[str(places.get(part, part)) for part in command] for command in found]
+
+    run(prepare, folder=tmp_path)
+    manifest = json.loads((tmp_path / "corpora/demo/manifest.json").read_text())
+    assert (manifest["clips"], manifest["dropped"], manifest["finished"]) == (5, 0, True)
+
+    run(encode, folder=tmp_path)
+    rows = pq.read_table(tmp_path / "corpora/demo-encoded").to_pylist()
+    assert len(rows) == 5
+    assert all(len(row["latents"]) == LATENT_CHANNELS * row["num_latent_frames"] for row in rows)
+    assert all(len(embedding) == EMBEDDING_DIM for row in rows for embedding in row["embeddings"])
+
+    parts = ["--autoencoder", str(model / "autoencoder"), "--clip", str(model / "clip")]
+    run([*train, *SMALL_TRAINING.split(), *parts], folder=tmp_path)
+    steps = [json.loads(line)["step"] for line in (tmp_path / "runs/demo/metrics.jsonl").read_text().splitlines()]
+    assert steps == [1, 2, 3, 4]
+
+    run(generate, folder=tmp_path)
+    sound, sample_rate = soundfile.read(tmp_path / "rain.wav")
+    assert sample_rate == SAMPLE_RATE
+    assert 0.001 < abs(sound).max() < 1
+    settings = json.loads((tmp_path / "rain.json").read_text())
+    assert (settings["prompt"], settings["seed"], settings["steps"]) == ("rain on a roof", 7, 25)
+
+
+def test_the_first_command_of_the_readme_makes_a_sound_with_the_bundled_model_from_any_folder(tmp_path):
+    first = commands("pip install uv && uv run diffaudio generate")[0]
+    run(first, folder=tmp_path)
+    sound, sample_rate = soundfile.read(tmp_path / "dog.wav")
+    assert len(sound) > sample_rate
+    assert 0.01 < abs(sound).max() < 1
+    assert Path(json.loads((tmp_path / "dog.json").read_text())["model"]).name == bundled_model().name
+
+
+def test_the_python_of_the_readme_gives_one_sound(tmp_path):
+    source = re.findall(r"```python\n(.*?)```", README, re.DOTALL)[0]
+    assert '"checkpoints/mini"' in source
+    names: dict = {}
+    exec(source.replace("checkpoints/mini", str(write_tiny_model(tmp_path / "tiny"))), names)
+    assert names["audio"].shape == (1, 1, 5 * SAMPLE_RATE)
