@@ -109,12 +109,13 @@ class UNet1D(ModelMixin, ConfigMixin):
             keep: bool [batch]; the learned null embedding stands in the rows that are False.
 
         Returns:
-            [batch, in_channels, frames].
+            [batch, in_channels, frames], of the latents' dtype; in between, the weights' dtype is computed in.
         """
         num_frames = latents.shape[-1]
-        condition = self._condition(latents, timestep, embedding, keep)
+        condition = self._condition(len(latents), timestep, embedding, keep)
         multiple = 2 ** len(self.downsamplers)
-        x = self.conv_in(F.pad(latents.transpose(1, 2), (0, 0, 0, -num_frames % multiple)))
+        x = F.pad(latents.transpose(1, 2), (0, 0, 0, -num_frames % multiple))
+        x = self.conv_in(x.to(self.conv_in.weight.dtype))
         skips = []
         for stage, downsampler in zip(self.down_stages, self.downsamplers, strict=True):
             x = _run(stage, x, condition)
@@ -125,23 +126,19 @@ class UNet1D(ModelMixin, ConfigMixin):
             x = upsampler(x).unflatten(2, (2, -1)).flatten(1, 2)
             x = _run(stage, torch.cat([x, skips.pop()], dim=2), condition)
         x = self.conv_out(F.silu(self.norm_out(x)))
-        return x[:, :num_frames].transpose(1, 2).contiguous()
+        return x[:, :num_frames].transpose(1, 2).contiguous().to(latents.dtype)
 
-    def _condition(
-        self, latents: Tensor, timestep: Tensor | float, embedding: Tensor | None, keep: Tensor | None
-    ) -> Tensor:
+    def _condition(self, batch: int, timestep: Tensor | float, embedding: Tensor | None, keep: Tensor | None) -> Tensor:
         """What the blocks are told: [batch, condition_dim]."""
-        batch = latents.shape[0]
+        null = self.null_embedding
         if embedding is None:
-            embedding = self.null_embedding.expand(batch, -1)
+            embedding = null.expand(batch, -1)
         elif keep is not None:
-            embedding = torch.where(keep[:, None].to(embedding.device), embedding, self.null_embedding)
-        if not isinstance(timestep, Tensor):
-            timestep = torch.tensor(timestep, dtype=torch.float32)
-        timestep = timestep.to(latents.device, torch.float32).reshape(-1).expand(batch)
-        level = self.timestep_mlp(self.timestep_features(timestep).to(latents.dtype))
+            embedding = torch.where(keep[:, None].to(null.device), embedding, null)
+        timestep = torch.as_tensor(timestep, dtype=torch.float32, device=null.device).expand(batch)
+        level = self.timestep_mlp(self.timestep_features(timestep).to(null.dtype))
         # The entries of a unit vector are small; scaled, they have the unit size that layers expect.
-        meaning = self.embedding_mlp(embedding.to(latents.dtype) * math.sqrt(embedding.shape[-1]))
+        meaning = self.embedding_mlp(embedding.to(null.dtype) * math.sqrt(embedding.shape[-1]))
         return F.silu(level + meaning)
 
 
