@@ -7,6 +7,7 @@ import io
 import math
 from pathlib import Path
 
+import numpy as np
 import soundfile
 import torch
 import torchaudio
@@ -199,7 +200,7 @@ def decode_flac(data: bytes) -> tuple[Tensor, int]:
     return torch.from_numpy(samples.T.copy()), rate
 
 
-def _interleaved(waveform: Tensor):
+def _interleaved(waveform: Tensor) -> np.ndarray:
     return waveform.detach().cpu().float().clamp(-1, 1).T.numpy()
 
 

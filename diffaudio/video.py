@@ -13,6 +13,7 @@ from typing import Any
 import av
 import numpy as np
 import torch
+from av.stream import Disposition
 from PIL import Image
 from torch import Tensor
 
@@ -181,7 +182,7 @@ def _audio_stream(container: Any) -> Any:
 def _video_stream(container: Any) -> Any:
     """The first picture track; cover art is none."""
     streams = (s for s in container.streams.video if s.codec_context and s.codec_context.width)
-    return next((s for s in streams if not s.disposition & av.stream.Disposition.attached_pic), None)
+    return next((s for s in streams if not s.disposition & Disposition.attached_pic), None)
 
 
 def _begin_s(container: Any) -> float:

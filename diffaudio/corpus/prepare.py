@@ -4,6 +4,7 @@ Parts take the sources in the order of their names, `sources_per_part` each. Run
 new files in the folders make new parts, finished ones stay as they are.
 """
 
+import itertools
 import os
 from collections import Counter
 from collections.abc import Iterator
@@ -19,9 +20,9 @@ from diffaudio.corpus.cut import PrepareSettings, cut_clips
 __all__ = ["MEDIA_SUFFIXES", "PrepareReport", "PrepareSettings", "find_media", "prepare"]
 
 FORMAT, VERSION = "diffaudio-clips", 1
-MEDIA_SUFFIXES = tuple(
-    ".3gp .asf .avi .f4v .flv .m2ts .m4a .m4v .mka .mkv .mov .mp3 .mp4 .mpeg .mpg .mts .mxf .ogg .ogv .ts .webm "
-    ".wmv".split()
+MEDIA_SUFFIXES = (
+    *(".3gp", ".asf", ".avi", ".f4v", ".flv", ".m2ts", ".m4a", ".m4v", ".mka", ".mkv", ".mov"),
+    *(".mp4", ".mpeg", ".mpg", ".mts", ".mxf", ".ogg", ".ogv", ".ts", ".webm", ".wmv"),
 )
 
 
@@ -63,13 +64,15 @@ def prepare(
     _begin(out, settings)
     done = {source for part in store.part_files(out, "clips") for source in store.read_note(part)["sources"]}
     names = [source for source in media if source not in done]
-    next_index = len(store.part_files(out, "clips"))
+    if names:
+        _write_manifest(out, settings, PrepareReport(0, 0, 0.0, 0), finished=False)
+    free = (index for index in itertools.count() if not store.part_path(out, "clips", index).exists())
     with tqdm(total=len(media), initial=len(media) - len(names), unit="file", disable=not progress) as bar:
-        for index, first in enumerate(range(0, len(names), settings.sources_per_part), start=next_index):
+        for first in range(0, len(names), settings.sources_per_part):
             part_sources = names[first : first + settings.sources_per_part]
             note: dict[str, Any] = {"sources": part_sources, "dropped": []}
             rows = _part_rows(base, part_sources, settings, note["dropped"], bar)
-            store.write_part(store.part_path(out, "clips", index), "clips", rows, note)
+            store.write_part(store.part_path(out, "clips", next(free)), "clips", rows, note)
     return _finish(out, settings)
 
 
@@ -102,7 +105,7 @@ def find_media(sources: list[Path]) -> tuple[Path, list[str]]:
 
 
 def _begin(out: Path, settings: PrepareSettings) -> None:
-    """Make the folder and its manifest, or see that the one there goes with these settings."""
+    """Make the folder, or see that the corpus there goes with these settings."""
     if (out / "manifest.json").is_file():
         before = store.read_manifest(out, FORMAT, VERSION)["settings"]
         changed = [f"{k} was {before.get(k)}, now {v}" for k, v in asdict(settings).items() if before.get(k) != v]
@@ -111,11 +114,8 @@ def _begin(out: Path, settings: PrepareSettings) -> None:
                 f"{out}: was prepared with other settings ({'; '.join(changed)}); "
                 "use the same, or write to another folder"
             )
-    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(f"{out}: exists and is no corpus; name a folder that is new or empty")
     else:
-        out.mkdir(parents=True, exist_ok=True)
-        _write_manifest(out, settings, PrepareReport(0, 0, 0.0, 0), finished=False)
+        store.make_folder(out)
 
 
 def _finish(out: Path, settings: PrepareSettings) -> PrepareReport:

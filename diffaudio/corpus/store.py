@@ -25,18 +25,19 @@ __all__ = [
     "DROPPED_COLUMNS",
     "LATENT_SCHEMA",
     "count_rows",
+    "make_folder",
     "part_files",
     "part_path",
-    "read_note",
+    "read_groups",
     "read_manifest",
-    "read_rows",
+    "read_note",
     "write_dropped",
     "write_manifest",
     "write_part",
 ]
 
 NOTE = b"diffaudio"
-DROPPED_COLUMNS = ("source", "start_s", "duration_s", "reason", "detail")
+DROPPED_COLUMNS: list[str] = ["source", "start_s", "duration_s", "reason", "detail"]
 
 _CLIP_ID = [("id", pa.string()), ("source", pa.string()), ("start_s", pa.float64()), ("duration_s", pa.float64())]
 _FRAME = pa.struct([("time_s", pa.float64()), ("image", pa.binary())])
@@ -50,6 +51,22 @@ LATENT_SCHEMA = pa.schema(
     ]
 )
 SCHEMAS = {"clips": CLIP_SCHEMA, "latents": LATENT_SCHEMA}
+
+
+def make_folder(folder: Path) -> None:
+    """Make the folder of a new corpus.
+
+    Raises:
+        ValueError: it is a file, or holds something already (hidden files, which a killed run leaves, aside).
+    """
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder}: is a file; name a folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    found = next((path.name for path in folder.iterdir() if not path.name.startswith(".")), None)
+    if found:
+        raise ValueError(
+            f"{folder}: holds {found}, but no manifest.json of a corpus; name a folder that is new or empty"
+        )
 
 
 def part_path(folder: Path, kind: str, index: int) -> Path:
@@ -74,7 +91,7 @@ def write_part(
     schema = SCHEMAS[kind]
     with (
         written_whole(path) as temporary,
-        pq.ParquetWriter(temporary, schema, use_dictionary=["source"]) as writer,
+        pq.ParquetWriter(temporary, schema, use_dictionary=False) as writer,
     ):
         group: list[dict[str, Any]] = []
         for row in rows:
@@ -88,8 +105,15 @@ def write_part(
 
 
 def read_note(path: Path) -> dict[str, Any]:
-    """The `note` that a part was written with."""
-    return json.loads(pq.read_metadata(path).metadata[NOTE])
+    """The `note` that a part was written with.
+
+    Raises:
+        ValueError: the part is damaged, or not written by `write_part`.
+    """
+    try:
+        return json.loads(pq.read_metadata(path).metadata[NOTE])
+    except (pa.ArrowInvalid, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}: is damaged; delete it and run the same command again") from error
 
 
 def count_rows(path: Path) -> tuple[int, float]:
@@ -98,11 +122,11 @@ def count_rows(path: Path) -> tuple[int, float]:
     return len(durations), sum(durations)
 
 
-def read_rows(path: Path, columns: list[str] | None = None) -> Iterator[dict[str, Any]]:
+def read_groups(path: Path, columns: list[str] | None = None) -> Iterator[list[dict[str, Any]]]:
     """The rows of a part, one row group in memory at a time."""
     with pq.ParquetFile(path) as file:
         for index in range(file.num_row_groups):
-            yield from file.read_row_group(index, columns=columns).to_pylist()
+            yield file.read_row_group(index, columns=columns).to_pylist()
 
 
 def write_dropped(folder: Path, dropped: Iterable[dict[str, Any]]) -> None:
