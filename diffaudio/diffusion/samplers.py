@@ -7,8 +7,8 @@
     euler, ddim    first order. With eta 0 the DDIM step (Song et al. 2020, arXiv:2010.02502, eq. 12) is Euler's,
                    in sigma / alpha for velocity models and in s for flow matching
     heun           second order, two passes a step (Karras et al. 2022, arXiv:2206.00364, alg. 1)
-    dpm++2m, 3m    multistep of second and third order (Lu et al. 2022, arXiv:2211.01095, alg. 2)
-    dpm++2m_sde    the first of them with fresh noise in each step
+    dpm++2m        multistep of second order (Lu et al. 2022, arXiv:2211.01095, alg. 2)
+    dpm++2m_sde    the same with fresh noise in each step
     unipc          predictor and corrector, one pass a step (Zhao et al. 2023, arXiv:2302.04867)
 
 Latents stay in float32 from step to step, whatever the U-Net computes in.
@@ -21,17 +21,16 @@ from typing import Any
 
 import torch
 from diffusers import (
-    DDIMScheduler,
     DPMSolverMultistepScheduler,
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
     FlowMatchHeunDiscreteScheduler,
-    HeunDiscreteScheduler,
     UniPCMultistepScheduler,
 )
 from torch import Tensor
 
 from diffaudio.diffusion.guidance import guided_prediction
+from diffaudio.diffusion.heun import HeunScheduler
 from diffaudio.diffusion.objectives import prediction_type
 
 __all__ = ["SAMPLERS", "Sampler", "draw_noise", "make_sampler", "sample"]
@@ -46,19 +45,15 @@ class Sampler:
     settings: dict[str, Any] = field(default_factory=dict)
 
 
-def _dpm(order: int, algorithm: str = "dpmsolver++") -> Sampler:
-    settings = {"solver_order": order, "algorithm_type": algorithm}
-    return Sampler(DPMSolverMultistepScheduler, DPMSolverMultistepScheduler, settings)
-
-
 SAMPLERS: dict[str, Sampler] = {
     # Not diffusers' DDIMScheduler: its steps fall short wherever the number of steps does not divide 1000.
     "ddim": Sampler(FlowMatchEulerDiscreteScheduler, DPMSolverMultistepScheduler, {"solver_order": 1}),
-    "dpm++2m": _dpm(2),
-    "dpm++2m_sde": _dpm(2, "sde-dpmsolver++"),
-    "dpm++3m": _dpm(3),
+    "dpm++2m": Sampler(DPMSolverMultistepScheduler, DPMSolverMultistepScheduler),
+    "dpm++2m_sde": Sampler(
+        DPMSolverMultistepScheduler, DPMSolverMultistepScheduler, {"algorithm_type": "sde-dpmsolver++"}
+    ),
     "euler": Sampler(FlowMatchEulerDiscreteScheduler, EulerDiscreteScheduler),
-    "heun": Sampler(FlowMatchHeunDiscreteScheduler, HeunDiscreteScheduler),
+    "heun": Sampler(FlowMatchHeunDiscreteScheduler, HeunScheduler),
     "unipc": Sampler(UniPCMultistepScheduler, UniPCMultistepScheduler),
 }
 
@@ -83,8 +78,6 @@ def make_sampler(name: str, scheduler_config: Mapping[str, Any]) -> Any:
     settings = {**scheduler_config, **sampler.settings, "prediction_type": predicts}
     if predicts == "flow_prediction":
         settings |= {"use_flow_sigmas": True, "flow_shift": scheduler_config.get("shift", 1.0)}
-    elif kind is HeunDiscreteScheduler:
-        settings["trained_betas"] = _finite_betas(scheduler_config)
     known = inspect.signature(kind.__init__).parameters
     return kind(**{key: value for key, value in settings.items() if key in known})
 
@@ -179,7 +172,7 @@ def _draws(scheduler: Any, batch: int, generators: list[torch.Generator] | None)
 def _set_timesteps(scheduler: Any, num_inference_steps: int) -> None:
     """Choose the noise levels, where diffusers' own choice wastes a step or miscounts."""
     num_timesteps = scheduler.config.num_train_timesteps
-    trailing = scheduler.config.get("timestep_spacing") == "trailing" and not _is_flow(scheduler)
+    trailing = scheduler.config.get("timestep_spacing", "trailing") == "trailing" and not _is_flow(scheduler)
     if isinstance(scheduler, FlowMatchEulerDiscreteScheduler):
         # The default ends with a step from 1/1000 to 0, which does next to nothing.
         scheduler.set_timesteps(sigmas=[1 - i / num_inference_steps for i in range(num_inference_steps)])
@@ -188,9 +181,10 @@ def _set_timesteps(scheduler: Any, num_inference_steps: int) -> None:
         scheduler.set_timesteps(timesteps=[round(num_timesteps - i * ratio) - 1 for i in range(num_inference_steps)])
     else:
         scheduler.set_timesteps(num_inference_steps)
-    if scheduler.timesteps[-1] < 0:
-        # For some numbers, 61 the first, diffusers' trailing spacing ends with a step too many.
-        raise ValueError(f"{type(scheduler).__name__} cannot take {num_inference_steps} steps; take one more or less")
+        if scheduler.timesteps[-1] < 0:
+            # For some numbers, 61 the first, diffusers' trailing spacing ends with a step too many.
+            kind = type(scheduler).__name__
+            raise ValueError(f"{kind} cannot take {num_inference_steps} steps; take one more or less")
     if hasattr(scheduler, "set_begin_index"):
         scheduler.set_begin_index(0)
 
@@ -204,15 +198,3 @@ def _told(scheduler: Any, index: int) -> Tensor:
 
 def _is_flow(scheduler: Any) -> bool:
     return prediction_type(scheduler.config) == "flow_prediction"
-
-
-def _finite_betas(scheduler_config: Mapping[str, Any]) -> list[float]:
-    """The betas of a schedule, its last level a little below pure noise where that is all noise.
-
-    diffusers' other schedulers that work in sigma / alpha do the same by themselves.
-    """
-    known = inspect.signature(DDIMScheduler.__init__).parameters
-    scheduler = DDIMScheduler(**{key: value for key, value in scheduler_config.items() if key in known})
-    betas = scheduler.betas.clone()
-    betas[-1] = min(betas[-1], 1 - 2**-24 / scheduler.alphas_cumprod[-2])
-    return betas.tolist()
