@@ -1,0 +1,184 @@
+"""The model folder: a trained model on disk, and reading it with errors that say what is wrong.
+
+    model_index.json             the parts and the version of this layout
+    unet/ autoencoder/ bridge/   config.json, diffusion_pytorch_model.safetensors
+    scheduler/                   scheduler_config.json, which says what the U-Net predicts
+    clip/                        open_clip_config.json, open_clip_model.safetensors, the text tower's own files
+
+It looks like diffusers', but is read here: `DiffusionPipeline.from_pretrained` fetches from a hub only parts
+whose classes are diffusers' or transformers' own, and leaves weights that are missing random.
+"""
+
+import copy
+import importlib
+import json
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+from huggingface_hub import snapshot_download
+from safetensors import SafetensorError
+from torch import nn
+
+from diffaudio.files import replaced_whole
+from diffaudio.models.autoencoders import Autoencoder, load_autoencoder
+from diffaudio.models.bridge import load_bridge
+from diffaudio.models.clip import Clip
+from diffaudio.models.unet import UNet1D
+
+__all__ = ["FORMAT_VERSION", "bundled_model", "find_model", "load_encoders", "load_parts", "save_parts"]
+
+FORMAT_VERSION = 1
+
+_WEIGHTS = "diffusion_pytorch_model.safetensors"
+_FILES = {
+    "unet": ("config.json", _WEIGHTS),
+    "scheduler": ("scheduler_config.json",),
+    "autoencoder": ("config.json", _WEIGHTS),
+    "clip": ("open_clip_config.json", "open_clip_model.safetensors"),
+    "bridge": ("config.json", _WEIGHTS),
+}
+
+
+def bundled_model() -> Path:
+    """The folder of the model that comes with diffaudio.
+
+    Raises:
+        ValueError: this installation has none.
+    """
+    package = Path(__file__).resolve().parent
+    for folder in (package / "checkpoints" / "mini", package.parent / "checkpoints" / "mini"):
+        if (folder / "model_index.json").is_file():
+            return folder
+    raise ValueError("this installation of diffaudio comes without a model; name one with --model")
+
+
+def find_model(model: str | Path, **hub_settings: Any) -> Path:
+    """The local folder of a model: itself, or what the hub has under that name.
+
+    Args:
+        model: a folder, or a hub id such as `owner/name`.
+        hub_settings: of `huggingface_hub.snapshot_download`, such as `revision`, `token`, `local_files_only`.
+
+    Raises:
+        ValueError: there is no such folder, or the hub does not have it.
+    """
+    folder = Path(model)
+    if folder.is_dir():
+        return folder
+    if str(model).count("/") != 1 or str(model)[0] in "./~" or folder.parent.is_dir():
+        raise ValueError(f"{model}: there is no such model folder")
+    try:
+        return Path(snapshot_download(str(model), allow_patterns=["*.json", "*.safetensors", "*.txt"], **hub_settings))
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(f"{model}: no such folder here, and the hub did not give it: {reason}") from error
+
+
+def load_parts(folder: Path, dtype: torch.dtype) -> dict[str, Any]:
+    """Read every part of a model.
+
+    Args:
+        folder: as `save_parts` wrote it.
+        dtype: of the U-Net; the other parts take little of the time and stay float32.
+
+    Raises:
+        ValueError: a file is missing or damaged, or the folder was written by a newer diffaudio.
+    """
+    _check_index(folder)
+    for part, files in _FILES.items():
+        for file in files:
+            if not (folder / part / file).is_file():
+                raise ValueError(f"{folder}: the model is not complete, {part}/{file} is missing")
+    loaders = {
+        "unet": lambda path: _load_unet(path, dtype),
+        "scheduler": _load_scheduler,
+        "autoencoder": load_autoencoder,
+        "clip": Clip.from_pretrained,
+        "bridge": load_bridge,
+    }
+    parts = {}
+    for part, load in loaders.items():
+        try:
+            parts[part] = load(folder / part)
+        except (OSError, RuntimeError, LookupError, TypeError, ValueError, SafetensorError) as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(f"{folder / part}: cannot be loaded: {reason}") from error
+    return parts
+
+
+def load_encoders(
+    model: str | Path | None, *, autoencoder: Path | None = None, clip: str | None = None
+) -> tuple[Autoencoder, Clip]:
+    """Load what turns clips into latents and embeddings.
+
+    Args:
+        model: the model folder or hub id to take them from; None is the bundled one.
+        autoencoder: a folder to take the autoencoder from instead.
+        clip: instead of the model's CLIP a folder, an `hf-hub:` id, or open_clip's name and tag as `ViT-B-32/openai`.
+
+    Raises:
+        ValueError: a part is not there, or cannot be loaded.
+    """
+    folder = None
+    if autoencoder is None or clip is None:
+        folder = find_model(model or bundled_model())
+        _check_index(folder)
+    loaded = load_autoencoder(autoencoder or folder / "autoencoder")
+    if clip is None:
+        return loaded, Clip.from_pretrained(folder / "clip")
+    if Path(clip).is_dir() or clip.startswith("hf-hub:"):
+        return loaded, Clip.from_pretrained(clip)
+    name, _, tag = clip.partition("/")
+    return loaded, Clip.from_pretrained(name, tag or None)
+
+
+def save_parts(folder: Path, parts: dict[str, Any], *, dtype: torch.dtype | None = None) -> None:
+    """Write a model folder, whole; one that is there already is replaced.
+
+    Args:
+        parts: unet, scheduler, autoencoder, clip, bridge.
+        dtype: for the weights of U-Net and CLIP on disk; None keeps what they have.
+    """
+    index: dict[str, Any] = {"_class_name": "DiffAudioPipeline", "_diffaudio_version": FORMAT_VERSION}
+    with replaced_whole(folder) as temporary:
+        for name, part in parts.items():
+            index[name] = [type(part).__module__.split(".")[0], type(part).__name__]
+            if dtype is not None and name in ("unet", "clip"):
+                part = nn.Module.to(copy.deepcopy(part), dtype=dtype)  # diffusers' own `to` warns of nothing
+            part.save_pretrained(temporary / name)
+        (temporary / "model_index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+
+def _check_index(folder: Path) -> None:
+    file = folder / "model_index.json"
+    if not file.is_file():
+        raise ValueError(f"{folder}: not a model folder, model_index.json is missing")
+    try:
+        index = json.loads(file.read_text(encoding="utf-8"))
+        name, version = index.get("_class_name"), index.get("_diffaudio_version")
+    except (ValueError, AttributeError) as error:
+        raise ValueError(f"{file}: damaged: {error}") from error
+    if name != "DiffAudioPipeline":
+        raise ValueError(f"{file}: holds a '{name}', not a model of diffaudio (DiffAudioPipeline)")
+    if not isinstance(version, int) or version > FORMAT_VERSION:
+        raise ValueError(
+            f"{file}: format version {version}; this diffaudio reads up to {FORMAT_VERSION}, a newer one is needed"
+        )
+
+
+def _load_unet(folder: Path, dtype: torch.dtype) -> UNet1D:
+    unet, info = UNet1D.from_pretrained(folder, torch_dtype=dtype, output_loading_info=True)
+    wrong = [*info["missing_keys"], *info["unexpected_keys"]]
+    if wrong:
+        raise ValueError(f"{len(wrong)} weights do not fit config.json, such as {wrong[0]}")
+    return unet.eval()
+
+
+def _load_scheduler(folder: Path) -> Any:
+    name = json.loads((folder / "scheduler_config.json").read_text(encoding="utf-8")).get("_class_name")
+    scheduler = getattr(importlib.import_module("diffusers"), str(name), None)
+    if not (isinstance(scheduler, type) and issubclass(scheduler, diffusers.SchedulerMixin)):
+        raise ValueError(f"scheduler '{name}' is unknown to diffusers {diffusers.__version__}")
+    return scheduler.from_pretrained(folder)

@@ -1,0 +1,326 @@
+"""The pipeline: text, a picture or a video -> sound.
+
+    text ──CLIP──▶ bridge ──┐
+    picture, video ──CLIP───┴▶ embedding ──U-Net, sampler, guidance──▶ latents ──autoencoder──▶ waveform
+
+It is called like diffusers' audio pipelines. Noise is drawn on the CPU, from one generator an item where a
+list is given, so a sound depends neither on the device nor on what else is in the batch.
+"""
+
+import copy
+import logging
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers.pipelines.pipeline_utils import AudioPipelineOutput
+from PIL import Image
+from torch import Tensor
+
+from diffaudio.diffusion.samplers import draw_noise, make_sampler, sample
+from diffaudio.model_folder import bundled_model, find_model, load_parts, save_parts
+from diffaudio.models.autoencoders import Autoencoder
+from diffaudio.models.bridge import Bridge
+from diffaudio.models.clip import Clip
+from diffaudio.models.unet import UNet1D
+from diffaudio.video import probe, read_frames
+
+__all__ = ["DiffAudioPipeline", "bundled_model"]
+
+logger = logging.getLogger(__name__)
+
+PEAK = 0.99
+VIDEO_FRAMES = 8
+
+Picture = Image.Image | str | Path
+Video = Sequence[Image.Image] | str | Path
+
+
+class DiffAudioPipeline:
+    """Text-to-audio with the call, `from_pretrained` and `save_pretrained` of diffusers' pipelines.
+
+    Attributes:
+        unet, scheduler, autoencoder, clip, bridge: the parts.
+        name_or_path: what `from_pretrained` was given.
+        num_timesteps: of the call under way, how often `callback_on_step_end` is called.
+    """
+
+    def __init__(self, *, unet: UNet1D, scheduler: Any, autoencoder: Autoencoder, clip: Clip, bridge: Bridge) -> None:
+        for part, size, other, fitting in (
+            ("autoencoder", autoencoder.latent_channels, "in_channels", unet.config.in_channels),
+            ("clip", clip.embedding_dim, "embedding_dim", unet.config.embedding_dim),
+            ("bridge", bridge.config.embedding_dim, "embedding_dim", unet.config.embedding_dim),
+        ):
+            if size != fitting:
+                raise ValueError(f"{part} gives {size} values where the unet's {other} is {fitting}; they do not fit")
+        self.unet, self.scheduler, self.autoencoder, self.clip, self.bridge = unet, scheduler, autoencoder, clip, bridge
+        self.name_or_path = ""
+        self.num_timesteps = 0
+
+    @property
+    def components(self) -> dict[str, Any]:
+        """The parts by name, as `__init__` takes them."""
+        return {name: getattr(self, name) for name in ("unet", "scheduler", "autoencoder", "clip", "bridge")}
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.unet.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the U-Net."""
+        return next(self.unet.parameters()).dtype
+
+    @classmethod
+    def from_pretrained(
+        cls, model: str | Path, *, dtype: torch.dtype | None = None, torch_dtype: torch.dtype | None = None, **hub: Any
+    ) -> "DiffAudioPipeline":
+        """Load a model folder, or a model from the hub.
+
+        Args:
+            model: folder, or hub id such as `owner/name`.
+            dtype: of the U-Net, float32 where unset; the other parts stay float32.
+            torch_dtype: diffusers' older name for `dtype`.
+            hub: `revision`, `token`, `cache_dir`, `local_files_only`.
+
+        Raises:
+            ValueError: no such model, a file is missing or damaged, or the format is newer than this version reads.
+        """
+        pipe = cls(**load_parts(find_model(model, **hub), dtype or torch_dtype or torch.float32))
+        pipe.name_or_path = str(model)
+        return pipe
+
+    def save_pretrained(self, folder: str | Path, *, dtype: torch.dtype | None = None) -> None:
+        """Write a model folder, whole; one that is there already is replaced.
+
+        Args:
+            dtype: for the weights of U-Net and CLIP on disk, such as float16; None keeps what they have.
+        """
+        save_parts(Path(folder), self.components, dtype=dtype)
+
+    def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> "DiffAudioPipeline":
+        """Move all parts to a device, and the U-Net to a dtype."""
+        torch.nn.Module.to(self.unet, device=device, dtype=dtype)  # diffusers' own warns of layers it does not have
+        for part in (self.autoencoder, self.clip, self.bridge):
+            part.to(device=device)
+        return self
+
+    @torch.no_grad()
+    def encode_prompt(self, prompts: list[str], *, warn_if_far: bool = False) -> Tensor:
+        """What the U-Net is told for each text: CLIP's embedding, carried across the bridge.
+
+        Args:
+            warn_if_far: log a warning for a prompt that lies far from all that the model has heard.
+
+        Returns:
+            [len(prompts), embedding_dim]
+
+        Raises:
+            ValueError: a prompt is empty, or there is none.
+        """
+        if not prompts:
+            raise ValueError("the list of prompts is empty")
+        for prompt in prompts:
+            if not prompt.strip():
+                raise ValueError("a prompt is empty; say in a few words what to hear")
+        texts = self.clip.encode_text(prompts)
+        threshold = self.bridge.config.get("familiarity_threshold")
+        if warn_if_far and threshold is not None:
+            for prompt, familiarity in zip(prompts, self.bridge.familiarity(texts).tolist(), strict=True):
+                if familiarity < threshold:
+                    logger.warning(
+                        "%r lies far from all that this model has heard (familiarity %.2f, usually above %.2f); "
+                        "the sound may have little to do with it",
+                        prompt,
+                        familiarity,
+                        threshold,
+                    )
+        return self.bridge(texts)
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        prompt: str | list[str] | None = None,
+        *,
+        negative_prompt: str | list[str] | None = None,
+        image: Picture | list[Picture] | None = None,
+        video: Video | None = None,
+        num_inference_steps: int = 25,
+        guidance_scale: float = 3.0,
+        audio_length_in_s: float = 5.0,
+        num_waveforms_per_prompt: int = 1,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        sampler: str | None = "ddim",
+        prompt_embeds: Tensor | None = None,
+        negative_prompt_embeds: Tensor | None = None,
+        latents: Tensor | None = None,
+        callback_on_step_end: Callable[["DiffAudioPipeline", int, Any, dict[str, Tensor]], Any] | None = None,
+        output_type: str = "pt",
+        return_dict: bool = True,
+    ) -> AudioPipelineOutput | tuple[Any]:
+        """Generate sounds from texts, pictures, a video or embeddings: one of the four.
+
+        Args:
+            prompt: one text or several.
+            negative_prompt: what to steer away from, one for all or one a prompt; needs a guidance scale above 1.
+            image: PIL pictures or files; each is a prompt.
+            video: frames, or a video file, of which 8 frames are looked at; one prompt.
+            guidance_scale: 0 ignores the prompt, 1 follows the conditional model, above 1 exaggerates it.
+            num_waveforms_per_prompt: sounds for each prompt; they follow one another in the result.
+            generator: on the CPU; a list gives each sound its own, a single one draws them one after another.
+            sampler: a name out of `diffaudio.diffusion.samplers.SAMPLERS`; None takes `scheduler` as it is.
+            prompt_embeds: [prompts, embedding_dim], as `encode_prompt` gives them.
+            negative_prompt_embeds: the same, [1 or prompts, embedding_dim].
+            latents: noise to start from, [sounds, latent_channels, frames], instead of drawn noise.
+            callback_on_step_end: called as (pipeline, step, timestep, {"latents": …}) after each step.
+            output_type: "pt" for a tensor, "np" for an array, "latent" for the latents before decoding.
+
+        Returns:
+            `.audios` [sounds, channels, samples] float32 at `autoencoder.sample_rate`. A sound whose peak
+            would pass 0.99 is turned down as a whole to that; none is clipped, others keep their level.
+
+        Raises:
+            ValueError: an argument out of range, of another shape, or without effect.
+        """
+        _check_numbers(num_inference_steps, guidance_scale, audio_length_in_s, num_waveforms_per_prompt, output_type)
+        embedding = self._conditions(prompt, image, video, prompt_embeds)
+        negative = self._negative(negative_prompt, negative_prompt_embeds, guidance_scale, len(embedding))
+        embedding = embedding.repeat_interleave(num_waveforms_per_prompt, dim=0)
+        if negative is not None:
+            negative = negative.repeat_interleave(num_waveforms_per_prompt, dim=0)
+        generators = _generators(generator, len(embedding))
+        scheduler = copy.deepcopy(self.scheduler) if sampler is None else make_sampler(sampler, self.scheduler.config)
+
+        def on_step(step: int, timestep: Tensor, latents: Tensor) -> None:
+            self.num_timesteps = len(scheduler.timesteps)
+            if callback_on_step_end is not None:
+                callback_on_step_end(self, step, timestep, {"latents": latents})
+
+        latents = sample(
+            self._predict,
+            scheduler,
+            self._noise(latents, len(embedding), audio_length_in_s, generators),
+            embedding,
+            num_inference_steps=num_inference_steps,
+            guidance_scale=guidance_scale,
+            negative_embedding=negative,
+            generators=generators,
+            on_step=on_step,
+        )
+        audios = latents.float() if output_type == "latent" else self._decode(latents, audio_length_in_s)
+        if output_type == "np":
+            audios = audios.cpu().numpy()
+        return AudioPipelineOutput(audios=audios) if return_dict else (audios,)
+
+    def _predict(self, latents: Tensor, timestep: Tensor | float, *conditions: Tensor) -> Tensor:
+        """The U-Net in its own dtype, while the sampler keeps float32."""
+        return self.unet(latents.to(self.dtype), timestep, *conditions).float()
+
+    def _conditions(self, prompt: Any, image: Any, video: Any, prompt_embeds: Tensor | None) -> Tensor:
+        """[prompts, embedding_dim]"""
+        given = {"prompt": prompt, "image": image, "video": video, "prompt_embeds": prompt_embeds}
+        names = [name for name, value in given.items() if value is not None]
+        if len(names) != 1:
+            raise ValueError(f"give one of {', '.join(given)}, not {' and '.join(names) or 'none'}")
+        if prompt_embeds is not None:
+            return self._embeddings("prompt_embeds", prompt_embeds)
+        if video is not None:
+            return self.clip.encode_video(_frames(video))
+        if image is not None:
+            pictures = [_picture(each) for each in (image if isinstance(image, list) else [image])]
+            if not pictures:
+                raise ValueError("the list of pictures is empty")
+            return self.clip.encode_image(pictures)
+        return self.encode_prompt([prompt] if isinstance(prompt, str) else list(prompt), warn_if_far=True)
+
+    def _negative(self, text: Any, embeds: Tensor | None, guidance_scale: float, count: int) -> Tensor | None:
+        """[prompts, embedding_dim]"""
+        if text is None and embeds is None:
+            return None
+        if text is not None and embeds is not None:
+            raise ValueError("give one of negative_prompt and negative_prompt_embeds, not both")
+        if guidance_scale <= 1:
+            raise ValueError(
+                f"a negative prompt has no effect at guidance scale {guidance_scale:g}; "
+                "raise the scale above 1 or leave the negative prompt out"
+            )
+        if embeds is not None:
+            negative = self._embeddings("negative_prompt_embeds", embeds)
+        else:
+            negative = self.encode_prompt([text] if isinstance(text, str) else list(text))
+        if len(negative) not in (1, count):
+            raise ValueError(f"{len(negative)} negative prompts for {count} prompts; give one for all or one a prompt")
+        return negative.expand(count, -1)
+
+    def _embeddings(self, name: str, embeds: Tensor) -> Tensor:
+        dim = self.clip.embedding_dim
+        if embeds.ndim != 2 or embeds.shape[1] != dim:
+            raise ValueError(f"{name} is {list(embeds.shape)}; expected [prompts, {dim}]")
+        return embeds.to(self.device, torch.float32)
+
+    def _noise(
+        self, latents: Tensor | None, count: int, duration_s: float, generators: list[torch.Generator]
+    ) -> Tensor:
+        shape = (self.autoencoder.latent_channels, self.autoencoder.num_latent_frames(duration_s))
+        if latents is None:
+            latents = draw_noise(shape, generators)
+        elif latents.shape != (count, *shape):
+            raise ValueError(f"latents are {list(latents.shape)}; expected {[count, *shape]}")
+        return latents.to(self.device)
+
+    def _decode(self, latents: Tensor, duration_s: float) -> Tensor:
+        num_samples = round(duration_s * self.autoencoder.sample_rate)
+        audios = self.autoencoder.decode(latents.float(), num_samples=num_samples)
+        loudest = audios.abs().amax(dim=(1, 2), keepdim=True)
+        return audios * (PEAK / loudest.clamp(min=PEAK))
+
+
+def _check_numbers(steps: int, guidance_scale: float, duration_s: float, waveforms: int, output_type: str) -> None:
+    if steps < 1:
+        raise ValueError(f"num_inference_steps is {steps}; at least 1 is needed")
+    if not 0 <= guidance_scale < math.inf:
+        raise ValueError(f"guidance_scale is {guidance_scale}; 0 or more is allowed")
+    if not 0 < duration_s < math.inf:
+        raise ValueError(f"audio_length_in_s is {duration_s}; more than 0 is needed")
+    if waveforms < 1:
+        raise ValueError(f"num_waveforms_per_prompt is {waveforms}; at least 1 is needed")
+    if output_type not in ("pt", "np", "latent"):
+        raise ValueError(f"output_type '{output_type}' is unknown; choose from pt, np, latent")
+
+
+def _generators(generator: torch.Generator | list[torch.Generator] | None, count: int) -> list[torch.Generator]:
+    """One generator a sound; where all share one, it is drawn from in their order."""
+    if generator is None:
+        generator = torch.Generator()
+        generator.seed()
+    generators = generator if isinstance(generator, list) else [generator] * count
+    if len(generators) != count:
+        raise ValueError(f"{len(generators)} generators for {count} sounds; give one a sound, or a single one")
+    for each in generators:
+        if each.device.type != "cpu":
+            raise ValueError(
+                f"a generator is on {each.device}; make it on the CPU, so that a seed sounds alike everywhere"
+            )
+    return generators
+
+
+def _picture(picture: Picture) -> Image.Image:
+    if isinstance(picture, Image.Image):
+        return picture
+    try:
+        with Image.open(picture) as opened:
+            return opened.convert("RGB")
+    except OSError as error:
+        raise ValueError(f"{picture}: cannot be read as a picture") from error
+
+
+def _frames(video: Video) -> list[Image.Image]:
+    if not isinstance(video, str | Path):
+        if not video:
+            raise ValueError("the video has no frames")
+        return list(video)
+    duration_s = probe(video).duration_s or 0.0  # where the header says nothing: the first picture
+    times_s = [(index + 0.5) / VIDEO_FRAMES * duration_s for index in range(VIDEO_FRAMES)]
+    return [picture for _, picture in read_frames(video, times_s)]

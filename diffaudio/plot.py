@@ -1,0 +1,64 @@
+"""Pictures of sounds: the log-mel spectrogram."""
+
+import math
+from pathlib import Path
+
+import torch
+import torchaudio.functional as AF
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from diffaudio.files import written_whole
+
+__all__ = ["spectrogram_figure", "write_spectrogram"]
+
+_NUM_MELS = 96
+_RANGE_DB = 80.0
+
+
+def spectrogram_figure(waveform: Tensor, sample_rate: int, *, title: str = "") -> Figure:
+    """Draw the mel spectrogram of a sound in dB below its loudest point.
+
+    Args:
+        waveform: [channels, samples]; the channels are averaged.
+        title: written above, cut to a line.
+    """
+    # Figure itself, not pyplot: no display, no state kept between calls
+    figure = Figure(figsize=(8, 3), layout="constrained")
+    axes = figure.add_subplot()
+    image = axes.imshow(
+        _mel_db(waveform.detach().float().cpu().mean(dim=0), sample_rate).numpy(),
+        origin="lower",
+        aspect="auto",
+        extent=(0, waveform.shape[-1] / sample_rate, 0, _mel(sample_rate / 2)),
+        vmin=-_RANGE_DB,
+        vmax=0,
+        cmap="magma",
+    )
+    marks_hz = [f for f in (100, 250, 500, 1000, 2000, 4000, 8000, 16000) if f < sample_rate / 2]
+    axes.set_yticks([_mel(f) for f in marks_hz], [str(f) for f in marks_hz])
+    axes.set(xlabel="s", ylabel="Hz")
+    axes.set_title(title if len(title) <= 90 else f"{title[:89]}…", parse_math=False)
+    figure.colorbar(image, label="dB")
+    return figure
+
+
+def write_spectrogram(path: Path, waveform: Tensor, sample_rate: int, *, title: str = "") -> None:
+    """Write the picture of `spectrogram_figure`, whole, in the format of the suffix, such as .png."""
+    figure = spectrogram_figure(waveform, sample_rate, title=title)
+    with written_whole(path) as temporary:
+        figure.savefig(temporary, dpi=100)
+
+
+def _mel_db(waveform: Tensor, sample_rate: int) -> Tensor:
+    """[samples] -> [mels, steps], 0 dB at the loudest point."""
+    n_fft = 1024
+    window = torch.hann_window(n_fft)
+    spectrum = torch.stft(waveform, n_fft, n_fft // 4, window=window, pad_mode="constant", return_complex=True)
+    filters = AF.melscale_fbanks(n_fft // 2 + 1, 0.0, sample_rate / 2, _NUM_MELS, sample_rate)
+    level = 10 * (filters.T @ spectrum.abs().square()).clamp(min=1e-10).log10()
+    return (level - level.max()).clamp(min=-_RANGE_DB)
+
+
+def _mel(frequency_hz: float) -> float:
+    return 2595 * math.log10(1 + frequency_hz / 700)

@@ -1,0 +1,171 @@
+"""From prompts to files: what `diffaudio generate` and sample/generate.py share.
+
+A sound is written with a JSON sidecar of the same name that holds all its settings, and a spectrogram where
+asked for. The sound comes last: where it is there, its companions are. Its seed alone decides the noise.
+"""
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from diffaudio import __version__
+from diffaudio.audio import write_audio
+from diffaudio.files import written_whole
+from diffaudio.pipeline import DiffAudioPipeline, bundled_model
+from diffaudio.plot import write_spectrogram
+
+__all__ = [
+    "Item",
+    "Settings",
+    "choose_device",
+    "choose_dtype",
+    "load_pipeline",
+    "progress_callback",
+    "render",
+    "sidecar",
+]
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Item:
+    """One sound to make."""
+
+    prompt: str
+    seed: int
+    path: Path
+
+    def __post_init__(self) -> None:
+        if not self.prompt.strip():
+            raise ValueError("a prompt is empty; say in a few words what to hear")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What all sounds of a run have in common."""
+
+    steps: int
+    guidance_scale: float
+    sampler: str
+    duration_s: float
+    negative_prompt: str | None
+
+
+def choose_device(name: str) -> torch.device:
+    """Make sure that a device is there.
+
+    Args:
+        name: 'auto' (CUDA, else MPS, else CPU), 'cpu', 'mps', 'cuda', or one GPU such as 'cuda:1'.
+
+    Raises:
+        ValueError: there is no such device.
+    """
+    there = ["cpu"]
+    if torch.backends.mps.is_available():
+        there.insert(0, "mps")
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if gpus:
+        there = ["cuda", *there, *(f"cuda:{index}" for index in range(gpus))]
+    if name == "auto":
+        return torch.device(there[0])
+    if name not in there:
+        raise ValueError(f"device '{name}' is not available here; choose from auto, {', '.join(there)}")
+    return torch.device(name)
+
+
+def choose_dtype(name: str, device: torch.device) -> torch.dtype:
+    """The U-Net's dtype; 'auto' is float16 on CUDA and float32 elsewhere.
+
+    Raises:
+        ValueError: the name is unknown, or the device is a CPU, which does not compute in float16.
+    """
+    if name == "auto":
+        return torch.float16 if device.type == "cuda" else torch.float32
+    if name not in DTYPES:
+        raise ValueError(f"dtype '{name}' is unknown; choose from auto, {', '.join(DTYPES)}")
+    if name == "float16" and device.type == "cpu":
+        raise ValueError("dtype 'float16' needs a GPU; on a CPU choose float32")
+    return DTYPES[name]
+
+
+def load_pipeline(model: str | Path | None, device: torch.device, dtype: torch.dtype) -> DiffAudioPipeline:
+    """Load a model, the bundled one for None, onto a device."""
+    return DiffAudioPipeline.from_pretrained(model or bundled_model(), dtype=dtype).to(device)
+
+
+@contextmanager
+def progress_callback(num_batches: int) -> Iterator[Callable[..., None]]:
+    """A progress bar of sampling steps on a terminal, as `callback_on_step_end` for `num_batches` calls."""
+    with tqdm(unit="step", disable=not sys.stderr.isatty()) as bar:
+
+        def on_step(pipe: DiffAudioPipeline, step: int, timestep: Any, latents: Any) -> None:
+            bar.total = num_batches * pipe.num_timesteps
+            bar.update()
+
+        yield on_step
+
+
+def sidecar(pipe: DiffAudioPipeline, item: Item, settings: Settings) -> dict[str, Any]:
+    """All that is needed to make a sound again."""
+    return {
+        "prompt": item.prompt,
+        "seed": item.seed,
+        **asdict(settings),
+        "sample_rate": pipe.autoencoder.sample_rate,
+        "model": pipe.name_or_path,
+        "device": pipe.device.type,
+        "dtype": str(pipe.dtype).removeprefix("torch."),
+        "version": __version__,
+    }
+
+
+def render(
+    pipe: DiffAudioPipeline,
+    items: Sequence[Item],
+    settings: Settings,
+    *,
+    batch_size: int,
+    plot: bool = False,
+    on_step: Callable[..., Any] | None = None,
+) -> Iterator[Item]:
+    """Make sounds and write them, `batch_size` at a time; each is yielded when its files are there.
+
+    Args:
+        plot: also draw each sound's spectrogram.
+        on_step: the pipeline's `callback_on_step_end`.
+
+    Raises:
+        ValueError: see `DiffAudioPipeline.__call__`.
+    """
+    for start in range(0, len(items), batch_size):
+        batch = items[start : start + batch_size]
+        output = pipe(
+            [item.prompt for item in batch],
+            negative_prompt=settings.negative_prompt,
+            num_inference_steps=settings.steps,
+            guidance_scale=settings.guidance_scale,
+            audio_length_in_s=settings.duration_s,
+            sampler=settings.sampler,
+            generator=[torch.Generator().manual_seed(item.seed) for item in batch],
+            callback_on_step_end=on_step,
+        )
+        for item, waveform in zip(batch, output.audios, strict=True):
+            _write(item, waveform.cpu(), sidecar(pipe, item, settings), plot)
+            yield item
+
+
+def _write(item: Item, waveform: torch.Tensor, described: dict[str, Any], plot: bool) -> None:
+    if plot:
+        title = f"{item.prompt} (seed {item.seed})"
+        write_spectrogram(item.path.with_suffix(".png"), waveform, described["sample_rate"], title=title)
+    with written_whole(item.path.with_suffix(".json")) as temporary:
+        temporary.write_text(json.dumps(described, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_audio(item.path, waveform, described["sample_rate"])
