@@ -19,8 +19,8 @@ README = (REPO / "README.md").read_text(encoding="utf-8")
 
 SMALL_TRAINING = (
     "--train.steps 4 --train.batch_size 2 --train.duration_s 1 --train.save_every 2 --train.log_every 1 "
-    "--unet.channels [8,16] --unet.blocks_per_level 1 --unet.middle_blocks 1 --unet.attention_levels [] "
-    "--unet.condition_dim 16"
+    "--unet.channels [8,16] --unet.blocks_per_level 1 --unet.middle_blocks 1 --unet.condition_dim 16 "
+    "--unet.attention_levels [] --unet.attention_head_dim 8"
 )
 
 
@@ -56,7 +56,7 @@ def test_the_commands_of_the_readme_make_a_model_from_videos_and_a_sound_from_th
     assert (manifest["clips"], manifest["dropped"], manifest["finished"]) == (5, 0, True)
 
     run(encode, folder=tmp_path)
-    rows = pq.read_table(tmp_path / "corpora/demo-encoded").to_pylist()
+    rows = pq.read_table(tmp_path / "corpora/demo-encoded/latents-00000.parquet").to_pylist()
     assert len(rows) == 5
     assert all(len(row["latents"]) == LATENT_CHANNELS * row["num_latent_frames"] for row in rows)
     assert all(len(embedding) == EMBEDDING_DIM for row in rows for embedding in row["embeddings"])
