@@ -127,6 +127,8 @@ class Clip(nn.Module):
             if self.is_too_long(text):
                 logger.warning("CLIP reads %d tokens of a text; the rest is ignored: %r", self.context_length, text)
         tokens = self.tokenizer(texts).to(self.device)
+        if "hf_model_name" in self.model_config["text_cfg"]:  # masks its padding (0), so columns of it can go
+            tokens = tokens[:, : int((tokens != 0).sum(dim=1).max())]
         return self.model.encode_text(tokens, normalize=True).float()
 
     @torch.no_grad()
@@ -169,7 +171,9 @@ def prune_vocabulary(source: Path, target: Path, *, texts: Sequence[Path], size:
     tokenizer = Tokenizer.from_file(str(source / "tokenizer.json"))
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    needed = {t["content"] for t in tokenizer_json["added_tokens"]} | {p for p in pieces if len(p.removeprefix("##")) == 1}
+    needed = {t["content"] for t in tokenizer_json["added_tokens"]} | {
+        p for p in pieces if len(p.removeprefix("##")) == 1
+    }
     for path in texts:
         for encoding in tokenizer.encode_batch(path.read_text(encoding="utf-8").splitlines()):
             needed.update(encoding.tokens)

@@ -1,7 +1,7 @@
 """The interface that every autoencoder keeps, and loading one by the name in its config.
 
-    waveform  [batch, channels, samples], float32 in [-1, 1]
-    latents   [batch, latent_channels, frames], mean 0 and deviation 1 over the corpus it was made on
+waveform  [batch, channels, samples], float32 in [-1, 1]
+latents   [batch, latent_channels, frames], mean 0 and deviation 1 over the corpus it was made on
 """
 
 import importlib

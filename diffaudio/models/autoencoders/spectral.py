@@ -2,7 +2,7 @@
 
     S   magnitudes of the short-time Fourier transform    [batch, bins, steps]
     M   mel matrix (Slaney's scale and norm)              [mels, bins]
-    Y   log max(M S, floor)                               [batch, mels, steps]
+    Y   log(M S + floor)                                  [batch, mels, steps]
     y   patches of `patch_steps` columns of Y             [batch, mels * patch_steps, frames]
     z   latents  V^T (y - mean) / scale                   [batch, latent_channels, frames]
 
@@ -15,9 +15,8 @@ Griffin-Lim (Perraudin, Balazs & Søndergaard 2013, "A fast Griffin-Lim algorith
 random start, so that the same latents always give the same sound.
 """
 
-from collections.abc import Iterable
-
 import torch
+import torch.nn.functional as F
 import torchaudio.functional as AF
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
@@ -37,7 +36,7 @@ class SpectralAutoencoder(Autoencoder):
         num_mels: mel bands from 0 Hz to half the sample rate.
         patch_steps: spectra in a latent frame.
         latent_channels: principal components kept, at most num_mels * patch_steps.
-        log_floor: mel magnitudes below count as this.
+        log_floor: mel magnitude that silence counts as.
         phase_iterations: rounds of Griffin-Lim.
         phase_momentum: alpha of the fast algorithm.
         phase_seed: start of the random phase.
@@ -84,9 +83,9 @@ class SpectralAutoencoder(Autoencoder):
         # one spectrum a hop, centred in it, so that a crop of latents is the latents of a crop
         before = (self.config.n_fft - hop) // 2
         after = steps * hop - waveform.shape[-1] + self.config.n_fft - hop - before
-        padded = nn.functional.pad(waveform, (before, after))
+        padded = F.pad(waveform, (before, after))
         spectrum = torch.stft(padded, self.config.n_fft, hop, window=self.window, center=False, return_complex=True)
-        return (self.mel @ spectrum.abs()).clamp(min=self.config.log_floor).log()
+        return (self.mel @ spectrum.abs() + self.config.log_floor).log()
 
     def patches(self, waveform: Tensor) -> Tensor:
         """[batch, samples] -> [batch, mels * patch_steps, frames]"""
@@ -94,6 +93,28 @@ class SpectralAutoencoder(Autoencoder):
         batch, mels, steps = log_mel.shape
         patch = self.config.patch_steps
         return log_mel.view(batch, mels, steps // patch, patch).transpose(2, 3).reshape(batch, mels * patch, -1)
+
+    @torch.no_grad()
+    def fit(self, count: float, total: Tensor, products: Tensor) -> Tensor:
+        """Take components, mean and scale from sums over a corpus' patches.
+
+        Args:
+            count: number of patches.
+            total: [mels * patch_steps], their sum.
+            products: [mels * patch_steps, mels * patch_steps], the sum of their outer products.
+
+        Returns:
+            [mels * patch_steps], the variance along each principal component, largest first.
+        """
+        mean = total / count
+        variances, components = torch.linalg.eigh(products / count - mean[:, None] * mean)
+        variances, components = variances.flip(0).clamp(min=0), components.flip(1)[:, : self.latent_channels]
+        deviations = variances[: self.latent_channels].sqrt().clamp(min=1e-6)
+        # after division by sqrt(s) a channel's variance is s; their mean becomes 1
+        self.scale.copy_(deviations.sqrt() * deviations.mean().sqrt())
+        self.mean.copy_(mean)
+        self.components.copy_(components)
+        return variances
 
     @torch.no_grad()
     def encode(self, waveform: Tensor) -> Tensor:
@@ -115,13 +136,12 @@ class SpectralAutoencoder(Autoencoder):
 
     def from_log_mel(self, log_mel: Tensor) -> Tensor:
         """[batch, mels, steps] -> [batch, steps * hop_length]"""
-        mel = torch.where(log_mel > 0.999 * _log(self.config.log_floor), log_mel.exp(), 0.0)
+        mel = (log_mel.exp() - self.config.log_floor).clamp(min=0)
         magnitudes = (self.mel_inverse @ mel).clamp(min=0)
-        n_fft, hop = self.config.n_fft, self.config.hop_length
         generator = torch.Generator().manual_seed(self.config.phase_seed)
         angles = torch.rand(magnitudes.shape[1:], generator=generator).to(magnitudes) * (2 * torch.pi)
         spectrum = magnitudes * torch.polar(torch.ones_like(angles), angles)
-        num_samples = magnitudes.shape[-1] * hop
+        num_samples = magnitudes.shape[-1] * self.config.hop_length
         previous = torch.zeros_like(spectrum)
         for _ in range(self.config.phase_iterations):
             consistent = self._stft(self._istft(spectrum, num_samples))
@@ -133,20 +153,14 @@ class SpectralAutoencoder(Autoencoder):
     def _stft(self, waveform: Tensor) -> Tensor:
         n_fft, hop = self.config.n_fft, self.config.hop_length
         before = (n_fft - hop) // 2
-        padded = nn.functional.pad(waveform, (before, n_fft - hop - before))
+        padded = F.pad(waveform, (before, n_fft - hop - before))
         return torch.stft(padded, n_fft, hop, window=self.window, center=False, return_complex=True)
 
     def _istft(self, spectrum: Tensor, num_samples: int) -> Tensor:
         n_fft, hop = self.config.n_fft, self.config.hop_length
         before = (n_fft - hop) // 2
         pieces = torch.fft.irfft(spectrum.transpose(1, 2), n_fft) * self.window
-        total = num_samples + n_fft - hop
-        def overlap_add(columns: Tensor) -> Tensor:
-            return nn.functional.fold(columns, (1, total), (1, n_fft), stride=(1, hop))[:, 0, 0]
-        weight = overlap_add((self.window**2)[None, :, None].expand(1, -1, spectrum.shape[-1]))
-        waveform = overlap_add(pieces.transpose(1, 2)) / weight.clamp(min=1e-3)
+        size = {"output_size": (1, num_samples + n_fft - hop), "kernel_size": (1, n_fft), "stride": (1, hop)}
+        weight = F.fold((self.window**2)[None, :, None].expand(1, -1, spectrum.shape[-1]), **size)
+        waveform = (F.fold(pieces.transpose(1, 2), **size) / weight.clamp(min=1e-3))[:, 0, 0]
         return waveform[:, before : before + num_samples]
-
-
-def _log(value: float) -> float:
-    return float(torch.tensor(value).log())
