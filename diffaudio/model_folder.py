@@ -121,17 +121,16 @@ def load_encoders(
     Raises:
         ValueError: a part is not there, or cannot be loaded.
     """
-    folder = None
     if autoencoder is None or clip is None:
         folder = find_model(model or bundled_model())
         _check_index(folder)
-    loaded = load_autoencoder(autoencoder or folder / "autoencoder")
-    if clip is None:
-        return loaded, Clip.from_pretrained(folder / "clip")
+        autoencoder, clip = autoencoder or folder / "autoencoder", clip or str(folder / "clip")
+    elif model is not None:
+        raise ValueError("--model has no effect beside both --autoencoder and --clip; leave one of the three out")
     if Path(clip).is_dir() or clip.startswith("hf-hub:"):
-        return loaded, Clip.from_pretrained(clip)
+        return load_autoencoder(autoencoder), Clip.from_pretrained(clip)
     name, _, tag = clip.partition("/")
-    return loaded, Clip.from_pretrained(name, tag or None)
+    return load_autoencoder(autoencoder), Clip.from_pretrained(name, tag or None)
 
 
 def save_parts(folder: Path, parts: dict[str, Any], *, dtype: torch.dtype | None = None) -> None:

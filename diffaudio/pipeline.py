@@ -11,11 +11,12 @@ import copy
 import logging
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers.pipelines.pipeline_utils import AudioPipelineOutput
+from diffusers.utils import BaseOutput
 from PIL import Image
 from torch import Tensor
 
@@ -31,11 +32,23 @@ __all__ = ["DiffAudioPipeline", "bundled_model"]
 
 logger = logging.getLogger(__name__)
 
-PEAK = 0.99
-VIDEO_FRAMES = 8
+
+@dataclass
+class AudioPipelineOutput(BaseOutput):
+    """What diffusers' audio pipelines return; importing theirs would load all of their models' code.
+
+    Attributes:
+        audios: [sounds, channels, samples], a tensor or an array.
+    """
+
+    audios: Any
+
 
 Picture = Image.Image | str | Path
 Video = Sequence[Image.Image] | str | Path
+
+PEAK = 0.99
+VIDEO_FRAMES = 8
 
 
 class DiffAudioPipeline:

@@ -1,13 +1,13 @@
 """From prompts to files: what `diffaudio generate` and sample/generate.py share.
 
 A sound is written with a JSON sidecar of the same name that holds all its settings, and a spectrogram where
-asked for. The sound comes last: where it is there, its companions are. Its seed alone decides the noise.
+asked for. Where the sound is there, its companions are. Its seed alone decides the noise.
 """
 
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,6 @@ from diffaudio import __version__
 from diffaudio.audio import write_audio
 from diffaudio.files import written_whole
 from diffaudio.pipeline import DiffAudioPipeline, bundled_model
-from diffaudio.plot import write_spectrogram
 
 __all__ = [
     "Item",
@@ -163,9 +162,15 @@ def render(
 
 
 def _write(item: Item, waveform: torch.Tensor, described: dict[str, Any], plot: bool) -> None:
-    if plot:
-        title = f"{item.prompt} (seed {item.seed})"
-        write_spectrogram(item.path.with_suffix(".png"), waveform, described["sample_rate"], title=title)
-    with written_whole(item.path.with_suffix(".json")) as temporary:
-        temporary.write_text(json.dumps(described, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    write_audio(item.path, waveform, described["sample_rate"])
+    """Write the sound and its companions; where one cannot be written, none is."""
+    sample_rate = described["sample_rate"]
+    with ExitStack() as together:  # left in reverse, so the sound gets its name last
+        sound = together.enter_context(written_whole(item.path))
+        companion = together.enter_context(written_whole(item.path.with_suffix(".json")))
+        if plot:
+            from diffaudio.plot import write_spectrogram  # matplotlib takes its time to load
+
+            picture = together.enter_context(written_whole(item.path.with_suffix(".png")))
+            write_spectrogram(picture, waveform, sample_rate, title=f"{item.prompt} (seed {item.seed})")
+        companion.write_text(json.dumps(described, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_audio(sound, waveform, sample_rate)

@@ -1,0 +1,274 @@
+"""The `diffaudio` command: files, sidecars, and one clear line for whatever is wrong."""
+
+import json
+import re
+import shutil
+import tomllib
+from pathlib import Path
+
+import pytest
+import soundfile
+import torch
+from tiny_model import EMBEDDING_DIM, LATENT_CHANNELS, SAMPLE_RATE, write_tiny_model
+
+from diffaudio import DiffAudioPipeline, __version__, rendering
+from diffaudio.cli import main, slug
+from diffaudio.corpus import encode as encoding
+from diffaudio.corpus import prepare as preparing
+
+QUICK = ["--duration", "1", "--steps", "1"]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return write_tiny_model(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture
+def generate(model, tmp_path, monkeypatch, capsys):
+    """Run `diffaudio generate` in an empty folder; gives (exit code, stdout, stderr)."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments, settings=QUICK):
+        code = main(["generate", *settings, "--model", str(model), *map(str, arguments)])
+        return code, *capsys.readouterr()
+
+    return run
+
+
+def names(folder="."):
+    return sorted(path.name for path in Path(folder).iterdir())
+
+
+def test_a_sound_gets_a_sidecar_with_all_its_settings(generate, model):
+    settings = ["--duration", "1.5", "--steps", "2", "--guidance-scale", "2", "--sampler", "euler"]
+    arguments = ["a dog barking", "-o", "dog.wav", "--seed", "7", "--negative-prompt", "rain"]
+    assert generate(*arguments, settings=settings) == (0, "dog.wav (1.5 s, seed 7)\n", "")
+    assert names() == ["dog.json", "dog.wav"]
+    sound = soundfile.info("dog.wav")
+    assert (sound.samplerate, sound.frames, sound.channels) == (SAMPLE_RATE, 1.5 * SAMPLE_RATE, 1)
+    assert json.loads(Path("dog.json").read_text()) == {
+        "prompt": "a dog barking",
+        "seed": 7,
+        "steps": 2,
+        "guidance_scale": 2.0,
+        "sampler": "euler",
+        "duration_s": 1.5,
+        "negative_prompt": "rain",
+        "sample_rate": SAMPLE_RATE,
+        "model": str(model),
+        "device": "cpu",
+        "dtype": "float32",
+        "version": __version__,
+    }
+
+
+def test_the_command_makes_the_sound_that_python_makes_with_the_same_seed(generate, model):
+    generate("rain", "-o", "rain.wav", "--seed", "7")
+    pipe = DiffAudioPipeline.from_pretrained(model)
+    generator = torch.Generator().manual_seed(7)
+    audio = pipe("rain", num_inference_steps=1, audio_length_in_s=1, generator=generator).audios[0, 0]
+    written = torch.from_numpy(soundfile.read("rain.wav", dtype="float32")[0])
+    assert torch.allclose(written, audio, atol=1e-4)
+
+
+def test_an_unset_seed_is_drawn_and_printed_and_makes_the_sound_again(generate):
+    seeds = [re.search(r"seed (\d+)", generate("rain", "-o", f"{name}.wav")[1]).group(1) for name in "ab"]
+    assert seeds[0] != seeds[1]
+    generate("rain", "-o", "again.wav", "--seed", seeds[0])
+    assert Path("again.wav").read_bytes() == Path("a.wav").read_bytes()
+
+
+def test_takes_have_seeds_that_follow_each_other(generate):
+    _, printed, _ = generate("rain", "-o", "rain.wav", "--seed", "7", "--takes", "2")
+    assert printed == "rain-1.wav (1 s, seed 7)\nrain-2.wav (1 s, seed 8)\n"
+    generate("rain", "-o", "single.wav", "--seed", "8")
+    second, single = (torch.from_numpy(soundfile.read(f)[0]) for f in ("rain-2.wav", "single.wav"))
+    assert torch.allclose(second, single, atol=1e-4)
+
+
+def test_several_prompts_make_files_named_after_them_in_a_folder(generate):
+    Path("sounds").mkdir()
+    code, _, _ = generate("A dog, barking!", "rain", "rain", "-o", "sounds")
+    assert code == 0
+    wavs = [name for name in names("sounds") if name.endswith(".wav")]
+    assert wavs == ["a-dog-barking.wav", "rain-1.wav", "rain-2.wav"]
+    assert len(names("sounds")) == 6
+
+
+@pytest.mark.parametrize(
+    ("prompt", "name"),
+    [("Ein Bär im Wald", "ein-bär-im-wald"), ("?!", "sound"), ("a/../b", "a-b"), ("x" * 80, "x" * 60)],
+)
+def test_a_prompt_becomes_a_file_name(prompt, name):
+    assert slug(prompt) == name
+
+
+def test_flac_and_a_spectrogram_are_written_where_asked_for(generate):
+    assert generate("rain", "-o", "rain.flac", "--plot")[0] == 0
+    assert names() == ["rain.flac", "rain.json", "rain.png"]
+    assert soundfile.info("rain.flac").format == "FLAC"
+    assert Path("rain.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["rain", "--sampler", "dpm2"], "sampler 'dpm2' is unknown; choose from ddim, dpm++2m"),
+        (["rain", "--steps", "0"], "argument --steps: 0 is out of range; choose 1 or more"),
+        (["rain", "--steps", "2.5"], "argument --steps: invalid whole number value: '2.5'"),
+        (["rain", "--duration", "0.5"], "argument --duration: 0.5 is out of range; choose 1 to 30"),
+        (["rain", "--duration", "31"], "argument --duration: 31 is out of range; choose 1 to 30"),
+        (["rain", "--duration", "nan"], "argument --duration: nan is out of range; choose 1 to 30"),
+        (["rain", "--guidance-scale", "-1"], "argument --guidance-scale: -1 is out of range; choose 0 to 100"),
+        (["rain", "--seed", "-1"], "argument --seed: -1 is out of range; choose 0 to"),
+        (["rain", "--takes", "0"], "argument --takes: 0 is out of range; choose 1 or more"),
+        (["rain", "-o", "nowhere/dog.wav"], "nowhere/dog.wav: the folder nowhere does not exist; make it first"),
+        (["rain", "-o", "nowhere"], "nowhere: there is no such folder; make it first, or name a .wav or .flac file"),
+        (["rain", "-o", "dog.mp3"], "dog.mp3: cannot write .mp3; choose .wav or .flac"),
+        (["rain", "-o", "file.txt/dog.wav"], "file.txt/dog.wav: the folder file.txt does not exist"),
+        (["rain", " "], "a prompt is empty; say in a few words what to hear"),
+        (["rain", "--model", "nowhere"], "nowhere: there is no such model folder"),
+        (["rain", "--model", "empty"], "empty: not a model folder, model_index.json is missing"),
+        (["rain", "--device", "cuda:99"], "device 'cuda:99' is not available here; choose from auto, "),
+        (["rain", "--device", "tpu"], "device 'tpu' is not available here; choose from auto, "),
+        (["rain", "--dtype", "float16", "--device", "cpu"], "dtype 'float16' needs a GPU; on a CPU choose float32"),
+        (["rain", "--dtype", "int8"], "dtype 'int8' is unknown; choose from auto, float32, float16, bfloat16"),
+        (
+            ["rain", "--negative-prompt", "dog", "--guidance-scale", "1"],
+            "a negative prompt has no effect at guidance scale 1; raise the scale above 1",
+        ),
+        (["rain", "--stesp", "3"], "unrecognized arguments: --stesp 3"),
+        ([], "the following arguments are required: PROMPT"),
+    ],
+)
+def test_whatever_is_wrong_ends_in_one_line_and_leaves_nothing(generate, arguments, message):
+    Path("empty").mkdir()
+    Path("file.txt").touch()
+    code, printed, told = generate(*arguments)
+    assert (code, printed) == (2, "")
+    assert told.startswith("diffaudio: error: ")
+    assert message in told
+    assert told.count("\n") == 1
+    assert names() == ["empty", "file.txt"]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_cuda_is_refused_where_there_is_none(generate):
+    code, _, told = generate("rain", "--device", "cuda")
+    assert code == 2
+    assert "device 'cuda' is not available here; choose from auto, " in told
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("unet/config.json", None, "the model is not complete, unet/config.json is missing"),
+        ("model_index.json", {"_class_name": "DiffAudioPipeline", "_diffaudio_version": 99}, "format version 99; this"),
+    ],
+)
+def test_a_model_with_a_file_missing_or_of_another_version_is_refused(generate, model, file, content, message):
+    shutil.copytree(model, "broken")
+    Path("broken", file).unlink()
+    if content is not None:
+        Path("broken", file).write_text(json.dumps(content))
+    code, _, told = generate("rain", "--model", "broken", "-o", "rain.wav")
+    assert code == 2
+    assert re.fullmatch(r"diffaudio: error: broken.*\n", told)
+    assert message in told
+    assert names() == ["broken"]
+
+
+def test_a_folder_that_cannot_be_written_to_is_refused_before_anything_is_made(generate, monkeypatch):
+    monkeypatch.setattr("os.access", lambda *_: False)
+    assert generate("rain", "-o", "rain.wav") == (2, "", "diffaudio: error: .: this folder cannot be written to\n")
+
+
+def test_a_full_disk_leaves_no_file_of_the_sound_behind(generate, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(rendering, "write_audio", full)
+    code, _, told = generate("rain", "-o", "rain.wav", "--plot")
+    assert (code, told) == (2, "diffaudio: error: [Errno 28] No space left on device\n")
+    assert names() == []
+
+
+def test_being_stopped_is_no_traceback(generate, monkeypatch):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(rendering, "render", stop)
+    assert generate("rain") == (130, "", "diffaudio: stopped\n")
+
+
+def test_warnings_are_told_in_a_line(generate):
+    text = "a dog barking on the roof " * 10
+    code, _, told = generate(text, "-o", "dog.wav")
+    assert code == 0
+    assert re.fullmatch(r"diffaudio: warning: CLIP reads 24 tokens of a text; the rest is ignored: .*\n", told)
+    assert names() == ["dog.json", "dog.wav"]
+
+
+def test_the_version_is_that_of_the_package(capsys):
+    with pytest.raises(SystemExit) as exit:
+        main(["--version"])
+    assert exit.value.code == 0
+    assert capsys.readouterr().out == f"diffaudio {__version__}\n"
+    project = Path(__file__).resolve().parent.parent / "pyproject.toml"
+    assert tomllib.loads(project.read_text())["project"]["version"] == __version__
+
+
+@pytest.mark.parametrize("arguments", [["genrate", "rain"], []])
+def test_an_unknown_command_is_refused(arguments, capsys):
+    assert main(arguments) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("diffaudio: error: ")
+    assert "command" in told
+
+
+def test_prepare_passes_its_settings_on_and_tells_what_was_left_out(monkeypatch, capsys):
+    def prepare(sources, out, settings, *, progress):
+        assert (sources, out) == ([Path("a"), Path("b")], Path("out"))
+        assert (settings.clip_s, settings.hop_s, settings.channels, settings.min_clip_s) == (4.0, 2.5, 2, 0.8)
+        return preparing.PrepareReport(5, 12, 90.0, 3, {"too_short": 2, "no_sound": 1})
+
+    monkeypatch.setattr(preparing, "prepare", prepare)
+    assert main(["prepare", "a", "b", "-o", "out", "--clip-s", "4", "--hop-s", "2.5", "--channels", "2"]) == 0
+    printed = "out: 12 clips, 1.5 minutes, from 5 files\nleft out 3 (too_short 2, no_sound 1); see out/dropped.csv\n"
+    assert capsys.readouterr().out == printed
+
+
+def test_prepare_refuses_in_one_line(tmp_path, capsys):
+    assert main(["prepare", str(tmp_path / "nowhere"), "-o", str(tmp_path / "out")]) == 2
+    assert capsys.readouterr().err.endswith("nowhere: there is no such file or folder\n")
+    assert main(["prepare", "x", "-o", "y", "--channels", "3"]) == 2
+    assert capsys.readouterr().err == "diffaudio: error: channels is 3; choose 1 (mono) or 2 (stereo)\n"
+
+
+def test_encode_takes_the_models_parts_or_others(model, monkeypatch, capsys):
+    taken = []
+
+    def encode(corpus, out, *, autoencoder, clip, device, batch_size, progress):
+        taken.append((autoencoder.latent_channels, clip.embedding_dim, batch_size, str(device)))
+        return {"clips": 2, "seconds": 30.0}
+
+    monkeypatch.setattr(encoding, "encode", encode)
+    parts = ["--autoencoder", str(model / "autoencoder"), "--clip", str(model / "clip")]
+    for choice in (["--model", str(model)], [*parts, "--batch-size", "4"]):
+        assert main(["encode", "corpus", "-o", "out", "--device", "cpu", *choice]) == 0
+        assert capsys.readouterr().out == "out: 2 clips, 0.5 minutes\n"
+    assert taken == [(LATENT_CHANNELS, EMBEDDING_DIM, 16, "cpu"), (LATENT_CHANNELS, EMBEDDING_DIM, 4, "cpu")]
+
+
+def test_encode_refuses_in_one_line(model, tmp_path, capsys):
+    def told(*arguments):
+        assert main(["encode", str(tmp_path / "corpus"), "-o", str(tmp_path / "out"), *arguments]) == 2
+        return capsys.readouterr().err
+
+    parts = ["--autoencoder", str(model / "autoencoder"), "--clip", str(model / "clip")]
+    assert "--model has no effect beside both --autoencoder and --clip" in told("--model", str(model), *parts)
+    assert "autoencoder folder, config.json is missing" in told(*parts, "--autoencoder", str(tmp_path))
+    assert "CLIP 'ViT-Z' is neither a folder" in told(*parts, "--clip", "ViT-Z/openai")
+    assert re.search(r"corpus.*manifest.json", told("--model", str(model)))
+    assert not (tmp_path / "out").exists()

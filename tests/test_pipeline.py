@@ -1,0 +1,332 @@
+"""The pipeline and the model folder, with tiny random weights."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from synthetic import write_video
+from tiny_model import EMBEDDING_DIM, LATENT_CHANNELS, SAMPLE_RATE, tiny_parts, write_tiny_model
+
+import diffaudio
+from diffaudio import DiffAudioPipeline, model_folder
+
+QUICK = {"num_inference_steps": 2, "audio_length_in_s": 0.2}
+SAMPLES = round(0.2 * SAMPLE_RATE)
+PICTURES = [Image.new("RGB", (20, 20), color) for color in ("red", "blue")]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_tiny_model(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def pipe(folder):
+    return DiffAudioPipeline.from_pretrained(folder)
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def near(a, b):
+    return torch.allclose(a, b, atol=1e-4)
+
+
+def test_the_package_gives_its_names_and_no_others():
+    for name in diffaudio.__all__:
+        assert getattr(diffaudio, name).__name__ == name
+    assert set(diffaudio.__all__) <= set(dir(diffaudio))
+    with pytest.raises(AttributeError, match="module 'diffaudio' has no attribute 'Clap'"):
+        _ = diffaudio.Clap
+
+
+def test_a_text_becomes_a_sound_of_the_length_asked_for(pipe):
+    audios = pipe("a dog barking", **QUICK).audios
+    assert audios.shape == (1, 1, SAMPLES)
+    assert audios.dtype == torch.float32
+    assert 0 < audios.abs().max() <= 0.99
+
+
+def test_the_seed_decides_the_sound(pipe):
+    first, again, other = (pipe("rain", generator=seeded(s), **QUICK).audios for s in (1, 1, 2))
+    assert torch.equal(first, again)
+    assert not near(first, other)
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "dpm++2m_sde"])
+def test_a_sound_depends_on_its_own_generator_and_not_on_the_batch_around_it(pipe, sampler):
+    together = pipe(["rain", "a dog"], generator=[seeded(5), seeded(17)], sampler=sampler, **QUICK).audios
+    alone = pipe("a dog", generator=[seeded(17)], sampler=sampler, **QUICK).audios
+    assert near(together[1], alone[0])
+
+
+def test_a_single_generator_draws_the_sounds_one_after_another(pipe):
+    generator = seeded(3)
+    latents = torch.stack([torch.randn(LATENT_CHANNELS, 5, generator=generator) for _ in range(2)])
+    drawn = pipe(["rain", "a dog"], generator=seeded(3), **QUICK).audios
+    assert near(drawn, pipe(["rain", "a dog"], latents=latents, **QUICK).audios)
+
+
+def test_text_crosses_the_bridge_and_pictures_do_not(pipe):
+    def of(**prompt):
+        return pipe(**prompt, generator=seeded(), **QUICK).audios
+
+    text = pipe.bridge(pipe.clip.encode_text(["a dog"]))
+    assert near(of(prompt="a dog"), of(prompt_embeds=text))
+    assert near(of(image=PICTURES[0]), of(prompt_embeds=pipe.clip.encode_image(PICTURES[:1])))
+    assert near(of(video=PICTURES), of(prompt_embeds=pipe.clip.encode_video(PICTURES)))
+    assert not near(of(prompt="a dog"), of(image=PICTURES[0]))
+    assert len(pipe(image=PICTURES, **QUICK).audios) == 2
+
+
+def test_pictures_and_videos_may_be_files(pipe, tmp_path):
+    PICTURES[0].save(tmp_path / "red.png")
+    write_video(tmp_path / "bell.mp4", "bell", duration_s=0.5)
+    from_file = pipe(image=tmp_path / "red.png", generator=seeded(), **QUICK).audios
+    assert near(from_file, pipe(image=PICTURES[0], generator=seeded(), **QUICK).audios)
+    assert pipe(video=tmp_path / "bell.mp4", **QUICK).audios.shape == (1, 1, SAMPLES)
+
+
+def test_the_sounds_of_a_prompt_follow_one_another(pipe):
+    generators = [seeded(s) for s in range(4)]
+    audios = pipe(["rain", "a dog"], num_waveforms_per_prompt=2, generator=generators, **QUICK).audios
+    assert near(audios[1:2], pipe("rain", generator=[seeded(1)], **QUICK).audios)
+    assert near(audios[2:3], pipe("a dog", generator=[seeded(2)], **QUICK).audios)
+
+
+def test_a_negative_prompt_stands_where_no_condition_would(pipe):
+    plain, led_away = (pipe("rain", negative_prompt=n, generator=seeded(), **QUICK).audios for n in (None, "a dog"))
+    assert not near(plain, led_away)
+    embeds = pipe.encode_prompt(["a dog"])
+    assert near(led_away, pipe("rain", negative_prompt_embeds=embeds, generator=seeded(), **QUICK).audios)
+
+
+def test_without_guidance_the_prompt_is_ignored(pipe):
+    rain, dog = (pipe(p, guidance_scale=0, generator=seeded(), **QUICK).audios for p in ("rain", "a dog"))
+    assert torch.equal(rain, dog)
+
+
+def test_the_output_comes_as_tensor_array_latents_or_tuple(pipe):
+    audios = pipe("rain", generator=seeded(), **QUICK).audios
+    array = pipe("rain", generator=seeded(), output_type="np", **QUICK).audios
+    assert isinstance(array, np.ndarray)
+    assert near(torch.from_numpy(array), audios)
+    latents = pipe("rain", generator=seeded(), output_type="latent", **QUICK).audios
+    assert near(pipe.autoencoder.decode(latents, num_samples=SAMPLES), audios)
+    (in_tuple,) = pipe("rain", generator=seeded(), return_dict=False, **QUICK)
+    assert torch.equal(in_tuple, audios)
+
+
+def test_a_sound_too_loud_is_turned_down_and_others_keep_their_level(pipe, monkeypatch):
+    loud_and_quiet = torch.tensor([[[1.5, -3.0, 0.3]], [[0.1, -0.2, 0.0]]])
+    monkeypatch.setattr(type(pipe.autoencoder), "decode", lambda *_, **__: loud_and_quiet)
+    audios = pipe(["rain", "a dog"], **QUICK).audios
+    assert near(audios[0], loud_and_quiet[0] * 0.33)
+    assert torch.equal(audios[1], loud_and_quiet[1])
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "heun"])
+def test_the_callback_hears_of_every_pass(pipe, sampler):
+    heard = []
+
+    def callback(called, step, timestep, tensors):
+        heard.append((step, called.num_timesteps, tensors["latents"].shape))
+
+    pipe("rain", sampler=sampler, callback_on_step_end=callback, **QUICK)
+    assert heard == [(step, len(heard), (1, LATENT_CHANNELS, 5)) for step in range(len(heard))]
+    assert len(heard) >= 2
+
+
+def test_no_sampler_means_the_scheduler_as_it_is(pipe):
+    own, named = (pipe("rain", sampler=s, generator=seeded(), **QUICK).audios for s in (None, "ddim"))
+    assert near(own, named)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({}, "give one of prompt, image, video, prompt_embeds, not none"),
+        ({"prompt": "a", "image": PICTURES[0]}, "not prompt and image"),
+        ({"prompt": "  "}, "a prompt is empty; say in a few words what to hear"),
+        ({"prompt": []}, "the list of prompts is empty"),
+        ({"image": []}, "the list of pictures is empty"),
+        ({"image": "missing.png"}, "missing.png: cannot be read as a picture"),
+        ({"video": []}, "the video has no frames"),
+        ({"video": "missing.mp4"}, "missing.mp4"),
+        ({"prompt": "a", "num_inference_steps": 0}, "num_inference_steps is 0; at least 1 is needed"),
+        ({"prompt": "a", "guidance_scale": -1}, "guidance_scale is -1; 0 or more is allowed"),
+        ({"prompt": "a", "guidance_scale": float("nan")}, "guidance_scale is nan"),
+        ({"prompt": "a", "audio_length_in_s": 0}, "audio_length_in_s is 0; more than 0 is needed"),
+        ({"prompt": "a", "num_waveforms_per_prompt": 0}, "num_waveforms_per_prompt is 0"),
+        ({"prompt": "a", "output_type": "pil"}, "output_type 'pil' is unknown; choose from pt, np, latent"),
+        ({"prompt": "a", "sampler": "dpm2"}, "sampler 'dpm2' is unknown; choose from ddim, dpm"),
+        ({"prompt": "a", "generator": [seeded()] * 2}, "2 generators for 1 sounds"),
+        ({"prompt": "a", "latents": torch.zeros(1, 8, 4)}, r"latents are \[1, 8, 4\]; expected \[1, 8, 5\]"),
+        ({"prompt_embeds": torch.zeros(1, 3)}, r"prompt_embeds is \[1, 3\]; expected \[prompts, 16\]"),
+        (
+            {"prompt": "a", "negative_prompt": "b", "guidance_scale": 1},
+            "a negative prompt has no effect at guidance scale 1; raise the scale above 1",
+        ),
+        (
+            {"prompt": "a", "negative_prompt": "b", "negative_prompt_embeds": torch.zeros(1, EMBEDDING_DIM)},
+            "give one of negative_prompt and negative_prompt_embeds",
+        ),
+        ({"prompt": ["a"] * 3, "negative_prompt": ["b"] * 2}, "2 negative prompts for 3 prompts"),
+    ],
+)
+def test_a_wrong_argument_is_refused_with_a_reason(pipe, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        pipe(**{**QUICK, **arguments})
+
+
+def test_a_far_prompt_is_warned_about_and_generated_anyway(tmp_path, caplog):
+    parts = tiny_parts(tmp_path / "clip", threshold=2.0)
+    assert len(DiffAudioPipeline(**parts)("a dog", **QUICK).audios) == 1
+    assert "'a dog' lies far from all that this model has heard" in caplog.text
+    caplog.clear()
+    parts["bridge"].register_to_config(familiarity_threshold=-2.0)
+    DiffAudioPipeline(**parts)("a dog", **QUICK)
+    assert caplog.text == ""
+
+
+def test_parts_that_do_not_fit_each_other_are_refused(pipe):
+    other = diffaudio.UNet1D(4, EMBEDDING_DIM, channels=(8, 16), attention_levels=(), attention_head_dim=8)
+    with pytest.raises(ValueError, match="autoencoder gives 8 values where the unet's in_channels is 4"):
+        DiffAudioPipeline(**{**pipe.components, "unet": other})
+
+
+@pytest.mark.parametrize("objective", ["flow", "v"])
+def test_a_saved_model_sounds_the_same_when_loaded(tmp_path, objective):
+    pipe = DiffAudioPipeline(**tiny_parts(tmp_path / "clip", objective=objective))
+    pipe.save_pretrained(tmp_path / "model")
+    loaded = DiffAudioPipeline.from_pretrained(tmp_path / "model")
+    before, after = (p("a dog", generator=seeded(), **QUICK).audios for p in (pipe, loaded))
+    assert torch.equal(before, after)
+    assert loaded.name_or_path == str(tmp_path / "model")
+
+
+def test_a_model_saved_in_half_precision_is_smaller_and_nearly_the_same(pipe, folder, tmp_path):
+    pipe.save_pretrained(tmp_path / "half", dtype=torch.float16)
+    for file in ("unet/diffusion_pytorch_model.safetensors", "clip/open_clip_model.safetensors"):
+        assert (tmp_path / "half" / file).stat().st_size < 0.7 * (folder / file).stat().st_size
+    half = DiffAudioPipeline.from_pretrained(tmp_path / "half")
+    assert (half.dtype, pipe.dtype) == (torch.float32, torch.float32)
+    latents = [p("rain", generator=seeded(), output_type="latent", **QUICK).audios for p in (pipe, half)]
+    assert torch.allclose(*latents, atol=0.05)
+
+
+def test_only_the_unet_takes_another_dtype(folder, pipe):
+    low = DiffAudioPipeline.from_pretrained(folder, dtype=torch.bfloat16)
+    assert low.dtype == torch.bfloat16
+    assert {p.dtype for part in (low.clip, low.autoencoder, low.bridge) for p in part.parameters()} == {torch.float32}
+    latents = [p("rain", generator=seeded(), output_type="latent", **QUICK).audios for p in (pipe, low)]
+    assert latents[1].dtype == torch.float32
+    assert torch.allclose(*latents, atol=0.2)
+    assert DiffAudioPipeline.from_pretrained(folder, torch_dtype=torch.bfloat16).dtype == torch.bfloat16
+    assert low.to("cpu", torch.float32).dtype == torch.float32
+
+
+FILES = [f"{part}/{file}" for part, files in model_folder._FILES.items() for file in files]
+
+
+@pytest.mark.parametrize("file", ["model_index.json", *FILES, "clip/tokenizer.json", "clip/config.json"])
+def test_a_missing_file_is_named(folder, tmp_path, file):
+    shutil.copytree(folder, tmp_path / "model")
+    (tmp_path / "model" / file).unlink()
+    with pytest.raises(ValueError, match=rf"model: .*{file} is missing"):
+        DiffAudioPipeline.from_pretrained(tmp_path / "model")
+
+
+@pytest.mark.parametrize("file", ["model_index.json", *FILES])
+def test_a_damaged_file_is_refused_with_its_place(folder, tmp_path, file):
+    shutil.copytree(folder, tmp_path / "model")
+    path = tmp_path / "model" / file
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(ValueError, match=f"model/{file.split('/')[0]}: "):
+        DiffAudioPipeline.from_pretrained(tmp_path / "model")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"_diffaudio_version": 2}, "format version 2; this diffaudio reads up to 1, a newer one is needed"),
+        ({"_diffaudio_version": None}, "format version None"),
+        ({"_class_name": "AudioLDMPipeline"}, "holds a 'AudioLDMPipeline', not a model of diffaudio"),
+    ],
+)
+def test_a_folder_of_another_kind_or_version_is_refused(folder, tmp_path, change, message):
+    shutil.copytree(folder, tmp_path / "model")
+    index = json.loads((folder / "model_index.json").read_text())
+    (tmp_path / "model/model_index.json").write_text(json.dumps(index | change))
+    with pytest.raises(ValueError, match=message):
+        DiffAudioPipeline.from_pretrained(tmp_path / "model")
+
+
+def test_weights_that_do_not_fit_the_config_are_refused(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "model")
+    config = json.loads((folder / "unet/config.json").read_text())
+    (tmp_path / "model/unet/config.json").write_text(json.dumps(config | {"middle_blocks": 2}))
+    with pytest.raises(
+        ValueError, match=r"model/unet: cannot be loaded: \d+ weights do not fit config.json, such as mid"
+    ):
+        DiffAudioPipeline.from_pretrained(tmp_path / "model")
+
+
+def test_a_scheduler_that_diffusers_does_not_know_is_refused(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "model")
+    (tmp_path / "model/scheduler/scheduler_config.json").write_text('{"_class_name": "FastestScheduler"}')
+    with pytest.raises(ValueError, match="model/scheduler: cannot be loaded: scheduler 'FastestScheduler' is unknown"):
+        DiffAudioPipeline.from_pretrained(tmp_path / "model")
+
+
+def test_a_model_that_is_nowhere_is_refused(tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match="nowhere: there is no such model folder"):
+        DiffAudioPipeline.from_pretrained(tmp_path / "nowhere")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="owner/name: no such folder here, and the hub did not give it"):
+        DiffAudioPipeline.from_pretrained("owner/name")
+
+
+def test_a_model_may_come_from_the_hub(folder, tmp_path, monkeypatch):
+    asked = []
+
+    def download(name, **settings):
+        asked.append((name, settings["revision"]))
+        return str(folder)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(model_folder, "snapshot_download", download)
+    pipe = DiffAudioPipeline.from_pretrained("owner/name", revision="v1")
+    assert asked == [("owner/name", "v1")]
+    assert pipe.name_or_path == "owner/name"
+
+
+def test_the_bundled_model_lies_in_the_package_or_beside_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(model_folder, "__file__", str(tmp_path / "diffaudio/model_folder.py"))
+    with pytest.raises(ValueError, match="this installation of diffaudio comes without a model; name one with --model"):
+        model_folder.bundled_model()
+    for place in ("checkpoints/mini", "diffaudio/checkpoints/mini"):
+        (tmp_path / place).mkdir(parents=True)
+        (tmp_path / place / "model_index.json").touch()
+        assert model_folder.bundled_model() == tmp_path / place
+
+
+def test_clip_can_be_saved_and_loaded_again(pipe, tmp_path):
+    pipe.clip.save_pretrained(tmp_path / "clip")
+    again = diffaudio.Clip.from_pretrained(tmp_path / "clip")
+    texts = ["a dog barking", "xyz, rain on the roof!"]
+    assert torch.equal(again.encode_text(texts), pipe.clip.encode_text(texts))
+    assert torch.equal(again.encode_image(PICTURES), pipe.clip.encode_image(PICTURES))
+    assert again.name == pipe.clip.name
+
+
+@pytest.mark.gpu
+def test_half_precision_on_cuda_sounds_like_the_cpu(folder, pipe):
+    fast = DiffAudioPipeline.from_pretrained(folder, dtype=torch.float16).to("cuda")
+    latents = [p("rain", generator=seeded(), output_type="latent", **QUICK).audios.cpu() for p in (pipe, fast)]
+    assert torch.allclose(*latents, atol=0.05)
+    assert fast("rain", **QUICK).audios.isfinite().all()
