@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
+from diffusers import DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler
 from torch import Tensor
 
 __all__ = ["diffusion_loss", "prediction_type", "training_scheduler"]
@@ -28,7 +28,7 @@ __all__ = ["diffusion_loss", "prediction_type", "training_scheduler"]
 _PREDICTION_TYPES = ("flow_prediction", "v_prediction", "epsilon", "sample")
 
 
-def training_scheduler(objective: str) -> FlowMatchEulerDiscreteScheduler | DDIMScheduler:
+def training_scheduler(objective: str) -> FlowMatchEulerDiscreteScheduler | DPMSolverMultistepScheduler:
     """The scheduler that goes into the checkpoint of a model trained for `objective`.
 
     Args:
@@ -41,13 +41,12 @@ def training_scheduler(objective: str) -> FlowMatchEulerDiscreteScheduler | DDIM
     if objective == "flow":
         return FlowMatchEulerDiscreteScheduler(num_train_timesteps=1000)
     if objective == "v":
-        return DDIMScheduler(
+        return DPMSolverMultistepScheduler(
             num_train_timesteps=1000,
             beta_schedule="squaredcos_cap_v2",
             prediction_type="v_prediction",
             rescale_betas_zero_snr=True,
             timestep_spacing="trailing",
-            clip_sample=False,
         )
     raise ValueError(f"objective '{objective}' is unknown; choose from flow, v")
 
@@ -71,7 +70,7 @@ def diffusion_loss(
     latents: Tensor,
     embedding: Tensor,
     *,
-    scheduler: FlowMatchEulerDiscreteScheduler | DDIMScheduler,
+    scheduler: Any,
     generator: torch.Generator,
     condition_dropout: float = 0.1,
     level_mean: float = 0.0,
@@ -83,6 +82,7 @@ def diffusion_loss(
         unet: called as `unet(noisy, timestep, embedding, keep)`.
         latents: [batch, channels, frames].
         embedding: [batch, embedding_dim].
+        scheduler: of `training_scheduler`, or any of diffusers' with one of its prediction types.
         generator: on the CPU; noise, noise levels and dropped conditions are drawn from it.
         condition_dropout: how often the null embedding stands for the embedding (guidance needs both).
         level_mean, level_std: of the logit of the noise level; for flow matching only.

@@ -16,8 +16,7 @@ Latents stay in float32 from step to step, whatever the U-Net computes in.
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from diffusers import (
@@ -36,25 +35,27 @@ from diffaudio.diffusion.objectives import prediction_type
 __all__ = ["SAMPLERS", "Sampler", "draw_noise", "make_sampler", "sample"]
 
 
-@dataclass(frozen=True)
-class Sampler:
-    """Which scheduler a name stands for, for either kind of model, with its settings."""
+class Sampler(NamedTuple):
+    """Which scheduler a name stands for, with its settings: for models of flow matching, and for all others."""
 
     flow: type
     diffusion: type
-    settings: dict[str, Any] = field(default_factory=dict)
+    settings: dict[str, Any]
+
+
+def _dpm(algorithm: str, *, order: int) -> Sampler:
+    settings = {"algorithm_type": algorithm, "solver_order": order, "solver_type": "midpoint"}
+    return Sampler(DPMSolverMultistepScheduler, DPMSolverMultistepScheduler, settings)
 
 
 SAMPLERS: dict[str, Sampler] = {
     # Not diffusers' DDIMScheduler: its steps fall short wherever the number of steps does not divide 1000.
-    "ddim": Sampler(FlowMatchEulerDiscreteScheduler, DPMSolverMultistepScheduler, {"solver_order": 1}),
-    "dpm++2m": Sampler(DPMSolverMultistepScheduler, DPMSolverMultistepScheduler),
-    "dpm++2m_sde": Sampler(
-        DPMSolverMultistepScheduler, DPMSolverMultistepScheduler, {"algorithm_type": "sde-dpmsolver++"}
-    ),
-    "euler": Sampler(FlowMatchEulerDiscreteScheduler, EulerDiscreteScheduler),
-    "heun": Sampler(FlowMatchHeunDiscreteScheduler, HeunScheduler),
-    "unipc": Sampler(UniPCMultistepScheduler, UniPCMultistepScheduler),
+    "ddim": _dpm("dpmsolver++", order=1)._replace(flow=FlowMatchEulerDiscreteScheduler),
+    "dpm++2m": _dpm("dpmsolver++", order=2),
+    "dpm++2m_sde": _dpm("sde-dpmsolver++", order=2),
+    "euler": Sampler(FlowMatchEulerDiscreteScheduler, EulerDiscreteScheduler, {}),
+    "heun": Sampler(FlowMatchHeunDiscreteScheduler, HeunScheduler, {}),
+    "unipc": Sampler(UniPCMultistepScheduler, UniPCMultistepScheduler, {"solver_order": 2, "solver_type": "bh2"}),
 }
 
 
@@ -77,7 +78,8 @@ def make_sampler(name: str, scheduler_config: Mapping[str, Any]) -> Any:
     kind = sampler.flow if predicts == "flow_prediction" else sampler.diffusion
     settings = {**scheduler_config, **sampler.settings, "prediction_type": predicts}
     if predicts == "flow_prediction":
-        settings |= {"use_flow_sigmas": True, "flow_shift": scheduler_config.get("shift", 1.0)}
+        shift = scheduler_config.get("shift", scheduler_config.get("flow_shift", 1.0))
+        settings |= {"use_flow_sigmas": True, "shift": shift, "flow_shift": shift}
     known = inspect.signature(kind.__init__).parameters
     return kind(**{key: value for key, value in settings.items() if key in known})
 
@@ -114,7 +116,7 @@ def sample(
         ValueError: the number of steps or the guidance scale is out of range, a negative embedding would have
             no effect, or the sampler draws noise and has no generator for each item.
     """
-    _check(num_inference_steps, guidance_scale, negative_embedding)
+    _check(num_inference_steps, scheduler.config.num_train_timesteps, guidance_scale, negative_embedding)
     _set_timesteps(scheduler, num_inference_steps)
     draws = _draws(scheduler, len(noise), generators)
     # Schedulers of flow matching have neither: their latents are what the U-Net sees.
@@ -147,9 +149,9 @@ def draw_noise(shape: tuple[int, ...], generators: list[torch.Generator]) -> Ten
     return torch.stack([torch.randn(shape, generator=generator) for generator in generators])
 
 
-def _check(num_inference_steps: int, guidance_scale: float, negative_embedding: Tensor | None) -> None:
-    if num_inference_steps < 1:
-        raise ValueError(f"num_inference_steps is {num_inference_steps}; it must be at least 1")
+def _check(num_inference_steps: int, most: int, guidance_scale: float, negative_embedding: Tensor | None) -> None:
+    if not 1 <= num_inference_steps <= most:
+        raise ValueError(f"num_inference_steps is {num_inference_steps}; it must be 1 to {most}")
     if not 0 <= guidance_scale < float("inf"):
         raise ValueError(
             f"guidance_scale is {guidance_scale}; it must be at least 0 "

@@ -229,7 +229,7 @@ def _check_attention(channels: tuple[int, ...], attention_levels: tuple[int, ...
         if not 0 <= level < lowest:
             raise ValueError(
                 f"attention_levels: there is no level {level} above the lowest, which always has attention; "
-                f"with {len(channels)} channels choose from {list(range(lowest))}"
+                f"with {len(channels)} levels choose from {list(range(lowest))}"
             )
     for level in (*attention_levels, lowest):
         if head_dim % 2 or channels[level] % head_dim:

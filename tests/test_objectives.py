@@ -1,0 +1,149 @@
+"""The loss, against closed forms."""
+
+import math
+
+import pytest
+import torch
+from diffusers import DDIMScheduler
+
+from diffaudio.diffusion.objectives import diffusion_loss, prediction_type, training_scheduler
+
+SCHEDULERS = {
+    "flow_prediction": training_scheduler("flow"),
+    "v_prediction": training_scheduler("v"),
+    "epsilon": DDIMScheduler(prediction_type="epsilon"),
+    "sample": DDIMScheduler(prediction_type="sample"),
+}
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def alpha_sigma(scheduler, timestep):
+    """[batch, 1, 1] each."""
+    if prediction_type(scheduler.config) == "flow_prediction":
+        sigma = timestep / 1000
+        return (1 - sigma)[:, None, None], sigma[:, None, None]
+    alpha_squared = scheduler.alphas_cumprod[timestep][:, None, None]
+    return alpha_squared.sqrt(), (1 - alpha_squared).sqrt()
+
+
+@pytest.mark.parametrize("predicts", SCHEDULERS)
+def test_who_knows_the_clean_latents_has_no_loss(predicts):
+    scheduler, clean = SCHEDULERS[predicts], torch.randn(8, 3, 5)
+
+    def knows(noisy, timestep, embedding, keep):
+        alpha, sigma = alpha_sigma(scheduler, timestep)
+        noise = (noisy - alpha * clean) / sigma
+        return {
+            "flow_prediction": noise - clean,
+            "v_prediction": alpha * noise - sigma * clean,
+            "epsilon": noise,
+            "sample": clean,
+        }[predicts]
+
+    loss, _ = diffusion_loss(knows, clean, torch.zeros(8, 2), scheduler=scheduler, generator=seeded())
+    assert loss.shape == (8,)
+    assert loss.max() < 1e-5
+
+
+@pytest.mark.parametrize("predicts", SCHEDULERS)
+def test_the_best_guess_for_gaussian_latents_has_the_known_loss(predicts):
+    """For latents of deviation d, x given z has the variance d^2 sigma^2 / (alpha^2 d^2 + sigma^2)."""
+    scheduler, deviation, batch = SCHEDULERS[predicts], 0.6, 16
+    clean = deviation * torch.randn(batch, 50, 100, generator=seeded(1))
+    known = {}
+
+    def guesses(noisy, timestep, embedding, keep):
+        alpha, sigma = alpha_sigma(scheduler, timestep)
+        x = alpha * deviation**2 / (alpha**2 * deviation**2 + sigma**2) * noisy
+        noise = (noisy - alpha * x) / sigma
+        variance = deviation**2 * sigma**2 / (alpha**2 * deviation**2 + sigma**2)
+        guess, scale = {  # scale: how far the target moves with x, noise moving along
+            "flow_prediction": (noise - x, (alpha + sigma) / sigma),
+            "v_prediction": (alpha * noise - sigma * x, 1 / sigma),
+            "epsilon": (noise, alpha / sigma),
+            "sample": (x, torch.ones_like(sigma)),
+        }[predicts]
+        known["loss"] = (scale**2 * variance).flatten()
+        return guess
+
+    loss, _ = diffusion_loss(guesses, clean, torch.zeros(batch, 2), scheduler=scheduler, generator=seeded())
+    torch.testing.assert_close(loss, known["loss"], rtol=0.1, atol=1e-4)
+
+
+def drawn(objective, *, batch=512, **settings):
+    """What the U-Net is called with, and the noise levels."""
+    seen = {}
+
+    def unet(noisy, timestep, embedding, keep):
+        seen.update(noisy=noisy, timestep=timestep, keep=keep)
+        return torch.zeros_like(noisy)
+
+    latents = torch.full((batch, 1, 1), 3.0)
+    _, level = diffusion_loss(
+        unet,
+        latents,
+        torch.zeros(batch, 2),
+        scheduler=training_scheduler(objective),
+        generator=seeded(),
+        **settings,
+    )
+    return seen, level
+
+
+def test_noise_levels_of_flow_matching_are_logit_normal():
+    seen, level = drawn("flow", level_mean=0.5, level_std=2.0)
+    assert level.logit().mean() == pytest.approx(0.5, abs=0.02)
+    assert level.logit().std() == pytest.approx(2.0, abs=0.05)
+    torch.testing.assert_close(seen["timestep"], 1000 * level)
+
+
+def test_noise_levels_of_velocity_models_cover_all_timesteps_evenly():
+    seen, level = drawn("v", batch=1000)
+    assert seen["timestep"].sort().values.tolist() == pytest.approx(list(range(1000)), abs=1)
+    torch.testing.assert_close(level, (seen["timestep"] + 1) / 1000)
+
+
+def test_the_highest_level_of_a_velocity_model_is_pure_noise():
+    alphas_cumprod = training_scheduler("v").alphas_cumprod
+    assert alphas_cumprod[-1] < 1e-7
+    assert alphas_cumprod[0] > 0.9999
+
+
+@pytest.mark.parametrize(("dropout", "kept"), [(0.0, 512), (1.0, 0), (0.25, 384)])
+def test_conditions_are_dropped_as_often_as_asked(dropout, kept):
+    seen, _ = drawn("flow", condition_dropout=dropout)
+    assert int(seen["keep"].sum()) == pytest.approx(kept, abs=30 if 0 < kept < 512 else 0)
+
+
+def test_all_randomness_comes_from_the_generator():
+    state = torch.get_rng_state()
+    first, second = drawn("flow"), drawn("flow")
+    torch.testing.assert_close(first, second, atol=0, rtol=0)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_scheduler_says_what_its_model_predicts_also_when_loaded(tmp_path):
+    for objective, predicts in (("flow", "flow_prediction"), ("v", "v_prediction")):
+        scheduler = training_scheduler(objective)
+        scheduler.save_pretrained(tmp_path / objective)
+        loaded = type(scheduler).from_pretrained(tmp_path / objective)
+        assert prediction_type(loaded.config) == prediction_type(scheduler.config) == predicts
+
+
+def test_unknown_objectives_are_refused():
+    with pytest.raises(ValueError, match="objective 'edm' is unknown; choose from flow, v"):
+        training_scheduler("edm")
+    with pytest.raises(ValueError, match="prediction_type 'score' is unknown; choose from flow_prediction, v_pred"):
+        prediction_type({"prediction_type": "score"})
+
+
+def test_loss_is_float32_and_finite_in_half_precision():
+    latents = torch.randn(4, 3, 5, dtype=torch.float16)
+    loss, level = diffusion_loss(
+        lambda noisy, *_: noisy, latents, torch.zeros(4, 2), scheduler=training_scheduler("flow"), generator=seeded()
+    )
+    assert loss.dtype == level.dtype == torch.float32
+    assert math.isfinite(loss.mean())

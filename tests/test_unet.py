@@ -1,0 +1,141 @@
+"""The U-Net: shapes, conditions, size."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+from diffaudio.models.unet import UNet1D, _Attention, _Conv, _rotate
+
+
+@pytest.fixture
+def unet():
+    """A tiny U-Net in which no path is still at zero."""
+    torch.manual_seed(0)
+    unet = UNet1D(
+        in_channels=6,
+        embedding_dim=10,
+        channels=(8, 16, 16),
+        blocks_per_level=1,
+        middle_blocks=1,
+        attention_head_dim=8,
+        condition_dim=12,
+    )
+    for parameter in unet.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    return unet.eval()
+
+
+def unit(*shape):
+    return F.normalize(torch.randn(*shape), dim=-1)
+
+
+@pytest.mark.parametrize("num_frames", [1, 2, 3, 4, 13, 300])
+def test_any_number_of_frames_comes_back(unet, num_frames):
+    prediction = unet(torch.randn(2, 6, num_frames), 500.0, unit(2, 10))
+    assert prediction.shape == (2, 6, num_frames)
+    assert prediction.isfinite().all()
+
+
+def test_a_new_unet_predicts_nothing():
+    unet = UNet1D(in_channels=4, embedding_dim=6, channels=(8, 8), attention_levels=(), attention_head_dim=8)
+    assert not unet(torch.randn(1, 4, 5), 500.0, unit(1, 6)).any()
+
+
+def test_the_default_is_small_and_lean():
+    with torch.device("meta"):
+        unet = UNet1D(in_channels=128, embedding_dim=384)
+        with FlopCounterMode(display=False) as counter:
+            unet(torch.randn(1, 128, 128), torch.ones(1), torch.randn(1, 384))
+    assert sum(parameter.numel() for parameter in unet.parameters()) <= 20e6
+    assert counter.get_total_flops() / 2 / 128 <= 8e6  # multiplications a latent frame
+
+
+def test_no_embedding_is_the_null_embedding_in_every_row(unet):
+    latents, embedding = torch.randn(3, 6, 7), unit(3, 10)
+    without = unet(latents, 300.0)
+    dropped = unet(latents, 300.0, embedding, torch.zeros(3, dtype=torch.bool))
+    torch.testing.assert_close(dropped, without)
+    assert not torch.allclose(unet(latents, 300.0, embedding), without, atol=1e-3)
+
+
+def test_keep_drops_the_condition_row_by_row(unet):
+    latents, embedding = torch.randn(2, 6, 7), unit(2, 10)
+    mixed = unet(latents, 300.0, embedding, torch.tensor([True, False]))
+    torch.testing.assert_close(mixed[0], unet(latents, 300.0, embedding)[0])
+    torch.testing.assert_close(mixed[1], unet(latents, 300.0)[1])
+
+
+def test_the_null_embedding_learns_from_dropped_rows_alone(unet):
+    latents, embedding = torch.randn(2, 6, 7), unit(2, 10)
+    unet(latents, 300.0, embedding, torch.tensor([True, True])).square().sum().backward()
+    assert not unet.null_embedding.grad.any()
+    unet(latents, 300.0, embedding, torch.tensor([True, False])).square().sum().backward()
+    assert unet.null_embedding.grad.any()
+
+
+def test_the_timestep_is_one_for_all_or_one_an_item(unet):
+    latents, embedding = torch.randn(2, 6, 7), unit(2, 10)
+    each = unet(latents, torch.tensor([100.0, 900.0]), embedding)
+    torch.testing.assert_close(each[0], unet(latents, 100, embedding)[0])
+    torch.testing.assert_close(each[1], unet(latents, torch.tensor(900), embedding)[1])
+    assert not torch.allclose(each[0], unet(latents, 101.0, embedding)[0])
+
+
+def test_an_item_does_not_depend_on_its_neighbours(unet):
+    latents, embedding = torch.randn(3, 6, 9), unit(3, 10)
+    alone = unet(latents[1:2], 300.0, embedding[1:2])
+    torch.testing.assert_close(unet(latents, 300.0, embedding)[1:2], alone)
+
+
+def test_latents_keep_their_dtype_whatever_the_weights(unet):
+    latents, embedding = torch.randn(1, 6, 7), unit(1, 10)
+    expected = unet(latents, 300.0, embedding)
+    actual = unet.double()(latents, 300.0, embedding)
+    assert actual.dtype == torch.float32
+    torch.testing.assert_close(actual, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_saved_and_loaded_it_is_the_same(unet, tmp_path):
+    unet.save_pretrained(tmp_path)
+    latents, embedding = torch.randn(1, 6, 7), unit(1, 10)
+    loaded = UNet1D.from_pretrained(tmp_path)
+    assert (tmp_path / "diffusion_pytorch_model.safetensors").is_file()
+    torch.testing.assert_close(loaded(latents, 300.0, embedding), unet(latents, 300.0, embedding), atol=0, rtol=0)
+
+
+def test_its_convolution_is_the_usual_one():
+    conv, x = _Conv(5, 7), torch.randn(2, 9, 5)
+    kernel = conv.weight.unflatten(1, (3, 5)).transpose(1, 2)  # [out, in, 3]
+    usual = F.conv1d(x.transpose(1, 2), kernel, conv.bias, padding=1).transpose(1, 2)
+    torch.testing.assert_close(conv(x), usual)
+
+
+def test_rotary_products_depend_on_the_distance_alone():
+    q, k = torch.randn(8), torch.randn(8)
+    rotated_q, rotated_k = _rotate(q.expand(12, 8)), _rotate(k.expand(12, 8))
+    products = rotated_q @ rotated_k.T  # [frames, frames]
+    torch.testing.assert_close(products[1:, 1:], products[:-1, :-1], atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(products[0, 0], products[0, 3], atol=1e-3)
+
+
+def test_attention_sees_no_further_than_its_reach():
+    torch.manual_seed(0)
+    attention = _Attention(16, 8, reach=4)
+    torch.nn.init.normal_(attention.out.weight)
+    x, condition = torch.randn(1, 12, 16), torch.zeros(1, 1)
+    changed = x.clone()
+    changed[:, 9] += 1
+    difference = (attention(changed, condition) - attention(x, condition)).abs().amax(dim=(0, 2))
+    assert not difference[:6].any()
+    assert difference[6:].all()
+
+
+def test_widths_that_no_head_fits_are_refused():
+    with pytest.raises(ValueError, match="attention_head_dim 24 must be even and divide .* level 1 is 64 wide"):
+        UNet1D(channels=(48, 64), attention_levels=(0,), attention_head_dim=24)
+
+
+def test_levels_that_are_not_there_are_refused():
+    with pytest.raises(ValueError, match=r"there is no level 2 above the lowest.*choose from \[0, 1\]"):
+        UNet1D(channels=(64, 64, 64), attention_levels=(2,))
