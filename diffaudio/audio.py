@@ -74,10 +74,12 @@ def write_audio(path: str | Path, waveform: Tensor, sample_rate: int) -> None:
         waveform: [channels, samples].
 
     Raises:
-        ValueError: another suffix, or the folder is not there.
+        ValueError: another suffix, the folder is not there, or the waveform has another shape.
     """
     path = Path(path)
     check_audio_path(path)
+    if waveform.ndim != 2:
+        raise ValueError(f"{path}: the waveform is {list(waveform.shape)}, wanted is [channels, samples]")
     with written_whole(path) as temporary:
         soundfile.write(temporary, _interleaved(waveform), sample_rate, subtype="PCM_16")
 

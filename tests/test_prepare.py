@@ -1,0 +1,314 @@
+import csv
+import io
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from media import noise, numbered_pictures, picture_number, tone, write_media
+from PIL import Image
+
+from diffaudio.audio import decode_flac
+from diffaudio.corpus import filters, store
+from diffaudio.corpus.prepare import PrepareSettings, find_media, prepare
+
+SMALL = PrepareSettings(clip_s=2.0, min_clip_s=0.5, sample_rate=8000, frames_per_clip=2, sources_per_part=2)
+
+
+def rows_of(corpus: Path) -> list[dict]:
+    return [row for part in store.part_files(corpus, "clips") for group in store.read_groups(part) for row in group]
+
+
+def dropped_of(corpus: Path) -> list[dict]:
+    with (corpus / "dropped.csv").open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def run(sources: Path | list[Path], out: Path, settings: PrepareSettings = SMALL):
+    return prepare(sources if isinstance(sources, list) else [sources], out, settings, progress=False)
+
+
+def contents(corpus: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in corpus.iterdir()}
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory):
+    """Five ordinary files, one of them 5 s long and in a folder below."""
+    folder = tmp_path_factory.mktemp("videos")
+    for name in ("b.mkv", "a.mkv", "名前 with spaces & ünïcode.mkv", "d.mkv"):
+        write_media(folder / name, sound=noise(1, 8000), pictures=numbered_pictures(1))
+    (folder / "below").mkdir()
+    write_media(folder / "below" / "long.mkv", sound=noise(5.2, 8000), pictures=numbered_pictures(5.25))
+    (folder / "notes.txt").write_text("not looked at")
+    (folder / ".hidden.mkv").write_text("not looked at")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def corpus(videos, tmp_path_factory):
+    out = tmp_path_factory.mktemp("corpora") / "clips"
+    run(videos, out)
+    return out
+
+
+def test_every_kind_of_bad_file_is_dropped_for_its_reason(tmp_path):
+    files, black = tmp_path / "files", [Image.new("RGB", (64, 48))] * 4
+    files.mkdir()
+    pictures = numbered_pictures(1)
+    sound = noise(1, 8000)
+    write_media(files / "good.mkv", sound=sound, pictures=pictures)
+    write_media(files / "no_sound.mkv", pictures=pictures)
+    write_media(files / "no_picture.mkv", sound=sound)
+    write_media(files / "silent.mkv", sound=0 * sound, pictures=pictures)
+    write_media(files / "clipped.mkv", sound=np.clip(20 * sound, -1, 1), pictures=pictures)
+    write_media(files / "black.mkv", sound=sound, pictures=black)
+    write_media(files / "too_short.mkv", sound=sound[:, :2000], pictures=pictures[:1])
+    (files / "empty.mp4").write_bytes(b"")
+    (files / "text.mp4").write_bytes(b"no media " * 50)
+    (files / "cut.mkv").write_bytes((files / "good.mkv").read_bytes()[:100])
+
+    report = run(files, tmp_path / "out")
+
+    assert [row["source"] for row in rows_of(tmp_path / "out")] == ["good.mkv"]
+    dropped = {row["source"]: row for row in dropped_of(tmp_path / "out")}
+    assert {source: row["reason"] for source, row in dropped.items()} == {
+        "no_sound.mkv": "no_sound",
+        "no_picture.mkv": "no_picture",
+        "silent.mkv": "silent",
+        "clipped.mkv": "clipped",
+        "black.mkv": "black",
+        "too_short.mkv": "too_short",
+        "empty.mp4": "unreadable",
+        "text.mp4": "unreadable",
+        "cut.mkv": "unreadable",
+    }
+    assert dropped["too_short.mkv"]["detail"] == "0.25 s of sound, below 0.5 s"
+    assert dropped["empty.mp4"]["detail"] == "the file is empty"
+    assert (report.sources, report.clips, report.dropped) == (10, 1, 9)
+    assert report.reasons["unreadable"] == 3
+
+
+def test_a_row_holds_the_sound_and_pictures_of_its_stretch(corpus):
+    rows = [row for row in rows_of(corpus) if row["source"] == "below/long.mkv"]
+    assert [row["start_s"] for row in rows] == [0, 2, 4]
+    assert [row["duration_s"] for row in rows] == pytest.approx([2, 2, 1.2], abs=0.01)
+    assert len({row["id"] for row in rows}) == 3
+    original = torch.from_numpy(noise(5.2, 8000))
+    for row in rows:
+        waveform, rate = decode_flac(row["audio"])
+        first = round(row["start_s"] * 8000)
+        assert rate == row["sample_rate"] == 8000
+        assert torch.allclose(waveform, original[:, first : first + waveform.shape[1]], atol=1e-3)
+        assert waveform.shape[1] == row["duration_s"] * 8000
+        for frame in row["frames"]:
+            picture = Image.open(io.BytesIO(frame["image"]))
+            assert picture.format == "JPEG" and picture_number(picture) == frame["time_s"] * 4
+        assert [frame["time_s"] for frame in row["frames"]] == pytest.approx(
+            [row["start_s"] + row["duration_s"] * at for at in (0.25, 0.75)], abs=0.25
+        )
+
+
+def test_the_corpus_says_what_it_holds(corpus):
+    manifest = store.read_manifest(corpus, "diffaudio-clips", 1)
+    assert manifest["finished"] is True
+    assert (manifest["clips"], manifest["dropped"]) == (7, 0)
+    assert manifest["seconds"] == pytest.approx(9.2, abs=0.02)
+    assert manifest["settings"]["clip_s"] == 2.0
+    assert (corpus / "dropped.csv").read_text().strip() == "source,start_s,duration_s,reason,detail"
+    parts = store.part_files(corpus, "clips")
+    assert [part.name for part in parts] == [f"clips-0000{index}.parquet" for index in range(3)]
+    assert all(pq.read_schema(part).remove_metadata() == store.CLIP_SCHEMA for part in parts)
+
+
+def test_the_corpus_does_not_depend_on_the_order_of_the_files(videos, corpus, tmp_path):
+    files = [path for path in videos.rglob("*.mkv") if not path.name.startswith(".")]
+    random.Random(1).shuffle(files)
+    run([*files, videos], tmp_path / "again")
+    assert contents(tmp_path / "again") == contents(corpus)
+
+
+def test_running_again_does_only_what_is_missing(videos, corpus, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    report = run(videos, out)
+    (out / "clips-00001.parquet").unlink()
+    times = {path: path.stat().st_mtime_ns for path in store.part_files(out, "clips")}
+    assert run(videos, out) == report
+    assert contents(out) == contents(corpus)
+    assert all(path.stat().st_mtime_ns == before for path, before in times.items())
+
+    monkeypatch.setattr("diffaudio.corpus.prepare.cut_clips", lambda *_: pytest.fail("nothing was left to do"))
+    assert run(videos, out) == report
+
+
+def test_new_files_make_new_parts(videos, tmp_path):
+    files, out = tmp_path / "files", tmp_path / "out"
+    files.mkdir()
+    for name in ("a.mkv", "b.mkv", "d.mkv"):
+        (files / name).write_bytes((videos / name).read_bytes())
+    run(files, out)
+    before = contents(out)
+    (files / "aa.mkv").write_bytes((videos / "a.mkv").read_bytes())
+    (files / "bad.mkv").write_bytes(b"bad")
+    report = run(files, out)
+    assert (report.sources, report.clips, report.dropped) == (5, 4, 1)
+    assert set(contents(out)) - set(before) == {"clips-00002.parquet"}
+    assert all(contents(out)[name] == data for name, data in before.items() if name.endswith(".parquet"))
+    assert [row["source"] for row in dropped_of(out)] == ["bad.mkv"]
+
+
+KILLED = """
+import sys, time
+from pathlib import Path
+from diffaudio.corpus import prepare, cut
+from test_prepare import SMALL
+whole = prepare.cut_clips
+def slow(base, source, settings, dropped):
+    for row in whole(base, source, settings, dropped):
+        yield row
+        if source.startswith("d"):
+            time.sleep(600)
+prepare.cut_clips = slow
+prepare.prepare([Path(sys.argv[1])], Path(sys.argv[2]), SMALL, progress=False)
+"""
+
+
+def test_a_killed_run_keeps_its_finished_parts_and_the_next_one_ends_the_same(videos, corpus, tmp_path):
+    out = tmp_path / "out"
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
+    process = subprocess.Popen([sys.executable, "-c", KILLED, str(videos), str(out)], env=environment)
+    try:
+        first, second = store.part_path(out, "clips", 0), ".clips-00001.*"
+        deadline = time.monotonic() + 240
+        while not (first.exists() and list(out.glob(second))):
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.05)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert store.read_manifest(out, "diffaudio-clips", 1)["finished"] is False
+    assert store.part_files(out, "clips") == [first]
+    kept = first.stat().st_mtime_ns
+    run(videos, out)
+    assert first.stat().st_mtime_ns == kept
+    assert contents(out) == contents(corpus)
+
+
+def test_other_settings_are_refused_for_a_corpus_that_was_begun(videos, corpus):
+    with pytest.raises(ValueError, match=r"prepared with other settings \(clip_s was 2.0, now 3.0\); use the same"):
+        run(videos, corpus, PrepareSettings(**(vars(SMALL) | {"clip_s": 3.0})))
+
+
+def test_folders_that_hold_something_else_are_refused(videos, tmp_path):
+    (tmp_path / "letter.txt").write_text("dear")
+    with pytest.raises(ValueError, match=r"holds letter\.txt, but no manifest\.json of a corpus"):
+        run(videos, tmp_path)
+    with pytest.raises(ValueError, match="is a file; name a folder"):
+        run(videos, tmp_path / "letter.txt")
+    (tmp_path / "other").mkdir()
+    store.write_manifest(tmp_path / "other", {"format": "diffaudio-latents", "version": 1})
+    with pytest.raises(ValueError, match="is a corpus of format 'diffaudio-latents', wanted is 'diffaudio-clips'"):
+        run(videos, tmp_path / "other")
+    store.write_manifest(tmp_path / "other", {"format": "diffaudio-clips", "version": 9})
+    with pytest.raises(ValueError, match="the corpus has version 9, this diffaudio reads 1"):
+        run(videos, tmp_path / "other")
+
+
+def test_sources_that_hold_no_media_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="nowhere: there is no such file or folder"):
+        run(tmp_path / "nowhere", tmp_path / "out")
+    with pytest.raises(ValueError, match="no media files found in"):
+        run(tmp_path, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_files_of_the_same_name_in_several_folders_stay_apart(tmp_path):
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "a.mp4").write_bytes(b"x")
+    assert find_media([tmp_path / "one", tmp_path / "two"]) == (tmp_path, ["one/a.mp4", "two/a.mp4"])
+    assert find_media([tmp_path / "one"]) == (tmp_path / "one", ["a.mp4"])
+    assert find_media([tmp_path / "one" / "a.mp4"]) == (tmp_path / "one", ["a.mp4"])
+
+
+def test_a_clip_ends_with_its_sound_and_needs_its_picture(tmp_path):
+    files = tmp_path / "files"
+    files.mkdir()
+    write_media(files / "sound_ends.mkv", sound=noise(3, 8000), pictures=numbered_pictures(8))
+    write_media(files / "picture_ends.mkv", sound=noise(8, 8000), pictures=numbered_pictures(2))
+    run(files, tmp_path / "out")
+    kept = [(row["source"], row["start_s"], round(row["duration_s"], 1)) for row in rows_of(tmp_path / "out")]
+    assert kept == [
+        ("picture_ends.mkv", 0, 2),
+        ("picture_ends.mkv", 2, 2),
+        ("sound_ends.mkv", 0, 2),
+        ("sound_ends.mkv", 2, 1),
+    ]
+    dropped = {(row["source"], float(row["start_s"])): row["reason"] for row in dropped_of(tmp_path / "out")}
+    assert dropped[("picture_ends.mkv", 4.0)] == dropped[("picture_ends.mkv", 6.0)] == "no_picture"
+
+
+def test_clips_overlap_where_the_hop_is_shorter(videos, tmp_path):
+    settings = PrepareSettings(**(vars(SMALL) | {"hop_s": 1.0}))
+    run(videos / "below", tmp_path / "out", settings)
+    assert [row["start_s"] for row in rows_of(tmp_path / "out")] == [0, 1, 2, 3, 4]
+
+
+def test_black_pictures_are_left_out_of_a_clip_that_has_others(tmp_path):
+    pictures = [Image.new("RGB", (64, 48))] * 4 + numbered_pictures(1)
+    path = write_media(tmp_path / "a.mkv", sound=noise(2, 8000), pictures=pictures)
+    run(path, tmp_path / "out")
+    (row,) = rows_of(tmp_path / "out")
+    assert [frame["time_s"] for frame in row["frames"]] == [1.5]
+
+
+def test_sound_beyond_full_scale_is_made_softer_and_not_cut_off(tmp_path):
+    """A few samples of decoded AAC or MP3 lie there in many recordings; they are no reason to drop one."""
+    sound = noise(1, 44100, gain=0.02)
+    sound[:, 20000:23000] = tone(3000 / 44100, 44100, frequency=1000, gain=1.4)
+    path = write_media(tmp_path / "a.mov", sound=sound, pictures=numbered_pictures(1), sound_codec="pcm_f32le")
+    run(path, tmp_path / "out", PrepareSettings(**(vars(SMALL) | {"sample_rate": 44100})))
+    (row,) = rows_of(tmp_path / "out")
+    waveform, _ = decode_flac(row["audio"])
+    assert 0.99 < waveform.abs().max() <= 1
+    assert (waveform.abs() > 0.99).sum() < 600  # 270 of a sine that reaches 1, 1480 of one cut off there
+
+
+@pytest.mark.parametrize("field", ["clip_s", "min_clip_s", "sample_rate", "frames_per_clip", "frame_size"])
+def test_settings_out_of_range_are_refused(field):
+    with pytest.raises(ValueError, match=f"{field} is 0; it must be above 0"):
+        PrepareSettings(**{field: 0})
+
+
+def test_settings_that_contradict_each_other_are_refused():
+    with pytest.raises(ValueError, match="min_clip_s is 20, above clip_s, which is 10"):
+        PrepareSettings(min_clip_s=20, clip_s=10)
+    with pytest.raises(ValueError, match="channels is 5; choose 1"):
+        PrepareSettings(channels=5)
+    with pytest.raises(ValueError, match="hop_s is -1; it must be above 0"):
+        PrepareSettings(hop_s=-1)
+
+
+def test_filters_judge_by_their_thresholds():
+    quiet = torch.from_numpy(noise(1, 8000, gain=1e-3))  # -60 dB
+    assert filters.silent_sound(quiet, 8000, min_level_db=-50)
+    assert filters.silent_sound(quiet, 8000, min_level_db=-70) is None
+    click = torch.zeros(1, 80000)
+    click[0, 40000:40200] = 0.5
+    assert filters.silent_sound(click, 8000, min_level_db=-40) is None  # one short loud event is enough
+    half = torch.tensor([[0.1] * 50, [0.96] * 10 + [0.1] * 40])
+    assert filters.clipped_sound(half, max_fraction=0.21) is None
+    assert filters.clipped_sound(half, max_fraction=0.19) == "20.0% of the samples at full scale, above 19.0%"
+    assert filters.damaged_sound(torch.tensor([[2.0]])) is None
+    assert filters.damaged_sound(torch.tensor([[float("nan")]])) and filters.damaged_sound(torch.tensor([[1e9]]))
+    night = Image.new("L", (100, 100))
+    assert filters.is_black(night, min_brightness=0.1)
+    night.paste(200, (0, 0, 20, 20))  # a lamp
+    assert not filters.is_black(night, min_brightness=0.1)
