@@ -168,7 +168,7 @@ def _opened(path: str | Path) -> Iterator[Any]:
         options = {"protocol_whitelist": "file"}
         with av.open(str(path.absolute()), metadata_errors="ignore", options=options) as container:
             for stream in container.streams:
-                if stream.type in ("audio", "video"):
+                if stream.type in ("audio", "video") and stream.codec_context:  # None: no decoder for it
                     stream.codec_context.thread_count = 1
             yield container
     except av.FFmpegError as error:
