@@ -3,7 +3,8 @@
     --config FILE      YAML; `base: FILE`, relative to it, names another one that it overrides
     --train.lr 5e-4    overrides the YAML
 
-Values are typed by the dataclass and not by YAML, in which 5e-4 is text and `no` is false.
+Values are typed by the dataclass and not by YAML, in which 5e-4 is text and `no` is false. `Count`, `Positive`,
+`Share` (0 to 1) and the like are numbers that also have to lie in a range.
 Relative paths among the settings are relative to the working directory.
 """
 
@@ -13,15 +14,36 @@ import difflib
 import json
 import re
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 
 import yaml
+from jsonargparse import ArgumentParser
 
-__all__ = ["parse", "run_script", "to_yaml"]
+if TYPE_CHECKING:
+    Count = int
+    NonNegative = float
+    NonNegativeCount = int
+    Positive = float
+    Share = float
+else:
+    from jsonargparse.typing import ClosedUnitInterval as Share
+    from jsonargparse.typing import NonNegativeFloat as NonNegative
+    from jsonargparse.typing import NonNegativeInt as NonNegativeCount
+    from jsonargparse.typing import PositiveFloat as Positive
+    from jsonargparse.typing import PositiveInt as Count
+
+__all__ = ["Count", "NonNegative", "NonNegativeCount", "Positive", "Share", "parse", "to_yaml"]
 
 T = TypeVar("T")
+
+_RANGES = {
+    "ClosedUnitInterval": "a number from 0 to 1",
+    "NonNegativeFloat": "a number from 0 up",
+    "NonNegativeInt": "a whole number from 0 up",
+    "PositiveFloat": "a number above 0",
+    "PositiveInt": "a whole number above 0",
+}
 
 
 def parse(settings: type[T], arguments: list[str] | None = None) -> T:
@@ -36,8 +58,6 @@ def parse(settings: type[T], arguments: list[str] | None = None) -> T:
         ValueError: an unknown key, a value of another type, a setting left out, a file that cannot be
             read. The message begins with where: the YAML file, or the command line.
     """
-    from jsonargparse import ArgumentParser  # takes 0.2 s
-
     arguments = sys.argv[1:] if arguments is None else arguments
     given = {argument[2:].split("=")[0] for argument in arguments if argument.startswith("--")}
     for name in given - {"config", "help"}:
@@ -59,16 +79,7 @@ def parse(settings: type[T], arguments: list[str] | None = None) -> T:
     except argparse.ArgumentError as error:
         origins = {name: str(file) for name, (_, file) in from_files.items() if name not in given}
         raise ValueError(_explain(str(error), origins)) from None
-    return settings(**{field.name: values[field.name] for field in dataclasses.fields(settings)})  # pyright: ignore[reportArgumentType]
-
-
-def run_script(main: Callable[[T], object], settings: type[T]) -> None:
-    """Call `main` with the settings of the command line; a user error becomes one line and exit code 2."""
-    try:
-        main(parse(settings))
-    except ValueError as error:
-        print(f"{Path(sys.argv[0]).name}: error: {error}", file=sys.stderr)
-        sys.exit(2)
+    return _plain_numbers(settings(**{field.name: values[field.name] for field in dataclasses.fields(settings)}))  # pyright: ignore[reportArgumentType]
 
 
 def to_yaml(settings: Any) -> str:
@@ -76,11 +87,25 @@ def to_yaml(settings: Any) -> str:
     return yaml.safe_dump(_plain(dataclasses.asdict(settings)), sort_keys=False, allow_unicode=True)
 
 
+def _plain_numbers(value: Any) -> Any:
+    """jsonargparse gives numbers in a range types of their own, which a YAML or JSON writer may not know."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        names = [field.name for field in dataclasses.fields(value)]
+        return dataclasses.replace(value, **{name: _plain_numbers(getattr(value, name)) for name in names})
+    for number in (int, float):
+        if isinstance(value, number) and not isinstance(value, bool):
+            return number(value)
+    return value
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
+    for plain in (float, int):  # jsonargparse's restricted numbers are subclasses, which YAML does not know
+        if isinstance(value, plain) and not isinstance(value, bool):
+            return plain(value)
     return str(value) if isinstance(value, Path) else value
 
 
@@ -139,20 +164,25 @@ def _flat(settings: type, content: dict[str, Any], path: Path, above: tuple[str,
 
 
 def _check_name(settings: type, names: list[str], *, where: str, prefix: str = "") -> type | None:
-    """The dataclass of the section that a dotted name stands for, None where it is a value."""
+    """The dataclass of the section that a dotted name stands for, None where it is a value.
+
+    Args:
+        prefix: of the whole name, where it is an option of the command line; empty in a file.
+    """
     section: type | None = settings
     for depth, name in enumerate(names):
         known = get_type_hints(section) if section else {}
         if name not in known:
             above = ".".join(names[:depth])
             if prefix:
-                what, choices = f"{prefix}{'.'.join(names)}", [f"{prefix}{above}{'.' if above else ''}{key}" for key in known]
+                what, choices = prefix + ".".join(names), [prefix + ".".join([*names[:depth], key]) for key in known]
                 message = f"{where}: unknown option {what!r}"
             else:
                 what, choices = name, list(known)
                 message = f"{where}: {above + ': ' if above else ''}unknown key {name!r}"
             near = difflib.get_close_matches(what, choices, n=1)
-            raise ValueError(message + (f"; did you mean {near[0]!r}?" if near else f"; choose from {', '.join(choices)}"))
+            hint = f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(choices)}"
+            raise ValueError(f"{message}; {hint}")
         section = known[name] if dataclasses.is_dataclass(known[name]) else None
     return section
 
@@ -166,6 +196,8 @@ def _explain(message: str, origins: dict[str, str]) -> str:
         name, what = match[1], re.sub(r"<class '([^']+)'>", r"\1", match[2])
         if union := re.search(r"Subtypes: \[(.*?)\]\n.*Given value: (.*)", what, re.DOTALL):
             what = f"expected one of {union[1]}, got {union[2].strip()!r}"
+        elif ranged := re.search(r"Not of type (\w+): (?:.*'(.*)'|(\S+) does not conform)", what):
+            what = f"expected {_RANGES.get(ranged[1], ranged[1])}, got {ranged[2] or ranged[3]!r}"
         elif simple := re.search(r"Expected an? (.*)\. Got value: (.*)", what, re.DOTALL):
             expected = re.sub(r"^typing\.Literal\[(.*)\]$", r"one of \1", simple[1])
             what = f"expected {expected}, got {simple[2]!r}"

@@ -37,7 +37,7 @@ def replaced_whole(target: Path) -> Iterator[Path]:
 
 @contextmanager
 def written_whole(target: Path) -> Iterator[Path]:
-    """Give a temporary path with the suffix of `target`; the file written there becomes `target` when the block ends well.
+    """Give a temporary path with the suffix of `target`; what is written there becomes it when the block ends well.
 
     The folder of `target` must exist.
     """
@@ -55,7 +55,7 @@ def _beside(target: Path, role: str) -> Path:
 
 
 def _remove_abandoned(target: Path) -> None:
-    """Clear away what earlier processes, dead now, left beside `target`; an old version without a new one comes back."""
+    """Clear away what processes that died left beside `target`; an old version without a new one comes back."""
     for role in ("old", "part"):
         before, after = f".{target.stem}.", f".{role}{target.suffix}"
         for path in target.parent.glob(f"{glob.escape(before)}*{glob.escape(after)}"):

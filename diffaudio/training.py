@@ -17,18 +17,27 @@ import hashlib
 import json
 import math
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
+from matplotlib.figure import Figure
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from diffaudio.config import to_yaml
+from diffaudio.corpus.dataset import LatentDataset
 from diffaudio.files import replaced_whole, written_whole
+from diffaudio.models.autoencoders import Autoencoder
+from diffaudio.models.clip import Clip
 
 __all__ = [
     "RunLog",
     "average_decay",
+    "begin_run",
+    "check_encoders",
     "latest_state",
     "learning_rate",
     "load_state",
@@ -37,6 +46,61 @@ __all__ = [
     "seeded_generator",
     "update_average",
 ]
+
+
+def begin_run(folder: Path, settings: Any, *, free: Collection[str]) -> None:
+    """Make the run folder and keep the settings there.
+
+    Args:
+        settings: dataclass instance.
+        free: dotted names of settings, or of whole sections, that may change while a run goes on.
+
+    Raises:
+        ValueError: the run was begun with other settings, which would make it another one.
+    """
+    path, now = folder / "config.yaml", to_yaml(settings)
+    if latest_state(folder / "state") and path.is_file():
+        before = _dotted(yaml.safe_load(path.read_text(encoding="utf-8")))
+        for name, value in _dotted(yaml.safe_load(now)).items():
+            if name in free or name.split(".")[0] in free or before.get(name) == value:
+                continue
+            raise ValueError(
+                f"{folder}: the run was begun with {name} {before.get(name)}, not {value}; "
+                "go on with that, or choose another --out"
+            )
+    folder.mkdir(parents=True, exist_ok=True)
+    with written_whole(path) as temporary:
+        temporary.write_text(now, encoding="utf-8")
+
+
+def _dotted(content: dict[str, Any], above: str = "") -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for name, value in content.items():
+        values |= _dotted(value, f"{above}{name}.") if isinstance(value, dict) else {above + name: value}
+    return values
+
+
+def check_encoders(folder: Path, dataset: LatentDataset, autoencoder: Autoencoder, clip: Clip) -> None:
+    """See that a corpus was encoded by the models that go into the checkpoint.
+
+    Args:
+        folder: of the corpus, for the message.
+
+    Raises:
+        ValueError: it was not.
+    """
+    made, wanted = dataset.autoencoder, autoencoder
+    if made["name"] != wanted.name:
+        raise ValueError(
+            f"{folder}: latents were made by autoencoder '{made['name']}' ({made['latent_rate']:g} Hz, "
+            f"{made['latent_channels']} channels), the checkpoint wants '{wanted.name}' ({wanted.latent_rate:g} Hz, "
+            f"{wanted.latent_channels} channels); encode the corpus again with that one as --autoencoder"
+        )
+    if dataset.clip["name"] != clip.name:
+        raise ValueError(
+            f"{folder}: embeddings were made by CLIP '{dataset.clip['name']}', the checkpoint wants '{clip.name}'; "
+            "encode the corpus again with that one as --clip"
+        )
 
 
 def seeded_generator(seed: int, *position: int) -> torch.Generator:
@@ -174,6 +238,11 @@ class RunLog:
         self._lines.flush()
         for name, value in values.items():
             self.board.add_scalar(name, value, step)
+
+    def sound(self, step: int, name: str, waveform: Tensor, sample_rate: int, picture: Figure) -> None:
+        """A sound [channels, samples] and its spectrogram in TensorBoard."""
+        self.board.add_audio(name, waveform.mean(dim=0), step, sample_rate=sample_rate)
+        self.board.add_figure(name, picture, step)
 
     def close(self) -> None:
         self._lines.close()
