@@ -20,8 +20,6 @@ from diffaudio import __version__
 
 __all__ = ["Parser", "add_settings", "between", "main", "report_errors", "slug"]
 
-BATCH_SIZE = 8
-
 
 class Parser(argparse.ArgumentParser):
     """argparse, with errors as ValueError, so that they are told like all others."""
@@ -49,7 +47,7 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model", metavar="FOLDER|ID", help="model folder or hub id (default: the one that comes along)"
     )
-    parser.add_argument("--steps", type=between(int, 1), default=25, help="sampling steps (default: %(default)s)")
+    parser.add_argument("--steps", type=between(int, 1, 1000), default=25, help="sampling steps (default: %(default)s)")
     parser.add_argument(
         "--guidance-scale",
         type=between(float, 0, 100),
@@ -65,6 +63,7 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help="1 to 30 (default: %(default)s)",
     )
+    parser.add_argument("--batch-size", type=between(int, 1), default=8, help="sounds at a time (default: %(default)s)")
     parser.add_argument("--plot", action="store_true", help="draw each sound's spectrogram beside it (.png)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: %(default)s)")
     parser.add_argument(
@@ -87,6 +86,11 @@ def report_errors(run: Callable[[], None]) -> int:
         run()
     except (ValueError, OSError) as error:
         print(f"diffaudio: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":  # torch's, which is not imported here
+            raise
+        print("diffaudio: error: the GPU's memory is too small; lower --batch-size or --duration", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("diffaudio: stopped", file=sys.stderr)
@@ -155,13 +159,13 @@ def _generate(arguments: list[str]) -> None:
     items = [Item(prompt, (seed + index) % 2**63, path) for index, (prompt, path) in numbered]
     settings = Settings(given.steps, given.guidance_scale, given.sampler, given.duration, given.negative_prompt)
     pipe = load_pipeline(given.model, device, dtype)
-    with progress_callback(-(-len(items) // BATCH_SIZE)) as on_step:
-        for item in render(pipe, items, settings, batch_size=BATCH_SIZE, plot=given.plot, on_step=on_step):
+    with progress_callback(-(-len(items) // given.batch_size)) as on_step:
+        for item in render(pipe, items, settings, batch_size=given.batch_size, plot=given.plot, on_step=on_step):
             print(f"{item.path} ({given.duration:g} s, seed {item.seed})")
 
 
 def _paths(prompts: list[str], output: Path) -> list[Path]:
-    """Where each sound goes. Names that come up more than once are numbered.
+    """Where each sound goes. Names that come up more than once are numbered, after a sign that no slug holds.
 
     Raises:
         ValueError: the folder is not there or cannot be written to, or the file is neither .wav nor .flac.
@@ -180,13 +184,13 @@ def _paths(prompts: list[str], output: Path) -> list[Path]:
     total, seen, paths = Counter(names), Counter[str](), []
     for name in names:
         seen[name] += 1
-        paths.append(folder / (f"{name}-{seen[name]}{suffix}" if total[name] > 1 else f"{name}{suffix}"))
+        paths.append(folder / (f"{name}_{seen[name]}{suffix}" if total[name] > 1 else f"{name}{suffix}"))
     return paths
 
 
 def slug(prompt: str) -> str:
     """A file name without suffix out of a prompt: its letters and digits, of any script, joined by hyphens."""
-    return re.sub(r"[\W_]+", "-", prompt.lower()).strip("-")[:60].strip("-") or "sound"
+    return re.sub(r"[\W_]+", "-", prompt.lower()).strip("-")[:50].strip("-") or "sound"
 
 
 def _prepare(arguments: list[str]) -> None:

@@ -90,7 +90,7 @@ def load_parts(folder: Path, dtype: torch.dtype) -> dict[str, Any]:
     for part, files in _FILES.items():
         for file in files:
             if not (folder / part / file).is_file():
-                raise ValueError(f"{folder}: the model is not complete, {part}/{file} is missing")
+                raise ValueError(f"{folder / part}: the model is not complete, {file} is missing")
     loaders = {
         "unet": lambda path: _load_unet(path, dtype),
         "scheduler": _load_scheduler,
@@ -104,7 +104,8 @@ def load_parts(folder: Path, dtype: torch.dtype) -> dict[str, Any]:
             parts[part] = load(folder / part)
         except (OSError, RuntimeError, LookupError, TypeError, ValueError, SafetensorError) as error:
             reason = " ".join(str(error).split())
-            raise ValueError(f"{folder / part}: cannot be loaded: {reason}") from error
+            place = "" if reason.startswith(f"{folder / part}") else f"{folder / part}: cannot be loaded: "
+            raise ValueError(f"{place}{reason}") from error
     return parts
 
 

@@ -287,7 +287,7 @@ class DiffAudioPipeline:
         num_samples = round(duration_s * self.autoencoder.sample_rate)
         audios = self.autoencoder.decode(latents.float(), num_samples=num_samples)
         loudest = audios.abs().amax(dim=(1, 2), keepdim=True)
-        return audios * (PEAK / loudest.clamp(min=PEAK))
+        return audios * (PEAK / loudest).clamp(max=1)
 
 
 def _check_numbers(steps: int, guidance_scale: float, duration_s: float, waveforms: int, output_type: str) -> None:

@@ -32,7 +32,7 @@ def read_prompts(file: Path, folder: Path, seed: int) -> list[Item]:
     if not file.is_file():
         raise ValueError(f"{file}: there is no such prompt list")
     items, stems = [], dict[str, int]()
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(file.read_text(encoding="utf-8-sig").splitlines(), start=1):
         if not line.strip():
             continue
         prompt, _, name = (part.strip() for part in line.partition("|"))
@@ -80,7 +80,6 @@ def main() -> None:
     parser.add_argument("--prompts", type=Path, required=True, help="a text file, a line `prompt` or `prompt|name`")
     parser.add_argument("--out", type=Path, required=True, help="folder for the sounds, made where it is missing")
     parser.add_argument("--seed", type=between(int, 0, 2**63 - 1), default=0, help="of the run (default: %(default)s)")
-    parser.add_argument("--batch-size", type=between(int, 1), default=8, help="sounds at a time (default: %(default)s)")
     add_settings(parser)
     given = parser.parse_args()
     settings = Settings(given.steps, given.guidance_scale, given.sampler, given.duration, given.negative_prompt)

@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-import tomllib
 from pathlib import Path
 
 import pytest
@@ -81,24 +80,24 @@ def test_an_unset_seed_is_drawn_and_printed_and_makes_the_sound_again(generate):
 
 def test_takes_have_seeds_that_follow_each_other(generate):
     _, printed, _ = generate("rain", "-o", "rain.wav", "--seed", "7", "--takes", "2")
-    assert printed == "rain-1.wav (1 s, seed 7)\nrain-2.wav (1 s, seed 8)\n"
+    assert printed == "rain_1.wav (1 s, seed 7)\nrain_2.wav (1 s, seed 8)\n"
     generate("rain", "-o", "single.wav", "--seed", "8")
-    second, single = (torch.from_numpy(soundfile.read(f)[0]) for f in ("rain-2.wav", "single.wav"))
+    second, single = (torch.from_numpy(soundfile.read(f)[0]) for f in ("rain_2.wav", "single.wav"))
     assert torch.allclose(second, single, atol=1e-4)
 
 
 def test_several_prompts_make_files_named_after_them_in_a_folder(generate):
     Path("sounds").mkdir()
-    code, _, _ = generate("A dog, barking!", "rain", "rain", "-o", "sounds")
+    code, _, _ = generate("A dog, barking!", "rain", "rain", "rain 1", "-o", "sounds")
     assert code == 0
     wavs = [name for name in names("sounds") if name.endswith(".wav")]
-    assert wavs == ["a-dog-barking.wav", "rain-1.wav", "rain-2.wav"]
-    assert len(names("sounds")) == 6
+    assert wavs == ["a-dog-barking.wav", "rain-1.wav", "rain_1.wav", "rain_2.wav"]
+    assert len(names("sounds")) == 8
 
 
 @pytest.mark.parametrize(
     ("prompt", "name"),
-    [("Ein Bär im Wald", "ein-bär-im-wald"), ("?!", "sound"), ("a/../b", "a-b"), ("x" * 80, "x" * 60)],
+    [("Ein Bär im Wald", "ein-bär-im-wald"), ("?!", "sound"), ("a/../b", "a-b"), ("x" * 80, "x" * 50)],
 )
 def test_a_prompt_becomes_a_file_name(prompt, name):
     assert slug(prompt) == name
@@ -115,7 +114,7 @@ def test_flac_and_a_spectrogram_are_written_where_asked_for(generate):
     ("arguments", "message"),
     [
         (["rain", "--sampler", "dpm2"], "sampler 'dpm2' is unknown; choose from ddim, dpm++2m"),
-        (["rain", "--steps", "0"], "argument --steps: 0 is out of range; choose 1 or more"),
+        (["rain", "--steps", "0"], "argument --steps: 0 is out of range; choose 1 to 1000"),
         (["rain", "--steps", "2.5"], "argument --steps: invalid whole number value: '2.5'"),
         (["rain", "--duration", "0.5"], "argument --duration: 0.5 is out of range; choose 1 to 30"),
         (["rain", "--duration", "31"], "argument --duration: 31 is out of range; choose 1 to 30"),
@@ -163,7 +162,7 @@ def test_cuda_is_refused_where_there_is_none(generate):
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [
-        ("unet/config.json", None, "the model is not complete, unet/config.json is missing"),
+        ("unet/config.json", None, "broken/unet: the model is not complete, config.json is missing"),
         ("model_index.json", {"_class_name": "DiffAudioPipeline", "_diffaudio_version": 99}, "format version 99; this"),
     ],
 )
@@ -194,6 +193,15 @@ def test_a_full_disk_leaves_no_file_of_the_sound_behind(generate, monkeypatch):
     assert names() == []
 
 
+def test_too_little_gpu_memory_is_no_traceback(generate, monkeypatch):
+    def exhaust(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(rendering, "render", exhaust)
+    told = "diffaudio: error: the GPU's memory is too small; lower --batch-size or --duration\n"
+    assert generate("rain") == (2, "", told)
+
+
 def test_being_stopped_is_no_traceback(generate, monkeypatch):
     def stop(*_, **__):
         raise KeyboardInterrupt
@@ -215,8 +223,6 @@ def test_the_version_is_that_of_the_package(capsys):
         main(["--version"])
     assert exit.value.code == 0
     assert capsys.readouterr().out == f"diffaudio {__version__}\n"
-    project = Path(__file__).resolve().parent.parent / "pyproject.toml"
-    assert tomllib.loads(project.read_text())["project"]["version"] == __version__
 
 
 @pytest.mark.parametrize("arguments", [["genrate", "rain"], []])

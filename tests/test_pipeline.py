@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -48,7 +49,7 @@ def test_a_text_becomes_a_sound_of_the_length_asked_for(pipe):
     audios = pipe("a dog barking", **QUICK).audios
     assert audios.shape == (1, 1, SAMPLES)
     assert audios.dtype == torch.float32
-    assert 0 < audios.abs().max() <= 0.99
+    assert 0 < audios.abs().max() < 0.9901
 
 
 def test_the_seed_decides_the_sound(pipe):
@@ -233,11 +234,13 @@ def test_only_the_unet_takes_another_dtype(folder, pipe):
 FILES = [f"{part}/{file}" for part, files in model_folder._FILES.items() for file in files]
 
 
-@pytest.mark.parametrize("file", ["model_index.json", *FILES, "clip/tokenizer.json", "clip/config.json"])
+@pytest.mark.parametrize(
+    "file", ["model_index.json", *FILES, "clip/tokenizer.json", "clip/config.json", "clip/tokenizer_config.json"]
+)
 def test_a_missing_file_is_named(folder, tmp_path, file):
     shutil.copytree(folder, tmp_path / "model")
     (tmp_path / "model" / file).unlink()
-    with pytest.raises(ValueError, match=rf"model: .*{file} is missing"):
+    with pytest.raises(ValueError, match=rf"model\b.*[/ ]{Path(file).name} is missing"):
         DiffAudioPipeline.from_pretrained(tmp_path / "model")
 
 

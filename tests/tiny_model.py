@@ -80,6 +80,8 @@ def tiny_parts(clip_folder: Path, *, objective: str = "flow", threshold: float |
             SAMPLE_RATE, n_fft=256, hop_length=80, num_mels=16, patch_steps=4, latent_channels=LATENT_CHANNELS,
             phase_iterations=1,
         )  # fmt: skip
+        torch.nn.init.constant_(autoencoder.mean, -5.0)  # a level that is far from full scale
+        torch.nn.init.constant_(autoencoder.scale, 0.5)
         heard = torch.nn.functional.normalize(torch.randn(10, EMBEDDING_DIM), dim=-1)
     bridge = fit_bridge("retrieval", heard, familiarity_threshold=threshold)
     assert isinstance(bridge, RetrievalBridge)

@@ -61,11 +61,11 @@ class Clip(nn.Module):
         folder = Path(model)
         if not folder.is_dir():
             return cls._from_open_clip(str(model), tag, device)
-        for file in ("open_clip_config.json", "open_clip_model.safetensors"):
-            if not (folder / file).is_file():
-                raise ValueError(f"{folder}: not a CLIP folder, {file} is missing")
+        _require(folder, "open_clip_config.json", "open_clip_model.safetensors")
         config = json.loads((folder / "open_clip_config.json").read_text(encoding="utf-8"))
         text_config = dict(config["model_cfg"]["text_cfg"])
+        if "hf_tokenizer_name" in text_config:  # without its file, transformers makes one that knows no word
+            _require(folder, "config.json", "tokenizer.json", "tokenizer_config.json")
         if "hf_model_name" in text_config:  # open_clip resolves it against the hub, or an absolute path
             text_config |= {"hf_model_name": str(folder.resolve()), "hf_model_pretrained": False}
         source = f"local-dir:{folder}"
@@ -146,6 +146,12 @@ class Clip(nn.Module):
         """Whether `encode_text` would have to cut `text` off."""
         wider = self.tokenizer([text], context_length=self.context_length + 1)[0]
         return bool(wider[-1] != 0)
+
+
+def _require(folder: Path, *files: str) -> None:
+    for file in files:
+        if not (folder / file).is_file():
+            raise ValueError(f"{folder}: not a complete CLIP folder, {file} is missing")
 
 
 def prune_vocabulary(source: Path, target: Path, *, texts: Sequence[Path], size: int) -> None:
