@@ -7,7 +7,7 @@
 
 diffusers' HeunDiscreteScheduler works in sigma / alpha (Karras et al. 2022, arXiv:2206.00364, alg. 1),
 which is infinite where a schedule begins with pure noise: with the cosine schedule it then needs more
-than 40 steps to do better than Euler's method.
+than 40 steps to do better than Euler's method does in as many passes.
 """
 
 import inspect
