@@ -4,8 +4,8 @@
 
 The text tower is a Hugging Face sentence encoder, kept as it is but for the words of its vocabulary that
 are dropped, so that the model understands what the encoder understands, and not only the captions seen here
-(locked-image tuning the other way round; Zhai et al. 2022, arXiv:2111.07991). A batch holds no caption
-twice: the loss would otherwise push pictures of the same thing apart.
+(locked-image tuning the other way round; Zhai et al. 2022, arXiv:2111.07991). No two pictures of a batch
+share a caption: the loss would otherwise push a chihuahua away from "a dog barking".
 """
 
 import io
@@ -58,6 +58,7 @@ class Config:
         image_model: a timm model, trained from random weights.
         image_size: pixels a side.
         templates: sentences that a caption is put into, one drawn at random a picture.
+        start_from: a CLIP folder made by this script, to go on from instead of a random image tower.
         sounding_weight: how much more often pictures with several captions are drawn; in the image set those are
             the ones whose captions also say what is heard.
         min_crop: smallest part of a picture's area that a training crop shows.
@@ -71,6 +72,7 @@ class Config:
     image_model: str = "regnety_002"
     image_size: int = 64
     templates: tuple[str, ...] = ("{}", "a photo of {}", "the sound of {}", "a recording of {}", "{} can be heard")
+    start_from: Path | None = None
     sounding_weight: float = 20.0
     steps: int = 1800
     batch_size: int = 128
@@ -99,18 +101,20 @@ def load_pictures(folder: Path, size: int) -> tuple[Tensor, list[tuple[str, ...]
 def draw_batch(
     groups: list[tuple[tuple[str, ...], list[int]]], size: int, sounding_weight: float, generator: torch.Generator
 ) -> tuple[list[int], list[str]]:
-    """Pictures of `size` different captions; a caption with n pictures is drawn in proportion to sqrt(n)."""
+    """Pictures of which no two could bear the same caption; those with n alike are drawn in proportion to sqrt(n)."""
     weights = torch.tensor(
         [len(members) ** 0.5 * (sounding_weight if len(names) > 1 else 1.0) for names, members in groups]
     )
-    order = torch.multinomial(weights, min(len(groups), 2 * size), generator=generator)
-    pictures, captions = [], []
+    order = torch.multinomial(weights, min(len(groups), 3 * size), generator=generator)
+    pictures: list[int] = []
+    captions: list[str] = []
+    taken: set[str] = set()
     for group in order.tolist():
-        choices, members = groups[group]
-        caption = choices[int(torch.randint(len(choices), (), generator=generator))]
-        if caption not in captions:
+        names, members = groups[group]
+        if taken.isdisjoint(names):
+            taken.update(names)
             pictures.append(members[int(torch.randint(len(members), (), generator=generator))])
-            captions.append(caption)
+            captions.append(names[int(torch.randint(len(names), (), generator=generator))])
         if len(pictures) == size:
             break
     return pictures, captions
@@ -225,7 +229,10 @@ def main(config: Config) -> None:
     if accelerator.is_main_process and not initial.is_dir():
         torch.manual_seed(config.seed)
         with replaced_whole(initial) as folder:
-            initial_folder(config, folder)
+            if config.start_from:
+                shutil.copytree(config.start_from, folder, dirs_exist_ok=True)
+            else:
+                initial_folder(config, folder)
     accelerator.wait_for_everyone()
     clip = Clip.from_pretrained(initial)
     pictures, captions = load_pictures(config.images, config.image_size * 5 // 4)
