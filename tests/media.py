@@ -5,6 +5,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+from av.stream import Disposition
 from PIL import Image
 
 FRAME_RATE = 4
@@ -51,6 +52,9 @@ def write_media(
     gap: tuple[float, float] | None = None,
     rotation: int = 0,
     sound_codec: str | None = None,
+    picture_codec: str | None = None,
+    pixel_aspect: Fraction | None = None,
+    cover: bool = False,
 ) -> Path:
     """Write a file with the codecs of its suffix.
 
@@ -60,25 +64,33 @@ def write_media(
         begin_s: time stamp that everything begins with.
         sound_start_s: when the sound begins, counted from there.
         gap: from this second of the sound on, everything comes so many seconds later.
-        sound_codec: instead of the one in `CODECS`.
         rotation: that a player has to turn the pictures by, counterclockwise.
+        sound_codec: instead of the one in `CODECS`.
+        picture_codec: likewise.
+        pixel_aspect: how much wider than high a pixel is to be shown.
+        cover: whether the picture is cover art.
     """
-    picture_codec, usual_codec, rate = CODECS[path.suffix]
+    usual_picture_codec, usual_sound_codec, rate = CODECS[path.suffix]
     with av.open(str(path), "w") as container:
         video = audio = None
         if pictures:
+            picture_codec = picture_codec or usual_picture_codec
             video = container.add_stream(picture_codec, rate=FRAME_RATE)
             video.width, video.height = pictures[0].size
-            video.pix_fmt = "yuv420p"
+            video.pix_fmt = "yuvj420p" if picture_codec == "mjpeg" else "yuv420p"
             video.codec_context.gop_size = 8
             video.bit_rate = 2_000_000
             if picture_codec == "libx264":
                 video.options = {"threads": "1", "preset": "ultrafast", "crf": "10"}
+            if cover:
+                video.disposition = Disposition.attached_pic
+            if pixel_aspect:
+                video.codec_context.sample_aspect_ratio = pixel_aspect
             if rotation:
                 video.set_display_rotation(rotation)
         if sound is not None:
             layout = {1: "mono", 2: "stereo", 6: "5.1"}[len(sound)]
-            audio = container.add_stream(sound_codec or usual_codec, rate=rate, layout=layout)
+            audio = container.add_stream(sound_codec or usual_sound_codec, rate=rate, layout=layout)
         if video:
             for index, picture in enumerate(pictures or []):
                 frame = av.VideoFrame.from_image(picture)

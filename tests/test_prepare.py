@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -203,7 +204,7 @@ def test_a_killed_run_keeps_its_finished_parts_and_the_next_one_ends_the_same(vi
 
 def test_other_settings_are_refused_for_a_corpus_that_was_begun(videos, corpus):
     with pytest.raises(ValueError, match=r"prepared with other settings \(clip_s was 2.0, now 3.0\); use the same"):
-        run(videos, corpus, PrepareSettings(**(vars(SMALL) | {"clip_s": 3.0})))
+        run(videos, corpus, replace(SMALL, clip_s=3.0))
 
 
 def test_folders_that_hold_something_else_are_refused(videos, tmp_path):
@@ -256,7 +257,7 @@ def test_a_clip_ends_with_its_sound_and_needs_its_picture(tmp_path):
 
 
 def test_clips_overlap_where_the_hop_is_shorter(videos, tmp_path):
-    settings = PrepareSettings(**(vars(SMALL) | {"hop_s": 1.0}))
+    settings = replace(SMALL, hop_s=1.0)
     run(videos / "below", tmp_path / "out", settings)
     assert [row["start_s"] for row in rows_of(tmp_path / "out")] == [0, 1, 2, 3, 4]
 
@@ -274,7 +275,7 @@ def test_sound_beyond_full_scale_is_made_softer_and_not_cut_off(tmp_path):
     sound = noise(1, 44100, gain=0.02)
     sound[:, 20000:23000] = tone(3000 / 44100, 44100, frequency=1000, gain=1.4)
     path = write_media(tmp_path / "a.mov", sound=sound, pictures=numbered_pictures(1), sound_codec="pcm_f32le")
-    run(path, tmp_path / "out", PrepareSettings(**(vars(SMALL) | {"sample_rate": 44100})))
+    run(path, tmp_path / "out", replace(SMALL, sample_rate=44100))
     (row,) = rows_of(tmp_path / "out")
     waveform, _ = decode_flac(row["audio"])
     assert 0.99 < waveform.abs().max() <= 1

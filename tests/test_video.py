@@ -1,3 +1,5 @@
+from fractions import Fraction
+
 import av
 import numpy as np
 import pytest
@@ -145,6 +147,19 @@ def test_pictures_are_upright(tmp_path, rotation, bright_side):
         "right": pixels[:, width // 2 :],
     }
     assert max(halves, key=lambda side: halves[side].mean()) == bright_side
+
+
+def test_pixels_that_are_not_square_are_made_so(tmp_path):
+    path = write_media(tmp_path / "a.mp4", pictures=numbered_pictures(1), pixel_aspect=Fraction(2, 1))
+    ((_, picture),) = read_frames(path, [0.0])
+    assert picture.size == (128, 48)
+
+
+def test_cover_art_is_no_picture_track(tmp_path):
+    art = {"pictures": numbered_pictures(0.25), "picture_codec": "mjpeg", "cover": True}
+    path = write_media(tmp_path / "a.mp4", sound=tone(1, 44100), **art)
+    info = probe(path)
+    assert info.has_audio and not info.has_video
 
 
 def test_damaged_sound_is_silent_where_it_does_not_decode(tmp_path):
