@@ -146,7 +146,8 @@ def save_parts(folder: Path, parts: dict[str, Any], *, dtype: torch.dtype | None
         for name, part in parts.items():
             index[name] = [type(part).__module__.split(".")[0], type(part).__name__]
             if dtype is not None and name in ("unet", "clip"):
-                part = nn.Module.to(copy.deepcopy(part), dtype=dtype)  # diffusers' own `to` warns of nothing
+                part = copy.deepcopy(part)
+                nn.Module.to(part, dtype=dtype)  # diffusers' own `to` warns of nothing
             part.save_pretrained(temporary / name)
         (temporary / "model_index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
@@ -169,7 +170,8 @@ def _check_index(folder: Path) -> None:
 
 
 def _load_unet(folder: Path, dtype: torch.dtype) -> UNet1D:
-    unet, info = UNet1D.from_pretrained(folder, torch_dtype=dtype, output_loading_info=True)
+    loaded: Any = UNet1D.from_pretrained(folder, torch_dtype=dtype, output_loading_info=True)
+    unet, info = loaded
     wrong = [*info["missing_keys"], *info["unexpected_keys"]]
     if wrong:
         raise ValueError(f"{len(wrong)} weights do not fit config.json, such as {wrong[0]}")

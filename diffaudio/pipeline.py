@@ -62,9 +62,9 @@ class DiffAudioPipeline:
 
     def __init__(self, *, unet: UNet1D, scheduler: Any, autoencoder: Autoencoder, clip: Clip, bridge: Bridge) -> None:
         for part, size, other, fitting in (
-            ("autoencoder", autoencoder.latent_channels, "in_channels", unet.config.in_channels),
-            ("clip", clip.embedding_dim, "embedding_dim", unet.config.embedding_dim),
-            ("bridge", bridge.config.embedding_dim, "embedding_dim", unet.config.embedding_dim),
+            ("autoencoder", autoencoder.latent_channels, "in_channels", unet.config["in_channels"]),
+            ("clip", clip.embedding_dim, "embedding_dim", unet.config["embedding_dim"]),
+            ("bridge", bridge.config["embedding_dim"], "embedding_dim", unet.config["embedding_dim"]),
         ):
             if size != fitting:
                 raise ValueError(f"{part} gives {size} values where the unet's {other} is {fitting}; they do not fit")
@@ -117,7 +117,7 @@ class DiffAudioPipeline:
         """Move all parts to a device, and the U-Net to a dtype."""
         torch.nn.Module.to(self.unet, device=device, dtype=dtype)  # diffusers' own warns of layers it does not have
         for part in (self.autoencoder, self.clip, self.bridge):
-            part.to(device=device)
+            torch.nn.Module.to(part, device=device)
         return self
 
     @torch.no_grad()
@@ -172,7 +172,7 @@ class DiffAudioPipeline:
         callback_on_step_end: Callable[["DiffAudioPipeline", int, Any, dict[str, Tensor]], Any] | None = None,
         output_type: str = "pt",
         return_dict: bool = True,
-    ) -> AudioPipelineOutput | tuple[Any]:
+    ) -> Any:
         """Generate sounds from texts, pictures, a video or embeddings: one of the four.
 
         Args:
@@ -262,7 +262,7 @@ class DiffAudioPipeline:
         if embeds is not None:
             negative = self._embeddings("negative_prompt_embeds", embeds)
         else:
-            negative = self.encode_prompt([text] if isinstance(text, str) else list(text))
+            negative = self.encode_prompt([text] if isinstance(text, str) else list(text or []))
         if len(negative) not in (1, count):
             raise ValueError(f"{len(negative)} negative prompts for {count} prompts; give one for all or one a prompt")
         return negative.expand(count, -1)

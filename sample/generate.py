@@ -14,6 +14,7 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
+import torch
 from accelerate import PartialState
 from tqdm import tqdm
 
@@ -88,7 +89,7 @@ def main() -> None:
     state = PartialState()
     if state.num_processes > 1 and given.device not in ("auto", "cpu"):
         raise ValueError(f"device '{given.device}' is one for {state.num_processes} processes; leave --device at auto")
-    device = state.device if given.device == "auto" else choose_device(given.device)
+    device = torch.device(state.device or "cpu") if given.device == "auto" else choose_device(given.device)
     dtype = choose_dtype(given.dtype, device)
     mine = items[state.process_index :: state.num_processes]
     missing = [item for item in mine if not is_made(item, settings, given.model)]

@@ -44,7 +44,7 @@ class Clip(nn.Module):
         super().__init__()
         self.model = model
         self.tokenizer = tokenizer
-        self.transform = image_transform_v2(PreprocessCfg(**model.visual.preprocess_cfg), is_train=False)
+        self.transform: Any = image_transform_v2(PreprocessCfg(**model.visual.preprocess_cfg), is_train=False)
         self.name = name
         self.embedding_dim = embedding_dim
         self.context_length: int = tokenizer.context_length
@@ -86,11 +86,11 @@ class Clip(nn.Module):
                 f"CLIP '{model}' is neither a folder, nor an 'hf-hub:' id, nor a model of open_clip's "
                 "(such as ViT-B-32 with tag openai; open_clip.list_models() names them)"
             )
-        model_config = open_clip.get_model_config(model)
+        model_config = open_clip.get_model_config(model) or {}
         # OpenAI's weights, under any model name, were trained with another activation than open_clip's own
-        if open_clip.get_pretrained_cfg(model, tag or "").get("quick_gelu"):
+        if (open_clip.get_pretrained_cfg(model, tag or "") or {}).get("quick_gelu"):
             model_config["quick_gelu"] = True
-        network = open_clip.create_model(
+        network: Any = open_clip.create_model(
             model,
             pretrained=tag,
             device=device,
