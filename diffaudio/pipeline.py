@@ -9,24 +9,22 @@ list is given, so a sound depends neither on the device nor on what else is in t
 
 import copy
 import logging
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers.utils import BaseOutput
-from PIL import Image
 from torch import Tensor
 
 from diffaudio.diffusion.samplers import draw_noise, make_sampler, sample
+from diffaudio.inputs import Picture, Video, check_numbers, one_generator_each, read_picture, read_video
 from diffaudio.model_folder import bundled_model, find_model, load_parts, save_parts
 from diffaudio.models.autoencoders import Autoencoder
 from diffaudio.models.bridge import Bridge
 from diffaudio.models.clip import Clip
 from diffaudio.models.unet import UNet1D
-from diffaudio.video import probe, read_frames
 
 __all__ = ["DiffAudioPipeline", "bundled_model"]
 
@@ -44,11 +42,7 @@ class AudioPipelineOutput(BaseOutput):
     audios: Any
 
 
-Picture = Image.Image | str | Path
-Video = Sequence[Image.Image] | str | Path
-
 PEAK = 0.99
-VIDEO_FRAMES = 8
 
 
 class DiffAudioPipeline:
@@ -197,13 +191,13 @@ class DiffAudioPipeline:
         Raises:
             ValueError: an argument out of range, of another shape, or without effect.
         """
-        _check_numbers(num_inference_steps, guidance_scale, audio_length_in_s, num_waveforms_per_prompt, output_type)
+        check_numbers(num_inference_steps, guidance_scale, audio_length_in_s, num_waveforms_per_prompt, output_type)
         embedding = self._conditions(prompt, image, video, prompt_embeds)
         negative = self._negative(negative_prompt, negative_prompt_embeds, guidance_scale, len(embedding))
         embedding = embedding.repeat_interleave(num_waveforms_per_prompt, dim=0)
         if negative is not None:
             negative = negative.repeat_interleave(num_waveforms_per_prompt, dim=0)
-        generators = _generators(generator, len(embedding))
+        generators = one_generator_each(generator, len(embedding))
         scheduler = copy.deepcopy(self.scheduler) if sampler is None else make_sampler(sampler, self.scheduler.config)
 
         def on_step(step: int, timestep: Tensor, latents: Tensor) -> None:
@@ -240,9 +234,9 @@ class DiffAudioPipeline:
         if prompt_embeds is not None:
             return self._embeddings("prompt_embeds", prompt_embeds)
         if video is not None:
-            return self.clip.encode_video(_frames(video))
+            return self.clip.encode_video(read_video(video))
         if image is not None:
-            pictures = [_picture(each) for each in (image if isinstance(image, list) else [image])]
+            pictures = [read_picture(each) for each in (image if isinstance(image, list) else [image])]
             if not pictures:
                 raise ValueError("the list of pictures is empty")
             return self.clip.encode_image(pictures)
@@ -288,52 +282,3 @@ class DiffAudioPipeline:
         audios = self.autoencoder.decode(latents.float(), num_samples=num_samples)
         loudest = audios.abs().amax(dim=(1, 2), keepdim=True)
         return audios * (PEAK / loudest).clamp(max=1)
-
-
-def _check_numbers(steps: int, guidance_scale: float, duration_s: float, waveforms: int, output_type: str) -> None:
-    if steps < 1:
-        raise ValueError(f"num_inference_steps is {steps}; at least 1 is needed")
-    if not 0 <= guidance_scale < math.inf:
-        raise ValueError(f"guidance_scale is {guidance_scale}; 0 or more is allowed")
-    if not 0 < duration_s < math.inf:
-        raise ValueError(f"audio_length_in_s is {duration_s}; more than 0 is needed")
-    if waveforms < 1:
-        raise ValueError(f"num_waveforms_per_prompt is {waveforms}; at least 1 is needed")
-    if output_type not in ("pt", "np", "latent"):
-        raise ValueError(f"output_type '{output_type}' is unknown; choose from pt, np, latent")
-
-
-def _generators(generator: torch.Generator | list[torch.Generator] | None, count: int) -> list[torch.Generator]:
-    """One generator a sound; where all share one, it is drawn from in their order."""
-    if generator is None:
-        generator = torch.Generator()
-        generator.seed()
-    generators = generator if isinstance(generator, list) else [generator] * count
-    if len(generators) != count:
-        raise ValueError(f"{len(generators)} generators for {count} sounds; give one a sound, or a single one")
-    for each in generators:
-        if each.device.type != "cpu":
-            raise ValueError(
-                f"a generator is on {each.device}; make it on the CPU, so that a seed sounds alike everywhere"
-            )
-    return generators
-
-
-def _picture(picture: Picture) -> Image.Image:
-    if isinstance(picture, Image.Image):
-        return picture
-    try:
-        with Image.open(picture) as opened:
-            return opened.convert("RGB")
-    except OSError as error:
-        raise ValueError(f"{picture}: cannot be read as a picture") from error
-
-
-def _frames(video: Video) -> list[Image.Image]:
-    if not isinstance(video, str | Path):
-        if not video:
-            raise ValueError("the video has no frames")
-        return list(video)
-    duration_s = probe(video).duration_s or 0.0  # where the header says nothing: the first picture
-    times_s = [(index + 0.5) / VIDEO_FRAMES * duration_s for index in range(VIDEO_FRAMES)]
-    return [picture for _, picture in read_frames(video, times_s)]

@@ -210,6 +210,12 @@ def test_being_stopped_is_no_traceback(generate, monkeypatch):
     assert generate("rain") == (130, "", "diffaudio: stopped\n")
 
 
+def test_a_terminal_shows_the_steps_of_all_batches(generate, monkeypatch):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    told = generate("rain", "--takes", "3", "--batch-size", "2", "--steps", "4")[2]
+    assert "8/8" in told
+
+
 def test_warnings_are_told_in_a_line(generate):
     text = "a dog barking on the roof " * 10
     code, _, told = generate(text, "-o", "dog.wav")

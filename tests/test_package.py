@@ -19,7 +19,7 @@ FLOORS = [
     {"models"},
     {"diffusion"},
     {"corpus", "metrics"},
-    {"model_folder", "pipeline", "rendering", "training"},
+    {"inputs", "model_folder", "pipeline", "rendering", "training"},
     {"cli"},
 ]
 

@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -166,6 +167,10 @@ def test_no_sampler_means_the_scheduler_as_it_is(pipe):
         ({"prompt": "a", "output_type": "pil"}, "output_type 'pil' is unknown; choose from pt, np, latent"),
         ({"prompt": "a", "sampler": "dpm2"}, "sampler 'dpm2' is unknown; choose from ddim, dpm"),
         ({"prompt": "a", "generator": [seeded()] * 2}, "2 generators for 1 sounds"),
+        (
+            {"prompt": "a", "generator": SimpleNamespace(device=torch.device("cuda:0"))},
+            "a generator is on cuda:0; make it on the CPU, so that a seed sounds alike everywhere",
+        ),
         ({"prompt": "a", "latents": torch.zeros(1, 8, 4)}, r"latents are \[1, 8, 4\]; expected \[1, 8, 5\]"),
         ({"prompt_embeds": torch.zeros(1, 3)}, r"prompt_embeds is \[1, 3\]; expected \[prompts, 16\]"),
         (
@@ -220,14 +225,15 @@ def test_a_model_saved_in_half_precision_is_smaller_and_nearly_the_same(pipe, fo
     assert torch.allclose(*latents, atol=0.05)
 
 
-def test_only_the_unet_takes_another_dtype(folder, pipe):
-    low = DiffAudioPipeline.from_pretrained(folder, dtype=torch.bfloat16)
-    assert low.dtype == torch.bfloat16
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_only_the_unet_takes_another_dtype(folder, pipe, dtype):
+    low = DiffAudioPipeline.from_pretrained(folder, dtype=dtype)
+    assert low.dtype == dtype
     assert {p.dtype for part in (low.clip, low.autoencoder, low.bridge) for p in part.parameters()} == {torch.float32}
     latents = [p("rain", generator=seeded(), output_type="latent", **QUICK).audios for p in (pipe, low)]
     assert latents[1].dtype == torch.float32
     assert torch.allclose(*latents, atol=0.2)
-    assert DiffAudioPipeline.from_pretrained(folder, torch_dtype=torch.bfloat16).dtype == torch.bfloat16
+    assert DiffAudioPipeline.from_pretrained(folder, torch_dtype=dtype).dtype == dtype
     assert low.to("cpu", torch.float32).dtype == torch.float32
 
 

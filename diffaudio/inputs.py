@@ -1,0 +1,84 @@
+"""What a call of the pipeline is given: checked, and read where it is a file."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from diffaudio.video import probe, read_frames
+
+__all__ = ["Picture", "Video", "check_numbers", "one_generator_each", "read_picture", "read_video"]
+
+Picture = Image.Image | str | Path
+Video = Sequence[Image.Image] | str | Path
+
+VIDEO_FRAMES = 8
+
+
+def check_numbers(steps: int, guidance_scale: float, duration_s: float, waveforms: int, output_type: str) -> None:
+    """Refuse what is out of range, under the name it has in the pipeline's call."""
+    if steps < 1:
+        raise ValueError(f"num_inference_steps is {steps}; at least 1 is needed")
+    if not 0 <= guidance_scale < math.inf:
+        raise ValueError(f"guidance_scale is {guidance_scale}; 0 or more is allowed")
+    if not 0 < duration_s < math.inf:
+        raise ValueError(f"audio_length_in_s is {duration_s}; more than 0 is needed")
+    if waveforms < 1:
+        raise ValueError(f"num_waveforms_per_prompt is {waveforms}; at least 1 is needed")
+    if output_type not in ("pt", "np", "latent"):
+        raise ValueError(f"output_type '{output_type}' is unknown; choose from pt, np, latent")
+
+
+def one_generator_each(generator: torch.Generator | list[torch.Generator] | None, count: int) -> list[torch.Generator]:
+    """One generator a sound; where all share one, it is drawn from in their order.
+
+    Args:
+        generator: None makes one with a seed of its own.
+
+    Raises:
+        ValueError: a list of another length than `count`, or a generator that is not on the CPU.
+    """
+    if generator is None:
+        generator = torch.Generator()
+        generator.seed()
+    generators = generator if isinstance(generator, list) else [generator] * count
+    if len(generators) != count:
+        raise ValueError(f"{len(generators)} generators for {count} sounds; give one a sound, or a single one")
+    for each in generators:
+        if each.device.type != "cpu":
+            raise ValueError(
+                f"a generator is on {each.device}; make it on the CPU, so that a seed sounds alike everywhere"
+            )
+    return generators
+
+
+def read_picture(picture: Picture) -> Image.Image:
+    """A picture as it is, or out of its file.
+
+    Raises:
+        ValueError: the file is missing or no picture.
+    """
+    if isinstance(picture, Image.Image):
+        return picture
+    try:
+        with Image.open(picture) as opened:
+            return opened.convert("RGB")
+    except OSError as error:
+        raise ValueError(f"{picture}: cannot be read as a picture") from error
+
+
+def read_video(video: Video) -> list[Image.Image]:
+    """Frames as they are, or 8 out of a video file, spread evenly over its time.
+
+    Raises:
+        ValueError: there are no frames, or the file is missing, damaged or without picture (`MediaError`).
+    """
+    if not isinstance(video, str | Path):
+        if not video:
+            raise ValueError("the video has no frames")
+        return list(video)
+    duration_s = probe(video).duration_s or 0.0  # where the header says nothing: the first picture
+    times_s = [(index + 0.5) / VIDEO_FRAMES * duration_s for index in range(VIDEO_FRAMES)]
+    return [picture for _, picture in read_frames(video, times_s)]
