@@ -1,16 +1,18 @@
 """Bridges: from the embedding of a text to one that the U-Net was trained on, an image's.
 
-    t   text embedding           [batch, dim], unit norm
-    m_i image embeddings heard   [memory, dim], unit norm
-    a   mean text embedding      [dim]
+    t    text embedding                   [batch, dim], unit norm
+    m_i  image embeddings of the corpus   [memory, dim], unit norm
+    e_c  embeddings of any texts          [texts, dim], unit norm
 
 Text and image embeddings lie in two separate cones of CLIP's space, the modality gap (Liang et al. 2022,
 arXiv:2203.02053); a U-Net that saw only images' has never been where texts are. Three ways across:
 
 - `IdentityBridge`: none, the text embedding as it is (CLIPSonic-ZS).
-- `ShiftBridge`: t - a + b, with b the mean image embedding.
-- `RetrievalBridge`: sum_i w_i m_i, w = softmax(m_i . (t - a) / temperature): what the corpus shows for the words.
-  Taking off the mean text a keeps pictures that are a little like every text from being found for each.
+- `ShiftBridge`: t + mean(m) - mean(e).
+- `RetrievalBridge`: sum_i w_i m_i with w = softmax(t . k_i / temperature), what the corpus shows for the words.
+  The key k_i says in texts what picture i shows: the mean of the e_c, weighted by how well each fits the picture
+  (softmax(caption_scale m_i . e_c)), with a share of m_i itself. A text is so compared with texts, which the text
+  tower was made for, and no picture is found for every text only because it lies near their cone.
 """
 
 import json
@@ -22,7 +24,16 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
-__all__ = ["BRIDGES", "Bridge", "IdentityBridge", "RetrievalBridge", "ShiftBridge", "fit_bridge", "load_bridge"]
+__all__ = [
+    "BRIDGES",
+    "Bridge",
+    "IdentityBridge",
+    "RetrievalBridge",
+    "ShiftBridge",
+    "fit_bridge",
+    "load_bridge",
+    "picture_keys",
+]
 
 
 class Bridge(ModelMixin, ConfigMixin):
@@ -69,7 +80,7 @@ class RetrievalBridge(Bridge):
     Args:
         memory_size: how many image embeddings are kept.
         temperature: of the softmax over them; towards 0 it takes the single nearest.
-        neighbours: familiarity is the mean similarity to this many nearest.
+        neighbours: familiarity is the mean similarity to this many nearest keys.
         familiarity_threshold: below it a text lies far from all that was heard.
     """
 
@@ -78,17 +89,17 @@ class RetrievalBridge(Bridge):
         self,
         embedding_dim: int,
         memory_size: int,
-        temperature: float = 0.02,
+        temperature: float = 0.01,
         neighbours: int = 8,
         familiarity_threshold: float | None = None,
     ) -> None:
         super().__init__()
+        self.memory_keys = nn.Parameter(torch.zeros(memory_size, embedding_dim), requires_grad=False)
         self.memory = nn.Parameter(torch.zeros(memory_size, embedding_dim), requires_grad=False)
-        self.text_mean = nn.Parameter(torch.zeros(embedding_dim), requires_grad=False)
 
     def similarity(self, text_embeddings: Tensor) -> Tensor:
-        """m_i . (t - a): [batch, memory]"""
-        return (text_embeddings - self.text_mean.to(text_embeddings)) @ self.memory.to(text_embeddings).T
+        """t . k_i: [batch, memory]"""
+        return text_embeddings @ self.memory_keys.to(text_embeddings).T
 
     def forward(self, text_embeddings: Tensor) -> Tensor:
         weights = torch.softmax(self.similarity(text_embeddings) / self.config.temperature, dim=-1)
@@ -97,6 +108,22 @@ class RetrievalBridge(Bridge):
     def familiarity(self, text_embeddings: Tensor) -> Tensor:
         nearest = min(self.config.neighbours, self.config.memory_size)
         return self.similarity(text_embeddings).topk(nearest, dim=-1).values.mean(dim=-1)
+
+
+def picture_keys(images: Tensor, texts: Tensor, *, caption_scale: float = 40.0, own_share: float = 1.0) -> Tensor:
+    """Say in texts what pictures show.
+
+    Args:
+        images: [number, dim], unit norm.
+        texts: [texts, dim], unit norm; a vocabulary of what pictures may show.
+        caption_scale: inverse temperature of the choice among the texts; CLIP's own logit scale is a good one.
+        own_share: how much of the picture's embedding goes into its key.
+
+    Returns:
+        [number, dim], unit norm.
+    """
+    captions = F.normalize(torch.softmax(caption_scale * images @ texts.T, dim=-1) @ texts, dim=-1)
+    return F.normalize(captions + own_share * images, dim=-1)
 
 
 BRIDGES: dict[str, type[Bridge]] = {"none": IdentityBridge, "shift": ShiftBridge, "retrieval": RetrievalBridge}
@@ -109,7 +136,8 @@ def fit_bridge(kind: str, image_embeddings: Tensor, text_embeddings: Tensor | No
     Args:
         kind: a key of `BRIDGES`.
         image_embeddings: [number, dim] of the corpus' frames.
-        text_embeddings: [number, dim] of any texts of the kind users write, for their mean.
+        text_embeddings: [number, dim] of any texts, what pictures may show or users may write; 'shift' takes their
+            mean, 'retrieval' finds pictures through them, or directly where there are none.
         settings: further arguments of the bridge's class.
 
     Raises:
@@ -118,18 +146,18 @@ def fit_bridge(kind: str, image_embeddings: Tensor, text_embeddings: Tensor | No
     if kind not in BRIDGES:
         raise ValueError(f"bridge '{kind}' is unknown; choose from {', '.join(BRIDGES)}")
     dim = image_embeddings.shape[-1]
-    text_mean = torch.zeros(dim) if text_embeddings is None else text_embeddings.mean(dim=0)
     if kind == "none":
         return IdentityBridge(dim, **settings)
     if kind == "shift":
         if text_embeddings is None:
             raise ValueError("bridge 'shift' needs texts to take the mean embedding of; give some, or choose another")
         bridge = ShiftBridge(dim, **settings)
-        bridge.shift.copy_(image_embeddings.mean(dim=0) - text_mean)
+        bridge.shift.copy_(image_embeddings.mean(dim=0) - text_embeddings.mean(dim=0))
         return bridge
     bridge = RetrievalBridge(dim, len(image_embeddings), **settings)
     bridge.memory.copy_(image_embeddings)
-    bridge.text_mean.copy_(text_mean)
+    keys = image_embeddings if text_embeddings is None else picture_keys(image_embeddings, text_embeddings)
+    bridge.memory_keys.copy_(keys)
     return bridge
 
 

@@ -192,8 +192,12 @@ def prune_vocabulary(source: Path, target: Path, *, texts: Sequence[Path], size:
     tokenizer_json["model"]["vocab"] = new_ids
     for token in tokenizer_json["added_tokens"]:
         token["id"] = new_ids[token["content"]]
-    for token in tokenizer_json["post_processor"]["special_tokens"].values():
-        token["ids"] = [new_ids[piece] for piece in token["tokens"]]
+    ends = tokenizer_json["post_processor"]  # of either kind that BERT's tokenizers are stored with
+    if ends["type"] == "BertProcessing":
+        ends |= {end: [ends[end][0], new_ids[ends[end][0]]] for end in ("sep", "cls")}
+    else:
+        for token in ends["special_tokens"].values():
+            token["ids"] = [new_ids[piece] for piece in token["tokens"]]
     (target / "tokenizer.json").write_text(json.dumps(tokenizer_json, ensure_ascii=False), encoding="utf-8")
     (target / "tokenizer_config.json").write_bytes((source / "tokenizer_config.json").read_bytes())
     model_config = json.loads((source / "config.json").read_text()) | {"vocab_size": len(kept)}

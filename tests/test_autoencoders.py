@@ -1,0 +1,136 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from diffaudio.models.autoencoders import SpectralAutoencoder, load_autoencoder
+
+RATE = 8000
+
+
+def tiny(**settings) -> SpectralAutoencoder:
+    given = {"n_fft": 256, "hop_length": 80, "num_mels": 32, "patch_steps": 4, "latent_channels": 32} | settings
+    return SpectralAutoencoder(RATE, **given)
+
+
+def sounds(number: int = 4, duration_s: float = 0.8) -> torch.Tensor:
+    """[number, 1, samples]: tones that swell and fade over a little noise"""
+    generator = torch.Generator().manual_seed(0)
+    t = torch.arange(round(duration_s * RATE)) / RATE
+    pitches = 200 + 300 * torch.arange(number)[:, None, None]
+    tones = 0.4 * torch.sin(2 * torch.pi * pitches * t) * (0.6 + 0.4 * torch.sin(2 * torch.pi * 3 * t))
+    return tones + 0.01 * torch.randn(tones.shape, generator=generator)
+
+
+def fitted(waveforms: torch.Tensor, **settings) -> tuple[SpectralAutoencoder, torch.Tensor]:
+    autoencoder = tiny(**settings)
+    patches = autoencoder.patches(waveforms[:, 0]).transpose(0, 1).flatten(1).double()
+    return autoencoder, autoencoder.fit(patches.shape[1], patches.sum(dim=1), patches @ patches.T)
+
+
+def test_the_length_is_kept_and_latents_have_the_rate_they_say():
+    autoencoder = tiny()
+    for samples in (1, 319, 320, 321, 5000):
+        latents = autoencoder.encode(torch.zeros(2, 1, samples))
+        assert latents.shape == (2, 32, autoencoder.num_latent_frames(samples / RATE))
+        assert autoencoder.decode(latents, num_samples=samples).shape == (2, 1, samples)
+    assert autoencoder.latent_rate == 25
+
+
+def test_latents_of_the_corpus_it_was_fitted_to_have_mean_0_and_deviation_1():
+    waveforms = sounds()
+    autoencoder, _ = fitted(waveforms)
+    latents = autoencoder.encode(waveforms)
+    assert latents.mean(dim=(0, 2)).abs().max() < 1e-3
+    assert latents.square().mean().sqrt() == pytest.approx(1, abs=1e-3)
+
+
+def test_a_channel_is_divided_by_the_square_root_of_its_deviation():
+    waveforms = sounds()
+    autoencoder, variances = fitted(waveforms)
+    deviations = autoencoder.encode(waveforms).square().mean(dim=(0, 2)).sqrt()
+    expected = variances[:32].float() ** 0.25
+    torch.testing.assert_close(deviations / deviations[0], expected / expected[0], rtol=0.02, atol=1e-3)
+
+
+def test_components_are_orthonormal_and_the_variance_they_leave_out_is_the_error():
+    waveforms = sounds()
+    autoencoder, variances = fitted(waveforms)
+    components = autoencoder.components
+    torch.testing.assert_close(components.T @ components, torch.eye(32), rtol=0, atol=1e-5)
+    patches = autoencoder.patches(waveforms[:, 0])
+    restored = components @ (autoencoder.encode(waveforms) * autoencoder.scale[:, None]) + autoencoder.mean[:, None]
+    error = (patches - restored).square().sum(dim=1).mean().item()
+    assert error == pytest.approx(variances[32:].sum().item(), rel=1e-3)
+
+
+def test_a_crop_of_the_latents_is_the_latents_of_the_crop():
+    autoencoder, _ = fitted(sounds())
+    waveform = sounds(1)
+    whole = autoencoder.encode(waveform)
+    crop = autoencoder.encode(waveform[..., 8 * 320 : 16 * 320])
+    torch.testing.assert_close(crop[..., 1:-1], whole[..., 9:15])
+
+
+def test_a_tone_keeps_its_pitch_and_its_level():
+    autoencoder, _ = fitted(sounds(), latent_channels=128, phase_iterations=8)
+    waveform = sounds(2)[1:]
+    restored = autoencoder.decode(autoencoder.encode(waveform), num_samples=waveform.shape[-1])
+    spectra = torch.fft.rfft(torch.cat([waveform, restored])[:, 0]).abs()
+    before, after = spectra.argmax(dim=1).tolist()
+    assert abs(before - after) * RATE / waveform.shape[-1] < 15
+    assert restored.square().mean().sqrt() == pytest.approx(waveform.square().mean().sqrt().item(), rel=0.15)
+
+
+def test_more_iterations_bring_the_spectrogram_nearer_to_the_one_asked_for():
+    waveform = sounds(1)
+
+    def distance(iterations: int) -> float:
+        autoencoder = tiny(phase_iterations=iterations)
+        wanted = autoencoder.log_mel(waveform[:, 0])
+        return (autoencoder.log_mel(autoencoder.from_log_mel(wanted)) - wanted).abs().mean().item()
+
+    assert distance(8) < 0.75 * distance(0)
+
+
+def test_silence_stays_silence():
+    autoencoder = tiny(latent_channels=128)
+    silence = torch.zeros(1, 1, 4000)
+    assert autoencoder.decode(autoencoder.encode(silence)).abs().max() < 1e-4
+
+
+def test_decoding_depends_on_the_latents_alone():
+    autoencoder, _ = fitted(sounds())
+    latents = autoencoder.encode(sounds(2))
+    torch.manual_seed(1)
+    first = autoencoder.decode(latents)
+    torch.manual_seed(2)
+    assert torch.equal(first, autoencoder.decode(latents))
+    torch.testing.assert_close(first[1:], autoencoder.decode(latents[1:]), rtol=1e-3, atol=1e-4)
+
+
+def test_a_saved_autoencoder_decodes_the_same(tmp_path: Path):
+    autoencoder, _ = fitted(sounds())
+    autoencoder.save_pretrained(tmp_path / "autoencoder")
+    loaded = load_autoencoder(tmp_path / "autoencoder")
+    latents = autoencoder.encode(sounds(1))
+    assert loaded.name == autoencoder.name == "spectral_8khz_32x25hz"
+    assert torch.equal(loaded.encode(sounds(1)), latents)
+    assert torch.equal(loaded.decode(latents), autoencoder.decode(latents))
+    assert {path.suffix for path in (tmp_path / "autoencoder").iterdir()} == {".json", ".safetensors"}
+
+
+def test_errors_say_what_was_given(tmp_path: Path):
+    autoencoder = tiny()
+    with pytest.raises(ValueError, match=r"waveform is \(1, 2, 100\); expected \[batch, 1, samples\]"):
+        autoencoder.encode(torch.zeros(1, 2, 100))
+    with pytest.raises(ValueError, match=r"latents are \(1, 7, 3\); expected \[batch, 32, frames\]"):
+        autoencoder.decode(torch.zeros(1, 7, 3))
+    with pytest.raises(ValueError, match=r"latent_channels is 129; num_mels \* patch_steps allow 1 to 128"):
+        tiny(latent_channels=129)
+    with pytest.raises(ValueError, match=r"not an autoencoder folder, config.json is missing"):
+        load_autoencoder(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"_class_name": "Other"}))
+    with pytest.raises(ValueError, match=r"autoencoder 'Other' is unknown; choose from SpectralAutoencoder"):
+        load_autoencoder(tmp_path)
