@@ -7,6 +7,7 @@ a function of (seed, process, step), so that a stopped run equals an uninterrupt
 """
 
 import copy
+import os
 import sys
 import time
 from dataclasses import asdict, dataclass, field
@@ -16,6 +17,7 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator, PartialState
+from accelerate.utils import parse_flag_from_env
 from torch import Tensor
 from tqdm import tqdm
 
@@ -48,7 +50,7 @@ from diffaudio.training import (
 # What may change while a run goes on; all else would make it another run.
 FREE_SETTINGS = {
     "data", "out", "autoencoder", "clip", "bridge", "samples",
-    "train.steps", "train.precision", "train.save_every", "train.log_every",
+    "train.steps", "train.precision", "train.threads", "train.save_every", "train.log_every",
 }  # fmt: skip
 
 
@@ -81,6 +83,7 @@ class TrainSettings:
         embedding_noise: norm of the Gaussian noise on the unit embeddings, which are normalised again.
         ema_decay: how much of the averaged weights stays at a step, once the average has warmed up.
         precision: auto is bf16 where the hardware has it.
+        threads: of each process on a CPU; None shares out all cores.
         save_every: steps between two saves of `state/` and `model/`.
     """
 
@@ -98,6 +101,7 @@ class TrainSettings:
     embedding_noise: NonNegative = 0.2
     ema_decay: Share = 0.999
     precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
+    threads: Count | None = None
     seed: int = 0
     save_every: Count = 200
     log_every: Count = 10
@@ -108,7 +112,8 @@ class BridgeSettings:
     """How a text's embedding is carried to where pictures' lie; see `diffaudio.models.bridge`.
 
     Attributes:
-        texts: sentences of the kind users write, for their mean embedding.
+        texts: what pictures may show or users may write; see `fit_bridge` for what each kind makes of them.
+        texts_file: more of them, one a line.
         max_pictures: how many of the corpus' pictures `retrieval` remembers at most, drawn at random.
         temperature: of `retrieval`; None takes its default.
         familiarity_threshold: below it a prompt is far from all that was heard; None never says so.
@@ -116,6 +121,7 @@ class BridgeSettings:
 
     kind: Literal["none", "shift", "retrieval"] = "retrieval"
     texts: list[str] = field(default_factory=list)
+    texts_file: Path | None = None
     max_pictures: Count = 4096
     temperature: float | None = None
     familiarity_threshold: float | None = None
@@ -163,8 +169,13 @@ class Config:
 
 def main(config: Config) -> None:
     settings = config.train
-    device: Any = PartialState().device
+    # told so, Accelerate joins several processes on CPUs, too
+    on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
+    device: Any = PartialState(cpu=on_cpu).device
     accelerator = Accelerator(mixed_precision=resolve_precision(settings.precision, device))
+    if device.type == "cpu":  # `accelerate launch` would leave it at one thread
+        processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+        torch.set_num_threads(settings.threads or max(1, (os.cpu_count() or 1) // processes))
     dataset = LatentDataset(config.data)
     unet, pipe = build(config, dataset, device)
     average = pipe.unet
@@ -284,8 +295,18 @@ def make_bridge(settings: BridgeSettings, dataset: LatentDataset, clip: Clip) ->
     pictures = dataset.all_embeddings()
     if settings.kind == "retrieval" and len(pictures) > settings.max_pictures:
         pictures = pictures[torch.randperm(len(pictures), generator=seeded_generator(0))[: settings.max_pictures]]
-    texts = clip.encode_text(settings.texts) if settings.texts else None
-    return fit_bridge(settings.kind, pictures, texts, **given)
+    sentences = settings.texts + read_lines(settings.texts_file)
+    batches = [clip.encode_text(sentences[start : start + 64]) for start in range(0, len(sentences), 64)]
+    return fit_bridge(settings.kind, pictures, torch.cat(batches) if batches else None, **given)
+
+
+def read_lines(path: Path | None) -> list[str]:
+    if path is None:
+        return []
+    try:
+        return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except OSError as error:
+        raise ValueError(f"bridge.texts_file: {path} cannot be read: {error.strerror}") from None
 
 
 def listen(config: Config, pipe: DiffAudioPipeline, log: RunLog, step: int) -> None:
