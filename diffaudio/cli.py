@@ -142,6 +142,8 @@ def _generate(arguments: list[str]) -> None:
     prompts = [prompt for prompt in given.prompts for _ in range(given.takes)]
     paths = _paths(prompts, given.output)
 
+    from tqdm import tqdm
+
     from diffaudio.rendering import (
         Item,
         Settings,
@@ -161,7 +163,7 @@ def _generate(arguments: list[str]) -> None:
     pipe = load_pipeline(given.model, device, dtype)
     with progress_callback(-(-len(items) // given.batch_size)) as on_step:
         for item in render(pipe, items, settings, batch_size=given.batch_size, plot=given.plot, on_step=on_step):
-            print(f"{item.path} ({given.duration:g} s, seed {item.seed})")
+            tqdm.write(f"{item.path} ({given.duration:g} s, seed {item.seed})")
 
 
 def _paths(prompts: list[str], output: Path) -> list[Path]:

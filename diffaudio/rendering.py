@@ -103,7 +103,8 @@ def load_pipeline(model: str | Path | None, device: torch.device, dtype: torch.d
 @contextmanager
 def progress_callback(num_batches: int) -> Iterator[Callable[..., None]]:
     """A progress bar of sampling steps on a terminal, as `callback_on_step_end` for `num_batches` calls."""
-    with tqdm(unit="step", disable=not sys.stderr.isatty()) as bar:
+    # the delay keeps the bar back until there is a step to show, below any warning
+    with tqdm(unit="step", delay=1e-3, leave=False, disable=not sys.stderr.isatty()) as bar:
 
         def on_step(pipe: DiffAudioPipeline, step: int, timestep: Any, latents: Any) -> None:
             bar.total = num_batches * pipe.num_timesteps
