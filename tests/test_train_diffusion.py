@@ -218,9 +218,10 @@ def test_the_network_s_settings_are_those_of_the_u_net():
 
 
 @pytest.mark.parametrize("name", ["base", "mini", "tiny"])
-def test_a_config_is_complete(name):
-    given = ["--config", str(REPO / f"configs/{name}/diffusion.yaml")]
-    assert parse(script.Config, [*given, "--data", "a", "--out", "b"]).bridge.texts
+def test_a_config_is_complete_but_for_the_folders(name):
+    given = ["--config", str(REPO / f"configs/{name}/diffusion.yaml"), "--data", "a", "--out", "b"]
+    bridge = parse(script.Config, given).bridge
+    assert bridge.texts or script.read_lines(REPO / bridge.texts_file)
 
 
 def test_the_base_config_names_every_setting():
@@ -250,6 +251,14 @@ def test_a_run_is_not_gone_on_with_other_settings(data, tmp_path):
 def test_a_bridge_setting_without_effect_is_refused(data, tmp_path):
     with pytest.raises(ValueError, match=r"bridge.temperature has no effect with bridge.kind none"):
         train(data, tmp_path / "run", "--bridge.kind", "none", "--bridge.temperature", "0.1")
+
+
+def test_texts_come_from_the_settings_and_a_file(data, tmp_path):
+    (tmp_path / "texts.txt").write_text("rain on a roof\n\n  the dog \n")
+    assert script.read_lines(tmp_path / "texts.txt") == ["rain on a roof", "the dog"]
+    missing = tmp_path / "none.txt"
+    with pytest.raises(ValueError, match=r"bridge.texts_file: .*none.txt cannot be read: No such file"):
+        train(data, tmp_path / "run", "--bridge.texts_file", str(missing))
 
 
 def test_a_user_s_mistake_is_one_line_and_exit_code_2(monkeypatch, capsys):
