@@ -15,11 +15,11 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from accelerate import PartialState
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from diffaudio.cli import Parser, add_settings, between, report_errors, slug
+from diffaudio.launch import join_processes
 from diffaudio.rendering import Item, Settings, choose_device, choose_dtype, load_pipeline, render
 from diffaudio.training import seeded_generator
 
@@ -86,7 +86,7 @@ def main() -> None:
     settings = Settings(given.steps, given.guidance_scale, given.sampler, given.duration, given.negative_prompt)
     items = read_prompts(given.prompts, given.out, given.seed)
 
-    state = PartialState()
+    state = join_processes()
     if state.num_processes > 1 and given.device not in ("auto", "cpu"):
         raise ValueError(f"device '{given.device}' is one for {state.num_processes} processes; leave --device at auto")
     device = torch.device(state.device or "cpu") if given.device == "auto" else choose_device(given.device)

@@ -53,7 +53,7 @@ def generate(script, model, tmp_path, monkeypatch, capsys):
     Path("prompts.txt").write_text(PROMPTS, encoding="utf-8")
 
     def run(*arguments, process=None, out="out"):
-        monkeypatch.setattr(script, "PartialState", lambda: process or Process())
+        monkeypatch.setattr(script, "join_processes", lambda: process or Process())
         settings = ["--prompts", "prompts.txt", "--out", out, "--model", str(model), "--steps", "1", "--duration", "1"]
         monkeypatch.setattr(sys, "argv", ["generate.py", *settings, *arguments])
         code = report_errors(script.main)
@@ -174,21 +174,13 @@ def test_several_processes_do_not_share_one_named_gpu(generate):
 
 def test_two_real_processes_share_a_list(model, tmp_path):
     (tmp_path / "prompts.txt").write_text(PROMPTS, encoding="utf-8")
-    launch = [
-        sys.executable,
-        "-m",
-        "accelerate.commands.launch",
-        "--cpu",
-        "--num_processes",
-        "2",
-        "--main_process_port=0",
-    ]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     settings = ["--prompts", "prompts.txt", "--out", "out", "--model", str(model), "--steps", "1", "--duration", "1"]
     done = subprocess.run(
         [*launch, str(SCRIPT), *settings], cwd=tmp_path, capture_output=True, text=True, timeout=600, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout == "out: 5 sounds\n"
+    assert done.stdout == "out: 5 sounds\n"  # once: the processes know of each other
     assert {name for name in times(tmp_path / "out") if not name.endswith(".json")} == set(NAMES)
 
 

@@ -19,7 +19,7 @@ FLOORS = [
     {"models"},
     {"diffusion"},
     {"corpus", "metrics"},
-    {"inputs", "model_folder", "pipeline", "rendering", "training"},
+    {"inputs", "launch", "model_folder", "pipeline", "rendering", "training"},
     {"cli"},
 ]
 

@@ -20,6 +20,7 @@ from diffaudio.audio import decode_flac, mix_channels, resample, scale_to_peak
 from diffaudio.config import parse, to_yaml
 from diffaudio.corpus import prepare, store
 from diffaudio.files import replaced_whole, written_whole
+from diffaudio.launch import join_processes
 from diffaudio.models.autoencoders.spectral import SpectralAutoencoder
 
 
@@ -48,6 +49,7 @@ class Config:
 
 
 def main(config: Config) -> None:
+    join_processes()
     accelerator = Accelerator(mixed_precision="no")
     store.read_manifest(config.data, prepare.FORMAT, prepare.VERSION)
     autoencoder = SpectralAutoencoder(

@@ -32,6 +32,7 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from diffaudio.config import parse
 from diffaudio.files import replaced_whole
+from diffaudio.launch import join_processes
 from diffaudio.models.clip import Clip, prune_vocabulary
 from diffaudio.training import (
     RunLog,
@@ -224,6 +225,7 @@ def embed_sentences(clip: Clip, sentences: list[str]) -> dict[str, Tensor]:
 
 
 def main(config: Config) -> None:
+    join_processes()
     accelerator = Accelerator(mixed_precision="no")
     initial = config.out / "initial"
     if accelerator.is_main_process and not initial.is_dir():

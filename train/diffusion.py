@@ -7,7 +7,6 @@ a function of (seed, process, step), so that a stopped run equals an uninterrupt
 """
 
 import copy
-import os
 import sys
 import time
 from dataclasses import asdict, dataclass, field
@@ -16,8 +15,7 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from accelerate import Accelerator, PartialState
-from accelerate.utils import parse_flag_from_env
+from accelerate import Accelerator
 from torch import Tensor
 from tqdm import tqdm
 
@@ -27,6 +25,7 @@ from diffaudio.config import Count, NonNegative, NonNegativeCount, Positive, Sha
 from diffaudio.corpus.dataset import LatentDataset, draw_batch
 from diffaudio.diffusion.objectives import diffusion_loss, training_scheduler
 from diffaudio.files import replaced_whole
+from diffaudio.launch import join_processes
 from diffaudio.model_folder import load_encoders
 from diffaudio.models.bridge import Bridge, fit_bridge
 from diffaudio.models.clip import Clip
@@ -169,13 +168,8 @@ class Config:
 
 def main(config: Config) -> None:
     settings = config.train
-    # told so, Accelerate joins several processes on CPUs, too
-    on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
-    device: Any = PartialState(cpu=on_cpu).device
+    device: Any = join_processes(settings.threads).device
     accelerator = Accelerator(mixed_precision=resolve_precision(settings.precision, device))
-    if device.type == "cpu":  # `accelerate launch` would leave it at one thread
-        processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-        torch.set_num_threads(settings.threads or max(1, (os.cpu_count() or 1) // processes))
     dataset = LatentDataset(config.data)
     unet, pipe = build(config, dataset, device)
     average = pipe.unet
@@ -223,6 +217,8 @@ def main(config: Config) -> None:
             pipe.save_pretrained(config.out / "model", dtype=torch.float16)
         if log and config.samples.prompts and (step + 1) % config.samples.every == 0:
             listen(config, pipe, log, step + 1)
+    if log and done >= settings.steps:  # a finished run: the model anew, with the bridge that is asked for now
+        pipe.save_pretrained(config.out / "model", dtype=torch.float16)
     if log:
         log.close()
     accelerator.wait_for_everyone()
