@@ -149,7 +149,16 @@ def save_parts(folder: Path, parts: dict[str, Any], *, dtype: torch.dtype | None
                 part = copy.deepcopy(part)
                 nn.Module.to(part, dtype=dtype)  # diffusers' own `to` warns of nothing
             part.save_pretrained(temporary / name)
+            _forget_origin(temporary / name / "config.json")
         (temporary / "model_index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+
+def _forget_origin(config_file: Path) -> None:
+    """Drop the path that diffusers notes of where a part was loaded from: it means nothing elsewhere."""
+    if config_file.is_file():
+        config = json.loads(config_file.read_text(encoding="utf-8"))
+        if config.pop("_name_or_path", None):
+            config_file.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 def _check_index(folder: Path) -> None:

@@ -10,6 +10,7 @@ import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -74,9 +75,8 @@ def main(config: Config) -> None:
             count += patches.shape[1]
             total += patches.sum(dim=1)
             products += patches @ patches.T
-    count, total, products = (
-        accelerator.reduce(values.to(accelerator.device)).cpu() for values in (count, total, products)
-    )
+    reduced: Any = accelerator.reduce([values.to(accelerator.device) for values in (count, total, products)])
+    count, total, products = (values.cpu() for values in reduced)
     variances = autoencoder.fit(count.item(), total, products)
     if accelerator.is_main_process:
         left_out = variances[config.latent_channels :]

@@ -17,6 +17,7 @@ arXiv:2203.02053); a U-Net that saw only images' has never been where texts are.
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -102,11 +103,11 @@ class RetrievalBridge(Bridge):
         return text_embeddings @ self.memory_keys.to(text_embeddings).T
 
     def forward(self, text_embeddings: Tensor) -> Tensor:
-        weights = torch.softmax(self.similarity(text_embeddings) / self.config.temperature, dim=-1)
+        weights = torch.softmax(self.similarity(text_embeddings) / self.config["temperature"], dim=-1)
         return F.normalize(weights @ self.memory.to(text_embeddings), dim=-1)
 
     def familiarity(self, text_embeddings: Tensor) -> Tensor:
-        nearest = min(self.config.neighbours, self.config.memory_size)
+        nearest = min(self.config["neighbours"], self.config["memory_size"])
         return self.similarity(text_embeddings).topk(nearest, dim=-1).values.mean(dim=-1)
 
 
@@ -130,7 +131,7 @@ BRIDGES: dict[str, type[Bridge]] = {"none": IdentityBridge, "shift": ShiftBridge
 
 
 @torch.no_grad()
-def fit_bridge(kind: str, image_embeddings: Tensor, text_embeddings: Tensor | None = None, **settings: float) -> Bridge:
+def fit_bridge(kind: str, image_embeddings: Tensor, text_embeddings: Tensor | None = None, **settings: Any) -> Bridge:
     """Make a bridge from what training saw; no pair of picture and text is needed.
 
     Args:

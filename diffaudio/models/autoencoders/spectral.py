@@ -63,6 +63,9 @@ class SpectralAutoencoder(Autoencoder):
         if not 1 <= latent_channels <= width:
             raise ValueError(f"latent_channels is {latent_channels}; num_mels * patch_steps allow 1 to {width}")
         self.sample_rate = sample_rate
+        self.n_fft, self.hop_length, self.patch_steps, self.log_floor = n_fft, hop_length, patch_steps, log_floor
+        self.phase_iterations, self.phase_momentum = phase_iterations, phase_momentum
+        self.phase_seed = phase_seed
         self.latent_channels = latent_channels
         self.latent_rate = sample_rate / (hop_length * patch_steps)
         self.name = f"spectral_{sample_rate // 1000}khz_{latent_channels}x{self.latent_rate:g}hz"
@@ -78,20 +81,20 @@ class SpectralAutoencoder(Autoencoder):
 
     def log_mel(self, waveform: Tensor) -> Tensor:
         """[batch, samples] -> [batch, mels, steps], the number of steps a multiple of `patch_steps`."""
-        hop, patch = self.config.hop_length, self.config.patch_steps
+        hop, patch = self.hop_length, self.patch_steps
         steps = max(1, -(-waveform.shape[-1] // (hop * patch))) * patch
         # one spectrum a hop, centred in it, so that a crop of latents is the latents of a crop
-        before = (self.config.n_fft - hop) // 2
-        after = steps * hop - waveform.shape[-1] + self.config.n_fft - hop - before
+        before = (self.n_fft - hop) // 2
+        after = steps * hop - waveform.shape[-1] + self.n_fft - hop - before
         padded = F.pad(waveform, (before, after))
-        spectrum = torch.stft(padded, self.config.n_fft, hop, window=self.window, center=False, return_complex=True)
-        return (self.mel @ spectrum.abs() + self.config.log_floor).log()
+        spectrum = torch.stft(padded, self.n_fft, hop, window=self.window, center=False, return_complex=True)
+        return (self.mel @ spectrum.abs() + self.log_floor).log()
 
     def patches(self, waveform: Tensor) -> Tensor:
         """[batch, samples] -> [batch, mels * patch_steps, frames]"""
         log_mel = self.log_mel(waveform)
         batch, mels, steps = log_mel.shape
-        patch = self.config.patch_steps
+        patch = self.patch_steps
         return log_mel.view(batch, mels, steps // patch, patch).transpose(2, 3).reshape(batch, mels * patch, -1)
 
     @torch.no_grad()
@@ -129,35 +132,35 @@ class SpectralAutoencoder(Autoencoder):
             raise ValueError(f"latents are {tuple(latents.shape)}; expected [batch, {self.latent_channels}, frames]")
         y = self.components @ (latents.to(self.mean) * self.scale[:, None]) + self.mean[:, None]
         batch, width, frames = y.shape
-        patch = self.config.patch_steps
+        patch = self.patch_steps
         log_mel = y.view(batch, width // patch, patch, frames).transpose(2, 3).reshape(batch, width // patch, -1)
         waveform = self.from_log_mel(log_mel)
         return waveform[:, None, :num_samples]
 
     def from_log_mel(self, log_mel: Tensor) -> Tensor:
         """[batch, mels, steps] -> [batch, steps * hop_length]"""
-        mel = (log_mel.exp() - self.config.log_floor).clamp(min=0)
+        mel = (log_mel.exp() - self.log_floor).clamp(min=0)
         magnitudes = (self.mel_inverse @ mel).clamp(min=0)
-        generator = torch.Generator().manual_seed(self.config.phase_seed)
+        generator = torch.Generator().manual_seed(self.phase_seed)
         angles = torch.rand(magnitudes.shape[1:], generator=generator).to(magnitudes) * (2 * torch.pi)
         spectrum = magnitudes * torch.polar(torch.ones_like(angles), angles)
-        num_samples = magnitudes.shape[-1] * self.config.hop_length
+        num_samples = magnitudes.shape[-1] * self.hop_length
         previous = torch.zeros_like(spectrum)
-        for _ in range(self.config.phase_iterations):
+        for _ in range(self.phase_iterations):
             consistent = self._stft(self._istft(spectrum, num_samples))
-            moved = consistent + self.config.phase_momentum * (consistent - previous)
+            moved = consistent + self.phase_momentum * (consistent - previous)
             previous = consistent
             spectrum = magnitudes * moved / moved.abs().clamp(min=1e-16)
         return self._istft(spectrum, num_samples)
 
     def _stft(self, waveform: Tensor) -> Tensor:
-        n_fft, hop = self.config.n_fft, self.config.hop_length
+        n_fft, hop = self.n_fft, self.hop_length
         before = (n_fft - hop) // 2
         padded = F.pad(waveform, (before, n_fft - hop - before))
         return torch.stft(padded, n_fft, hop, window=self.window, center=False, return_complex=True)
 
     def _istft(self, spectrum: Tensor, num_samples: int) -> Tensor:
-        n_fft, hop = self.config.n_fft, self.config.hop_length
+        n_fft, hop = self.n_fft, self.hop_length
         before = (n_fft - hop) // 2
         pieces = torch.fft.irfft(spectrum.transpose(1, 2), n_fft) * self.window
         size = {"output_size": (1, num_samples + n_fft - hop), "kernel_size": (1, n_fft), "stride": (1, hop)}
