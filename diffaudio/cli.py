@@ -81,7 +81,8 @@ def report_errors(run: Callable[[], None]) -> int:
     """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("diffaudio: warning: %(message)s"))
-    logging.getLogger("diffaudio").handlers = [handler]
+    logger = logging.getLogger("diffaudio")
+    logger.handlers, logger.propagate = [handler], False  # open_clip gives the root logger a handler of its own
     try:
         run()
     except (ValueError, OSError) as error:
@@ -95,6 +96,8 @@ def report_errors(run: Callable[[], None]) -> int:
     except KeyboardInterrupt:
         print("diffaudio: stopped", file=sys.stderr)
         return 130
+    finally:
+        logger.propagate = True
     return 0
 
 
