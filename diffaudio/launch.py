@@ -1,16 +1,33 @@
-"""What a script under `accelerate launch` or `torchrun` does first: find its place among the processes.
+"""How a script under `accelerate launch` or `torchrun` begins and ends.
 
-This is the one module that reads the environment and sets threads; the library never calls it, the scripts in
-train/ and sample/ do.
+This is the one module that reads the environment, sets threads and exits; the library never calls it, the scripts
+in train/ and sample/ do.
 """
 
 import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
 
 import torch
 from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env
 
-__all__ = ["join_processes"]
+from diffaudio.config import parse
+
+__all__ = ["join_processes", "run_script"]
+
+T = TypeVar("T")
+
+
+def run_script(main: Callable[[T], None], settings: type[T]) -> None:
+    """Call `main` with the settings of the command line; a user's error is one line on stderr and exit code 2."""
+    try:
+        main(parse(settings))
+    except ValueError as error:
+        print(f"{Path(sys.argv[0]).name}: error: {error}", file=sys.stderr)
+        sys.exit(2)
 
 
 def join_processes(num_threads: int | None = None) -> PartialState:

@@ -215,6 +215,14 @@ def test_a_saved_model_sounds_the_same_when_loaded(tmp_path, objective):
     assert loaded.name_or_path == str(tmp_path / "model")
 
 
+def test_a_saved_model_does_not_name_the_folder_that_it_was_loaded_from(pipe, folder, tmp_path):
+    assert "_name_or_path" in pipe.autoencoder.config
+    pipe.save_pretrained(tmp_path / "model")
+    texts = [path.read_text() for path in (tmp_path / "model").rglob("*.json")]
+    assert texts
+    assert not any(str(folder) in text for text in texts)
+
+
 def test_a_model_saved_in_half_precision_is_smaller_and_nearly_the_same(pipe, folder, tmp_path):
     pipe.save_pretrained(tmp_path / "half", dtype=torch.float16)
     for file in ("unet/diffusion_pytorch_model.safetensors", "clip/open_clip_model.safetensors"):

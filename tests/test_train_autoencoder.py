@@ -1,6 +1,4 @@
-import importlib.util
 import json
-import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -12,18 +10,12 @@ from diffaudio.corpus.prepare import PrepareSettings, prepare
 from diffaudio.corpus.store import part_files, read_groups
 from diffaudio.models.autoencoders import SpectralAutoencoder, load_autoencoder
 from tests.media import noise, numbered_pictures, tone, write_media
-
-SCRIPT = Path(__file__).parent.parent / "train" / "autoencoder.py"
+from tests.scripts import load_script
 
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("train_autoencoder", SCRIPT)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["train_autoencoder"] = module
-    spec.loader.exec_module(module)
-    return module
+    return load_script("train/autoencoder.py")
 
 
 @pytest.fixture(scope="module")

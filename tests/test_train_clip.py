@@ -1,7 +1,5 @@
-import importlib.util
 import io
 import json
-import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,21 +12,16 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from diffaudio.models.clip import Clip
+from tests.scripts import load_script
 from tests.test_clip import sentence_encoder
 from tests.tiny_model import write_tiny_clip
 
-SCRIPT = Path(__file__).parent.parent / "train" / "clip.py"
 COLOURS = {"a dog": (200, 30, 30), "rain": (30, 30, 200), "the roof": (30, 200, 30), "barking": (220, 220, 40)}
 
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("train_clip", SCRIPT)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["train_clip"] = module
-    spec.loader.exec_module(module)
-    return module
+    return load_script("train/clip.py")
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,4 @@
 import dataclasses
-import importlib.util
 import inspect
 import json
 import os
@@ -7,12 +6,12 @@ import runpy
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
+from scripts import load_script
 from tiny_model import write_tiny_model
 
 from diffaudio.config import parse
@@ -27,17 +26,7 @@ REPO = Path(__file__).resolve().parent.parent
 SCRIPT = REPO / "train/diffusion.py"
 
 
-def load_script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("train_diffusion", SCRIPT)
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["train_diffusion"] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-script = load_script()
+script = load_script("train/diffusion.py")
 
 
 def write_latents(folder: Path, model: Path, *, clips: int = 3, **autoencoder: str) -> Path:
@@ -198,6 +187,17 @@ def test_training_in_half_precision_on_a_gpu_learns_and_resumes(data, tmp_path, 
     assert sum(losses[-10:]) < 0.85 * sum(losses[:5]) * 2
     state = json.loads((tmp_path / "run/state/step_00000080/state.json").read_text())
     assert (state["scaler"] is not None) == (precision == "fp16")
+
+
+def test_a_finished_run_writes_its_model_anew_with_the_bridge_that_is_asked_for(data, tmp_path):
+    settings = ["--train.steps", "2", "--train.batch_size", "2"]
+    train(data, tmp_path / "run", *settings)
+    unet = (tmp_path / "run/model/unet/diffusion_pytorch_model.safetensors").read_bytes()
+    train(data, tmp_path / "run", *settings, "--bridge.kind", "none")
+    config = json.loads((tmp_path / "run/model/bridge/config.json").read_text())
+    assert config["_class_name"] == "IdentityBridge"
+    assert (tmp_path / "run/model/unet/diffusion_pytorch_model.safetensors").read_bytes() == unet
+    assert len(metrics(tmp_path / "run")) == 2
 
 
 def test_the_loss_is_given_by_quarters_of_the_noise_level():

@@ -18,10 +18,10 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from diffaudio.audio import decode_flac, mix_channels, resample, scale_to_peak
-from diffaudio.config import parse, to_yaml
+from diffaudio.config import to_yaml
 from diffaudio.corpus import prepare, store
 from diffaudio.files import replaced_whole, written_whole
-from diffaudio.launch import join_processes
+from diffaudio.launch import join_processes, run_script
 from diffaudio.models.autoencoders.spectral import SpectralAutoencoder
 
 
@@ -96,8 +96,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(parse(Config))
-    except ValueError as error:
-        print(f"{Path(__file__).name}: error: {error}", file=sys.stderr)
-        sys.exit(2)
+    run_script(main, Config)

@@ -30,9 +30,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from diffaudio.config import parse
 from diffaudio.files import replaced_whole
-from diffaudio.launch import join_processes
+from diffaudio.launch import join_processes, run_script
 from diffaudio.models.clip import Clip, prune_vocabulary
 from diffaudio.training import (
     RunLog,
@@ -284,8 +283,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(parse(Config))
-    except ValueError as error:
-        print(f"{Path(__file__).name}: error: {error}", file=sys.stderr)
-        sys.exit(2)
+    run_script(main, Config)

@@ -21,11 +21,11 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from diffaudio.audio import write_audio
-from diffaudio.config import Count, NonNegative, NonNegativeCount, Positive, Share, parse
+from diffaudio.config import Count, NonNegative, NonNegativeCount, Positive, Share
 from diffaudio.corpus.dataset import LatentDataset, draw_batch
 from diffaudio.diffusion.objectives import diffusion_loss, training_scheduler
 from diffaudio.files import replaced_whole
-from diffaudio.launch import join_processes
+from diffaudio.launch import join_processes, run_script
 from diffaudio.model_folder import load_encoders
 from diffaudio.models.bridge import Bridge, fit_bridge
 from diffaudio.models.clip import Clip
@@ -325,8 +325,4 @@ def listen(config: Config, pipe: DiffAudioPipeline, log: RunLog, step: int) -> N
 
 
 if __name__ == "__main__":
-    try:
-        main(parse(Config))
-    except ValueError as error:
-        print(f"{Path(__file__).name}: error: {error}", file=sys.stderr)
-        sys.exit(2)
+    run_script(main, Config)
