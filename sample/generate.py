@@ -18,7 +18,7 @@ import torch
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from diffaudio.cli import Parser, add_settings, between, report_errors, slug
+from diffaudio.commandline import Parser, add_settings, between, report_errors, slug
 from diffaudio.launch import join_processes
 from diffaudio.rendering import Item, Settings, choose_device, choose_dtype, load_pipeline, render
 from diffaudio.training import seeded_generator

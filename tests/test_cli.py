@@ -11,7 +11,8 @@ import torch
 from tiny_model import EMBEDDING_DIM, LATENT_CHANNELS, SAMPLE_RATE, write_tiny_model
 
 from diffaudio import DiffAudioPipeline, __version__, rendering
-from diffaudio.cli import main, slug
+from diffaudio.cli import main
+from diffaudio.commandline import slug
 from diffaudio.corpus import encode as encoding
 from diffaudio.corpus import prepare as preparing
 

@@ -11,7 +11,7 @@ import soundfile
 import torch
 from tiny_model import write_tiny_model
 
-from diffaudio.cli import report_errors
+from diffaudio.commandline import report_errors
 
 SCRIPT = Path(__file__).resolve().parent.parent / "sample/generate.py"
 PROMPTS = "rain\na dog barking|dog\n\nrain\na bell|bell.flac\nthe sea\n"

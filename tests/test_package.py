@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from hatchling.builders.wheel import WheelBuilder
 
+from diffaudio.cli import COMMANDS as SUBCOMMANDS
+
 REPO = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((REPO / "pyproject.toml").read_text(encoding="utf-8"))
 
@@ -20,6 +22,8 @@ FLOORS = [
     {"diffusion"},
     {"corpus", "metrics"},
     {"inputs", "launch", "model_folder", "pipeline", "rendering", "training"},
+    {"prompts", "commandline"},
+    {"commands"},
     {"cli"},
 ]
 
@@ -101,9 +105,7 @@ def test_importing_the_package_is_light_and_takes_less_than_a_second():
 
 SCRIPTS = sorted(path for folder in ("train", "sample") for path in (REPO / folder).glob("*.py"))
 COMMANDS = [[sys.executable, str(path)] for path in SCRIPTS]
-COMMANDS += [
-    [str(Path(sys.executable).with_name("diffaudio")), *c] for c in ([], ["generate"], ["prepare"], ["encode"])
-]
+COMMANDS += [[str(Path(sys.executable).with_name("diffaudio")), *c] for c in ([], *([name] for name in SUBCOMMANDS))]
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: " ".join(Path(part).name for part in command))

@@ -1,0 +1,1 @@
+"""The subcommands of `diffaudio`, a module each; `run(arguments)` is called by `diffaudio.cli`."""
