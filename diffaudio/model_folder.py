@@ -27,7 +27,7 @@ from diffaudio.models.bridge import load_bridge
 from diffaudio.models.clip import Clip
 from diffaudio.models.unet import UNet1D
 
-__all__ = ["FORMAT_VERSION", "bundled_model", "find_model", "load_encoders", "load_parts", "save_parts"]
+__all__ = ["FORMAT_VERSION", "bundled_model", "find_model", "load_clip", "load_encoders", "load_parts", "save_parts"]
 
 FORMAT_VERSION = 1
 
@@ -128,10 +128,19 @@ def load_encoders(
         autoencoder, clip = autoencoder or folder / "autoencoder", clip or str(folder / "clip")
     elif model is not None:
         raise ValueError("--model has no effect beside both --autoencoder and --clip; leave one of the three out")
+    return load_autoencoder(autoencoder), load_clip(clip)
+
+
+def load_clip(clip: str) -> Clip:
+    """Load a CLIP by what a command line calls it: a folder, an `hf-hub:` id, or name and tag as `ViT-B-32/openai`.
+
+    Raises:
+        ValueError: it is not there, or cannot be loaded.
+    """
     if Path(clip).is_dir() or clip.startswith("hf-hub:"):
-        return load_autoencoder(autoencoder), Clip.from_pretrained(clip)
+        return Clip.from_pretrained(clip)
     name, _, tag = clip.partition("/")
-    return load_autoencoder(autoencoder), Clip.from_pretrained(name, tag or None)
+    return Clip.from_pretrained(name, tag or None)
 
 
 def save_parts(folder: Path, parts: dict[str, Any], *, dtype: torch.dtype | None = None) -> None:

@@ -1,0 +1,241 @@
+r"""Train the tagger on a corpus of clips, from labels or from what CLIP sees on their frames.
+
+    accelerate launch train/tagger.py --config configs/mini/tagger.yaml --data corpora/mine --labels labels.csv \
+        --out runs/tagger
+    accelerate launch train/tagger.py --config configs/mini/tagger.yaml --data corpora/mine --clip checkpoints/mini/clip \
+        --kinds '["a dog barking", rain]' --out runs/tagger
+
+It serves evaluation only: nothing that generates sound reads it, or the labels. A fixed share of the sources, chosen by
+the hash of their names, is held out; accuracy is measured on it. The same command goes on with a stopped run.
+"""
+
+import json
+import sys
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from torch import Tensor
+from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from diffaudio.config import Count, NonNegative, NonNegativeCount, Positive, Share
+from diffaudio.corpus.augment import add_noise, change_speed, crop_or_lay, filter_smoothly
+from diffaudio.corpus.labelled import (
+    LabelledClips,
+    label_by_clip,
+    read_labelled_clips,
+    read_labels,
+    split_by_source,
+)
+from diffaudio.files import written_whole
+from diffaudio.launch import join_processes, run_script
+from diffaudio.model_folder import load_clip
+from diffaudio.models.tagger import Tagger
+from diffaudio.training import RunLog, begin_run, latest_state, learning_rate, load_state, save_state, seeded_generator
+
+FREE_SETTINGS = {"data", "out", "labels", "clip", "train.threads", "train.save_every", "train.log_every"}
+
+
+@dataclass
+class TaggerSettings:
+    """The network; see `diffaudio.models.tagger.Tagger`."""
+
+    front_end: str = "mel_small"
+    back_end: str = "mean_max"
+    width: Count = 16
+    embedding_dim: Count = 128
+    sample_rate: Count = 16000
+    num_mels: Count = 64
+    dropout: Share = 0.3
+    name: str = "tagger"
+
+
+@dataclass
+class TrainSettings:
+    """What is optimised, and how.
+
+    Attributes:
+        duration_s: length of the crops; shorter clips are repeated, or laid into silence.
+        balance: how often a kind of n clips is drawn: n to the power of 1 minus this.
+        mixup: parameter of the beta distribution by which two sounds and their targets are mixed; 0 mixes none.
+        filter_db: how far a smooth random filter raises or lowers a band.
+        speed: largest relative change of speed, and so of pitch.
+        noise_db: level of white noise below the sound's peak, at the loudest.
+        masked_share: of the spectrogram's bands, and of its steps, up to which are blanked (SpecAugment).
+        label_smoothing: share of the target that is spread over all kinds.
+        held_out: share of the sources that is kept for measuring.
+    """
+
+    steps: Count = 1500
+    batch_size: Count = 32
+    duration_s: Positive = 3.0
+    lr: Positive = 2e-3
+    weight_decay: NonNegative = 0.02
+    warmup_steps: NonNegativeCount = 50
+    balance: Share = 0.5
+    mixup: NonNegative = 0.3
+    filter_db: NonNegative = 6.0
+    speed: Share = 0.1
+    noise_db: float = -20.0
+    masked_share: Share = 0.15
+    label_smoothing: Share = 0.05
+    held_out: Share = 0.2
+    threads: Count | None = None
+    seed: int = 0
+    save_every: Count = 100
+    log_every: Count = 10
+
+
+@dataclass
+class Config:
+    """Settings of `train/tagger.py`.
+
+    Attributes:
+        data: corpus of clips, made by `diffaudio prepare`.
+        out: run folder.
+        labels: CSV with columns `file` and `label`, a row a source of the corpus.
+        clip: take the targets from this CLIP's view of the frames instead of from `labels`, which then only measure:
+            a folder, an hf-hub: id, or name and tag as ViT-B-32/openai.
+        kinds: what to tell apart, as CLIP is asked; needed with `clip` where there are no labels.
+        temperature: of the softmax over CLIP's similarities.
+    """
+
+    data: Path
+    out: Path
+    labels: Path | None = None
+    clip: str | None = None
+    kinds: list[str] = field(default_factory=list)
+    temperature: Positive = 0.02
+    tagger: TaggerSettings = field(default_factory=TaggerSettings)
+    train: TrainSettings = field(default_factory=TrainSettings)
+
+
+def main(config: Config) -> None:
+    settings = config.train
+    device: Any = join_processes(settings.threads).device
+    accelerator = Accelerator()
+    train, held_out = split_by_source(load_clips(config), settings.held_out)
+    torch.manual_seed(settings.seed)
+    tagger = Tagger(labels=train.kinds, **asdict(config.tagger))
+    torch.nn.Module.to(tagger, device)
+    optimizer = torch.optim.AdamW(tagger.parameters(), weight_decay=settings.weight_decay)
+    if accelerator.is_main_process:
+        begin_run(config.out, config, free=FREE_SETTINGS)
+    state = latest_state(config.out / "state")
+    done = load_state(state, optimizer=optimizer, tagger=tagger) if state else 0
+    network, optimizer = accelerator.prepare(tagger, optimizer)
+    log = RunLog(config.out, done) if accelerator.is_main_process else None
+    losses: list[Tensor] = []
+
+    for step in tqdm(range(done, settings.steps), initial=done, total=settings.steps, disable=log is None):
+        generator = seeded_generator(settings.seed, accelerator.process_index, step)
+        waveforms, targets = draw_batch(train, settings, generator)
+        torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))  # dropout and masks know no generator
+        lr = learning_rate(step, peak=settings.lr, warmup_steps=settings.warmup_steps, total_steps=settings.steps)
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        network.train()
+        logits = network(waveforms.to(device), settings.masked_share)[1]
+        loss = F.cross_entropy(logits, targets.to(device), label_smoothing=settings.label_smoothing)
+        accelerator.backward(loss)
+        optimizer.step()
+        optimizer.zero_grad()
+
+        losses.append(loss.detach())
+        if log and (step + 1) % settings.log_every == 0:
+            log.scalars(step + 1, {"loss": torch.stack(losses).mean().item(), "lr": lr})
+            losses.clear()
+        if log and ((step + 1) % settings.save_every == 0 or step + 1 == settings.steps):
+            save_state(config.out / "state", step + 1, optimizer=optimizer, tagger=tagger)
+    if log:
+        torch.nn.Module.to(tagger.eval(), "cpu")
+        tagger.save_pretrained(config.out / "model")
+        report = measure(tagger, held_out)
+        with written_whole(config.out / "held_out.json") as temporary:
+            temporary.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        print(f"held out: accuracy {report['accuracy']} of {report['n']}, interval {report['interval']}")
+        log.close()
+    accelerator.wait_for_everyone()
+    accelerator.end_training()
+
+
+def load_clips(config: Config) -> LabelledClips:
+    """The corpus with its targets.
+
+    Raises:
+        ValueError: neither labels nor CLIP, or a setting without effect.
+    """
+    rate = config.tagger.sample_rate
+    if config.clip is None:
+        if config.labels is None:
+            raise ValueError("nothing to learn from: give --labels, or --clip and --kinds")
+        if config.kinds:
+            raise ValueError("--kinds has no effect without --clip; the labels name the kinds")
+        return read_labelled_clips(config.data, read_labels(config.labels), sample_rate=rate)
+    if config.labels is not None or not config.kinds:
+        raise ValueError("--clip takes the place of --labels, and needs --kinds: what it shall tell apart")
+    clip = load_clip(config.clip)
+    return label_by_clip(config.data, clip, config.kinds, sample_rate=rate, temperature=config.temperature)
+
+
+def draw_batch(clips: LabelledClips, settings: TrainSettings, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Augmented crops [batch, samples], and what they are of [batch, kinds]."""
+    num_samples = round(settings.duration_s * clips.sample_rate)
+    weights = clips.targets @ clips.targets.sum(dim=0).clamp(min=1e-6) ** -settings.balance
+    chosen = torch.multinomial(weights, settings.batch_size, replacement=True, generator=generator)
+    sounds = []
+    for index in chosen.tolist():
+        # a little more than is needed, so that no sound is changed in speed as a whole
+        longest = round(num_samples * (1 + settings.speed))
+        sound = crop_or_lay(clips.waveforms[index].float(), longest, generator)
+        sounds.append(crop_or_lay(change_speed(sound, settings.speed, generator), num_samples, generator))
+    x, targets = torch.stack(sounds), clips.targets[chosen]
+    x = filter_smoothly(x, settings.filter_db, generator)
+    x = x / x.abs().amax(dim=1, keepdim=True).clamp(min=1e-4)
+    if settings.mixup > 0:
+        x, targets = mix_up(x, targets, settings.mixup, generator)
+    return add_noise(x, settings.noise_db, generator), targets
+
+
+def mix_up(x: Tensor, targets: Tensor, strength: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Mix each sound with another: Zhang et al. 2018 (arXiv:1710.09412), eq. 1, with one weight an item."""
+    draws = torch._sample_dirichlet(torch.full((len(x), 2), strength), generator)[:, :1]
+    other = torch.randperm(len(x), generator=generator)
+    return draws * x + (1 - draws) * x[other], draws * targets + (1 - draws) * targets[other]
+
+
+def measure(tagger: Tagger, clips: LabelledClips) -> dict[str, Any]:
+    """Accuracy over whole recordings, with its interval (95 %), by kind, and what was held out."""
+    logits = tagger.tag([waveform.float() for waveform in clips.waveforms])[1]
+    truth = clips.targets.argmax(dim=1)
+    right = logits.argmax(dim=1) == truth
+    by_kind = {
+        kind: f"{int(right[truth == index].sum())} of {int((truth == index).sum())}"
+        for index, kind in enumerate(clips.kinds)
+    }
+    return {
+        "accuracy": round(right.double().mean().item(), 4),
+        "top_3": round(
+            (logits.topk(min(3, len(clips.kinds))).indices == truth[:, None]).any(1).double().mean().item(), 4
+        ),
+        "n": len(clips),
+        "interval": wilson_interval(int(right.sum()), len(clips)),
+        "by_kind": by_kind,
+        "held_out": clips.sources,
+    }
+
+
+def wilson_interval(successes: int, trials: int, z: float = 1.96) -> tuple[float, float]:
+    """Of a share, 95 % (Wilson 1927)."""
+    share, spread = successes / trials, z * z / trials
+    centre = (share + spread / 2) / (1 + spread)
+    half = z / (1 + spread) * (share * (1 - share) / trials + spread / (4 * trials)) ** 0.5
+    return round(centre - half, 4), round(centre + half, 4)
+
+
+if __name__ == "__main__":
+    run_script(main, Config)
