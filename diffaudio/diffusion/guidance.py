@@ -1,20 +1,255 @@
 """Guidance: how several predictions of the U-Net become one.
 
-    w    guidance scale; 0 unconditional, 1 conditional, above 1 extrapolated
-    D_c  prediction with the embedding                                [batch, channels, frames]
-    D_0  prediction with the null embedding, or a negative embedding  [batch, channels, frames]
+w    guidance scale; 0 unconditional, 1 conditional, above 1 extrapolated
+D_c  prediction with the embedding                                   [batch, channels, frames]
+D_0  prediction to be led away from: with the null embedding or a    [batch, channels, frames]
+     negative embedding, or a weaker model's with the embedding
+x    clean latents by a prediction: x_c by D_c, x_0 by D_0           [batch, channels, frames]
+s    noise level sigma / (alpha + sigma), from 1 (noise) to 0 (clean)
 
-Classifier-free guidance is D_0 + w (D_c - D_0): Ho & Salimans 2022 (arXiv:2207.12598), eq. 6, whose
-w is ours minus 1. What the U-Net predicts is linear in the score at a given noise level, so the
-formula holds for every prediction type.
+classifier-free    D_0 + w (D_c - D_0): Ho & Salimans 2022 (arXiv:2207.12598), eq. 6, whose w is ours minus 1.
+                   Every prediction is linear in the score at a given noise level, so it holds for all of them
+autoguidance       the same with a weaker model's D_0: Karras et al. 2024 (arXiv:2406.02507), eq. 3
+rescale            the result with the deviation of D_c: Lin et al. 2023 (arXiv:2305.08891), sec. 3.4
+interval           w only for some noise levels, else 1: Kynkäänniemi et al. 2024 (arXiv:2404.07724), sec. 3
+schedule           w varies with the noise level: Wang et al. 2024 (arXiv:2404.13040)
+projected (APG)    x_c - x_0 without what is parallel to x_c: Sadat et al. 2024 (arXiv:2410.02416)
+CFG-Zero*          D_0 at its best length, and no motion at first: Fan et al. 2025 (arXiv:2503.18886)
 """
 
+import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-__all__ = ["guided_prediction"]
+from diffaudio.diffusion.objectives import clean_and_noise, prediction_of
+
+__all__ = ["SCHEDULES", "Guidance", "Guide", "Projection", "guided_prediction"]
+
+# Of Wang et al.; each has mean 1 over s, so that the same amount of guidance is spread out differently.
+SCHEDULES: dict[str, Callable[[float], float]] = {
+    "constant": lambda s: 1.0,
+    "linear": lambda s: 2 * (1 - s),
+    "cosine": lambda s: 1 + math.cos(math.pi * s),
+    "inverse_linear": lambda s: 2 * s,
+    "sine": lambda s: 1 - math.cos(math.pi * s),
+    "lambda": lambda s: 4 * min(s, 1 - s),
+    "v": lambda s: 4 * abs(s - 0.5),
+}
+
+
+@dataclass(frozen=True)
+class Projection:
+    """Adaptive projected guidance (APG): what becomes of the difference x_c - x_0.
+
+    Attributes:
+        parallel: how much is kept of its part parallel to x_c (the paper's eta); 1 keeps all.
+        threshold: its root mean square is brought down to this, in deviations of the latents; the paper's r
+            divided by the root of the number of values, so that it does not depend on the duration.
+        momentum: of the running sum over noise levels (the paper's beta); negative to favour what is new.
+    """
+
+    parallel: float = 0.0
+    threshold: float | None = None
+    momentum: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.parallel < math.inf:
+            raise ValueError(f"APG: the parallel part is {self.parallel}; 0 (none) or more is allowed, 1 keeps all")
+        if self.threshold is not None and not 0 < self.threshold < math.inf:
+            raise ValueError(f"APG: the threshold is {self.threshold}; more than 0 is needed")
+        if not -1 < self.momentum < 1:
+            raise ValueError(f"APG: the momentum is {self.momentum}; it must lie between -1 and 1")
+        if self == Projection(parallel=1):
+            raise ValueError("APG has no effect with all of the parallel part, no threshold and no momentum")
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """How the guidance scale is applied; as it stands, plain classifier-free guidance.
+
+    Attributes:
+        rescale: 0 to 1, how far the result is brought to the deviation of the conditional prediction.
+        interval: (low, high], the noise levels that are guided; others take the conditional prediction.
+        schedule: a name of `SCHEDULES`: how w - 1 is spread over the noise levels. The first three hold for the
+            time of sampling as for a paper's figure: linear and cosine rise towards the clean end.
+        projection: None is none.
+        zero_star: give D_0 its best length; for flow matching only.
+        zero_init: with `zero_star`, the part of the noise levels, from the top, where the latents stay as they
+            are; 0.04 is the first of 25 evenly spaced steps, as the paper advises, and the first of fewer steps.
+    """
+
+    rescale: float = 0.0
+    interval: tuple[float, float] | None = None
+    schedule: str = "constant"
+    projection: Projection | None = None
+    zero_star: bool = False
+    zero_init: float = 0.04
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.rescale <= 1:
+            raise ValueError(f"guidance rescale is {self.rescale}; 0 (off) to 1 is allowed, 0.7 is usual")
+        if self.interval is not None:
+            low, high = self.interval
+            if not 0 <= low < high <= 1:
+                raise ValueError(
+                    f"guidance interval is {low:g} to {high:g}; give two noise levels from 0 (clean) to 1 (noise), "
+                    "the lower one first"
+                )
+            if (low, high) == (0, 1):
+                raise ValueError("guidance interval 0 to 1 has no effect, it holds all noise levels; leave it out")
+        if self.schedule not in SCHEDULES:
+            raise ValueError(f"guidance schedule '{self.schedule}' is unknown; choose from {', '.join(SCHEDULES)}")
+        if not 0 <= self.zero_init < 1:
+            raise ValueError(f"zero_init is {self.zero_init}; 0 (off) or more, and less than 1, is allowed")
+        if self.zero_init != 0.04 and not self.zero_star:
+            raise ValueError("zero_init has no effect without zero_star (CFG-Zero*)")
+        if self.zero_star and self.projection is not None:
+            raise ValueError("CFG-Zero* and APG both reshape the same difference; choose one of them")
+
+    def scale_at(self, level: float, scale: float) -> float:
+        """w at a noise level s, where it is `scale` on average over those that are guided."""
+        if self.interval is not None and not self.interval[0] < level <= self.interval[1]:
+            return 1.0
+        if self.schedule == "constant":
+            return scale
+        return 1 + (scale - 1) * SCHEDULES[self.schedule](level)
+
+
+class Guide:
+    """Guided predictions for one run of a sampler; keeps APG's running difference.
+
+    Args:
+        unet: called as `unet(latents, timestep, embedding, keep)`.
+        embedding: [batch, embedding_dim].
+        scale: 0 or more.
+        predicts: of `prediction_type`.
+        negative_embedding: [batch, embedding_dim], to be led away from; None is the null embedding.
+        weak_unet: a weaker model of the same kind, to be led away from instead.
+
+    Raises:
+        ValueError: the scale is out of range, or something would have no effect or contradict another.
+    """
+
+    def __init__(
+        self,
+        unet: Callable[..., Tensor],
+        embedding: Tensor,
+        *,
+        scale: float,
+        predicts: str,
+        options: Guidance | None = None,
+        negative_embedding: Tensor | None = None,
+        weak_unet: Callable[..., Tensor] | None = None,
+    ) -> None:
+        options = options or Guidance()
+        _check(options, scale, predicts, negative=negative_embedding is not None, weak=weak_unet is not None)
+        self.unet, self.embedding, self.scale, self.predicts = unet, embedding, scale, predicts
+        self.options, self.negative_embedding, self.weak_unet = options, negative_embedding, weak_unet
+        self._difference, self._before, self._level = 0.0, 0.0, math.inf
+
+    def __call__(self, z: Tensor, timestep: Tensor | float, alpha: float, sigma: float) -> Tensor:
+        """Predict, in one pass over the items where that is enough, otherwise two; none where nothing is to move.
+
+        Args:
+            z: [batch, channels, frames], alpha x + sigma e.
+            timestep: one for all items.
+
+        Returns:
+            [batch, channels, frames].
+        """
+        options, level = self.options, sigma / (alpha + sigma)
+        if options.zero_star and level > 1 - options.zero_init:
+            return torch.zeros_like(z)
+        scale = options.scale_at(level, self.scale)
+        if scale == 1:
+            return self.unet(z, timestep, self.embedding)
+        if scale == 0:
+            return self.unet(z, timestep)
+        conditional, other = self._both(z, timestep)
+        if options.projection is not None:
+            x_c, e_c = clean_and_noise(conditional, z, alpha, sigma, self.predicts)
+            x_0, _ = clean_and_noise(other, z, alpha, sigma, self.predicts)
+            x = x_c + (scale - 1) * self._projected(x_c - x_0, x_c, level, options.projection)
+            e = e_c - (x - x_c) * (alpha / sigma)  # z stays alpha x + sigma e
+            guided = prediction_of(x, e, alpha, sigma, self.predicts)
+        else:
+            if options.zero_star:
+                other = other * _best_length(conditional, other)
+            guided = other + scale * (conditional - other)
+        return guided if options.rescale == 0 else _rescaled(guided, conditional, options.rescale)
+
+    def _both(self, z: Tensor, timestep: Tensor | float) -> tuple[Tensor, Tensor]:
+        """D_c and D_0."""
+        if self.weak_unet is not None:
+            return self.unet(z, timestep, self.embedding), self.weak_unet(z, timestep, self.embedding)
+        twice = torch.cat([z, z])
+        if self.negative_embedding is None:
+            keep = torch.arange(len(twice), device=z.device) < len(z)
+            prediction = self.unet(twice, timestep, torch.cat([self.embedding, self.embedding]), keep)
+        else:
+            prediction = self.unet(twice, timestep, torch.cat([self.embedding, self.negative_embedding]))
+        conditional, other = prediction.chunk(2)
+        return conditional, other
+
+    def _projected(self, difference: Tensor, x_c: Tensor, level: float, how: Projection) -> Tensor:
+        """What APG makes of x_c - x_0.
+
+        The running sum goes from noise level to noise level: where a sampler looks twice at the same one, as Heun's
+        method does, the second look takes the place of the first, so that momentum means the same for all samplers.
+        """
+        if level != self._level:
+            self._before, self._level = self._difference, level
+        self._difference = difference = difference + how.momentum * self._before
+        if how.threshold is not None:
+            size = difference.square().mean(dim=(1, 2), keepdim=True).sqrt()
+            difference = difference * (how.threshold / size).clamp(max=1)
+        parallel = x_c * _inner(difference, x_c) / _inner(x_c, x_c)
+        return difference - (1 - how.parallel) * parallel
+
+
+def _best_length(conditional: Tensor, other: Tensor) -> Tensor:
+    """The factor s* of D_0 that brings it nearest to D_c: [batch, 1, 1]."""
+    return _inner(conditional, other) / _inner(other, other)
+
+
+def _rescaled(guided: Tensor, conditional: Tensor, amount: float) -> Tensor:
+    """The guided prediction with its deviation brought towards that of D_c, each item by itself."""
+    factor = conditional.std(dim=(1, 2), keepdim=True) / guided.std(dim=(1, 2), keepdim=True)
+    return guided * (amount * factor + 1 - amount)
+
+
+def _inner(a: Tensor, b: Tensor) -> Tensor:
+    """[batch, channels, frames] twice -> [batch, 1, 1]"""
+    return (a * b).sum(dim=(1, 2), keepdim=True)
+
+
+def _check(options: Guidance, scale: float, predicts: str, *, negative: bool, weak: bool) -> None:
+    if not 0 <= scale < math.inf:
+        raise ValueError(
+            f"guidance_scale is {scale}; it must be at least 0 "
+            "(0 ignores the prompt, 1 follows it, above 1 follows it more closely)"
+        )
+    needs_more = {
+        "a negative prompt": negative,
+        "a weaker model": weak,
+        "guidance rescale": options.rescale > 0,
+        "a guidance interval": options.interval is not None,
+        "a guidance schedule": options.schedule != "constant",
+        "APG": options.projection is not None,
+        "CFG-Zero*": options.zero_star,
+    }
+    for name, given in needs_more.items():
+        if given and scale <= 1:
+            raise ValueError(
+                f"{name} has no effect at guidance scale {scale:g}; raise the scale above 1 or leave it out"
+            )
+    if negative and weak:
+        raise ValueError("a negative prompt has no effect beside a weaker model, which takes its place; choose one")
+    if options.zero_star and predicts != "flow_prediction":
+        raise ValueError(f"CFG-Zero* is for models of flow matching; this one's prediction is {predicts}")
 
 
 def guided_prediction(
@@ -26,27 +261,6 @@ def guided_prediction(
     scale: float,
     negative_embedding: Tensor | None = None,
 ) -> Tensor:
-    """Predict with classifier-free guidance; one pass over the items at scale 0 and 1, otherwise two in one call.
-
-    Args:
-        unet: called as `unet(latents, timestep, embedding, keep)`.
-        latents: [batch, channels, frames].
-        timestep: one for all items.
-        embedding: [batch, embedding_dim].
-        negative_embedding: [batch, embedding_dim], to be led away from; None is the null embedding.
-
-    Returns:
-        [batch, channels, frames].
-    """
-    if scale == 1:
-        return unet(latents, timestep, embedding)
-    if scale == 0:
-        return unet(latents, timestep, negative_embedding)
-    both = torch.cat([latents, latents])
-    if negative_embedding is None:
-        keep = torch.arange(len(both), device=both.device) < len(latents)
-        prediction = unet(both, timestep, torch.cat([embedding, embedding]), keep)
-    else:
-        prediction = unet(both, timestep, torch.cat([embedding, negative_embedding]))
-    conditional, unconditional = prediction.chunk(2)
-    return unconditional + scale * (conditional - unconditional)
+    """Plain classifier-free guidance; goes when `sample` uses `Guide`."""
+    guide = Guide(unet, embedding, scale=scale, predicts="", negative_embedding=negative_embedding)
+    return guide(latents, timestep, 0.5, 0.5)

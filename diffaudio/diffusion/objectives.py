@@ -23,7 +23,7 @@ import torch
 from diffusers import DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler
 from torch import Tensor
 
-__all__ = ["diffusion_loss", "prediction_type", "training_scheduler"]
+__all__ = ["clean_and_noise", "diffusion_loss", "prediction_of", "prediction_type", "training_scheduler"]
 
 _PREDICTION_TYPES = ("flow_prediction", "v_prediction", "epsilon", "sample")
 
@@ -63,6 +63,40 @@ def prediction_type(scheduler_config: Mapping[str, Any]) -> str:
         choices = ", ".join(_PREDICTION_TYPES)
         raise ValueError(f"the scheduler's prediction_type '{name}' is unknown; choose from {choices}")
     return name
+
+
+def prediction_of(x: Tensor, e: Tensor, alpha: Tensor | float, sigma: Tensor | float, predicts: str) -> Tensor:
+    """What a perfect U-Net would predict where z = alpha x + sigma e.
+
+    Args:
+        x, e: [batch, channels, frames].
+        alpha, sigma: numbers, or [batch, 1, 1]; their sum is 1 for flow matching, that of their squares otherwise.
+        predicts: of `prediction_type`.
+
+    Returns:
+        [batch, channels, frames].
+    """
+    if predicts == "flow_prediction":
+        return e - x
+    if predicts == "v_prediction":
+        return alpha * e - sigma * x
+    return e if predicts == "epsilon" else x
+
+
+def clean_and_noise(
+    prediction: Tensor, z: Tensor, alpha: Tensor | float, sigma: Tensor | float, predicts: str
+) -> tuple[Tensor, Tensor]:
+    """The x and e that a prediction at z stands for: `prediction_of` the other way round.
+
+    Neither is finite where it cannot be known: x from predicted noise at alpha 0, e from predicted x at sigma 0.
+    """
+    if predicts == "flow_prediction":
+        return z - sigma * prediction, z + alpha * prediction
+    if predicts == "v_prediction":
+        return alpha * z - sigma * prediction, sigma * z + alpha * prediction
+    if predicts == "epsilon":
+        return (z - sigma * prediction) / alpha, prediction
+    return prediction, (z - alpha * prediction) / sigma
 
 
 def diffusion_loss(
@@ -108,11 +142,6 @@ def diffusion_loss(
         alpha, sigma = alpha_squared.sqrt(), (1 - alpha_squared).sqrt()
 
     alpha, sigma = (y.to(device, latents.dtype)[:, None, None] for y in (alpha, sigma))
-    target = {
-        "flow_prediction": lambda: noise - latents,
-        "v_prediction": lambda: alpha * noise - sigma * latents,
-        "epsilon": lambda: noise,
-        "sample": lambda: latents,
-    }[predicts]()
+    target = prediction_of(latents, noise, alpha, sigma, predicts)
     prediction = unet(alpha * latents + sigma * noise, timestep.to(device), embedding, keep.to(device))
     return (prediction.float() - target.float()).square().mean(dim=(1, 2)), level.to(device)
