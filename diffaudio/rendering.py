@@ -1,12 +1,14 @@
 """From prompts to files: what `diffaudio generate` and sample/generate.py share.
 
-A sound is written with a JSON sidecar of the same name that holds all its settings, and a spectrogram where
-asked for. Where the sound is there, its companions are. Its seed alone decides the noise.
+A sound is written with a JSON sidecar of the same name that holds all its settings and, under `timing`, how long its
+batch took; and with a spectrogram where asked for. Where the sound is there, its companions are. Its seed alone
+decides the noise.
 """
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,6 +27,7 @@ __all__ = [
     "Settings",
     "choose_device",
     "choose_dtype",
+    "is_made",
     "load_pipeline",
     "progress_callback",
     "render",
@@ -41,6 +44,7 @@ class Item:
     prompt: str
     seed: int
     path: Path
+    label: str | None = None  # the kind of sound to hear, for evaluation
 
     def __post_init__(self) -> None:
         if not self.prompt.strip():
@@ -115,8 +119,10 @@ def progress_callback(num_batches: int) -> Iterator[Callable[..., None]]:
 
 def sidecar(pipe: DiffAudioPipeline, item: Item, settings: Settings) -> dict[str, Any]:
     """All that is needed to make a sound again."""
+    label = {} if item.label is None else {"label": item.label}
     return {
         "prompt": item.prompt,
+        **label,
         "seed": item.seed,
         **asdict(settings),
         "sample_rate": pipe.autoencoder.sample_rate,
@@ -127,18 +133,46 @@ def sidecar(pipe: DiffAudioPipeline, item: Item, settings: Settings) -> dict[str
     }
 
 
+def is_made(item: Item, settings: Settings, model: str | None) -> bool:
+    """Whether the item's sound is there.
+
+    Args:
+        model: None takes any.
+
+    Raises:
+        ValueError: something else is there: another file, or a sound made with other settings.
+    """
+    if not item.path.exists():
+        return False
+    companion = item.path.with_suffix(".json")
+    if not companion.is_file():
+        raise ValueError(f"{item.path}: is there without its {companion.name}; remove it, or write to another folder")
+    made = json.loads(companion.read_text(encoding="utf-8"))
+    wanted = {"prompt": item.prompt, "seed": item.seed, **asdict(settings)}
+    if model is not None:
+        wanted["model"] = model
+    changed = [f"{key} was {made.get(key)}, now {value}" for key, value in wanted.items() if made.get(key) != value]
+    if changed:
+        raise ValueError(
+            f"{item.path}: was made with other settings ({'; '.join(changed)}); use the same, or another folder"
+        )
+    return True
+
+
 def render(
     pipe: DiffAudioPipeline,
     items: Sequence[Item],
     settings: Settings,
     *,
     batch_size: int,
+    prompt_embeds: Mapping[str, torch.Tensor] | None = None,
     plot: bool = False,
     on_step: Callable[..., Any] | None = None,
 ) -> Iterator[Item]:
     """Make sounds and write them, `batch_size` at a time; each is yielded when its files are there.
 
     Args:
+        prompt_embeds: [embedding_dim] for each prompt, as `encode_prompt` gives them; None has them computed.
         plot: also draw each sound's spectrogram.
         on_step: the pipeline's `callback_on_step_end`.
 
@@ -147,8 +181,11 @@ def render(
     """
     for start in range(0, len(items), batch_size):
         batch = items[start : start + batch_size]
+        prompts = [item.prompt for item in batch]
+        began = time.perf_counter()
         output = pipe(
-            [item.prompt for item in batch],
+            prompts if prompt_embeds is None else None,
+            prompt_embeds=None if prompt_embeds is None else torch.stack([prompt_embeds[each] for each in prompts]),
             negative_prompt=settings.negative_prompt,
             num_inference_steps=settings.steps,
             guidance_scale=settings.guidance_scale,
@@ -157,8 +194,10 @@ def render(
             generator=[torch.Generator().manual_seed(item.seed) for item in batch],
             callback_on_step_end=on_step,
         )
-        for item, waveform in zip(batch, output.audios, strict=True):
-            _write(item, waveform.cpu(), sidecar(pipe, item, settings), plot)
+        waveforms = output.audios.cpu()  # waits for the device
+        timing = {"batch_seconds": round(time.perf_counter() - began, 4), "batch_size": len(batch)}
+        for item, waveform in zip(batch, waveforms, strict=True):
+            _write(item, waveform, {**sidecar(pipe, item, settings), "timing": timing}, plot)
             yield item
 
 
