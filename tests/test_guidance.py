@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from diffaudio.diffusion.guidance import guided_prediction
+from diffaudio.diffusion.guidance import Guide
 
 LATENTS = torch.zeros(2, 3, 4)
 EMBEDDING = torch.tensor([[1.0], [2.0]])
@@ -38,6 +38,7 @@ class Echo:
 )
 def test_guidance_extrapolates_in_as_few_passes_as_it_can(scale, negative, expected, calls):
     unet = Echo()
-    prediction = guided_prediction(unet, LATENTS, 500.0, EMBEDDING, scale=scale, negative_embedding=negative)
+    guide = Guide(unet, EMBEDDING, scale=scale, predicts="v_prediction", negative_embedding=negative)
+    prediction = guide(LATENTS, 500.0, 0.6, 0.8)
     torch.testing.assert_close(prediction, torch.tensor(expected)[:, None, None].expand(2, 3, 4))
     assert unet.calls == calls

@@ -229,7 +229,7 @@ def test_settings_out_of_range_are_refused():
     for scale in (-1.0, math.inf, math.nan):
         with pytest.raises(ValueError, match=f"guidance_scale is {scale}; it must be at least 0"):
             attempt(guidance_scale=scale)
-    with pytest.raises(ValueError, match="a negative prompt has no effect at guidance_scale 1"):
+    with pytest.raises(ValueError, match="a negative prompt has no effect at guidance scale 1"):
         attempt(guidance_scale=1, negative_embedding=embedding)
     with pytest.raises(ValueError, match=r"give one generator an item \(2\), not none"):
         attempt("dpm++2m_sde")

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from diffaudio.diffusion.objectives import clean_and_noise, prediction_of
 
-__all__ = ["SCHEDULES", "Guidance", "Guide", "Projection", "guided_prediction"]
+__all__ = ["SCHEDULES", "Guidance", "Guide", "Projection"]
 
 # Of Wang et al.; each has mean 1 over s, so that the same amount of guidance is spread out differently.
 SCHEDULES: dict[str, Callable[[float], float]] = {
@@ -250,17 +250,3 @@ def _check(options: Guidance, scale: float, predicts: str, *, negative: bool, we
         raise ValueError("a negative prompt has no effect beside a weaker model, which takes its place; choose one")
     if options.zero_star and predicts != "flow_prediction":
         raise ValueError(f"CFG-Zero* is for models of flow matching; this one's prediction is {predicts}")
-
-
-def guided_prediction(
-    unet: Callable[..., Tensor],
-    latents: Tensor,
-    timestep: Tensor | float,
-    embedding: Tensor,
-    *,
-    scale: float,
-    negative_embedding: Tensor | None = None,
-) -> Tensor:
-    """Plain classifier-free guidance; goes when `sample` uses `Guide`."""
-    guide = Guide(unet, embedding, scale=scale, predicts="", negative_embedding=negative_embedding)
-    return guide(latents, timestep, 0.5, 0.5)

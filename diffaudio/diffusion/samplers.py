@@ -28,7 +28,7 @@ from diffusers import (
 )
 from torch import Tensor
 
-from diffaudio.diffusion.guidance import guided_prediction
+from diffaudio.diffusion.guidance import Guidance, Guide
 from diffaudio.diffusion.heun import HeunScheduler
 from diffaudio.diffusion.objectives import prediction_type
 
@@ -93,7 +93,9 @@ def sample(
     *,
     num_inference_steps: int,
     guidance_scale: float,
+    guidance: Guidance | None = None,
     negative_embedding: Tensor | None = None,
+    weak_unet: Callable[..., Tensor] | None = None,
     generators: list[torch.Generator] | None = None,
     on_step: Callable[[int, Tensor, Tensor], None] | None = None,
 ) -> Tensor:
@@ -104,7 +106,8 @@ def sample(
         scheduler: of `make_sampler`, or any other diffusers scheduler that fits the model.
         noise: [batch, channels, frames], standard normal.
         embedding: [batch, embedding_dim].
-        negative_embedding: [batch, embedding_dim], see `guided_prediction`.
+        guidance: how the scale is applied; None is plain classifier-free guidance.
+        negative_embedding, weak_unet: see `Guide`.
         generators: one an item, on the CPU; for samplers that draw noise in each step.
         on_step: called after each pass as `on_step(pass_index, timestep, latents)`; there are
             `len(scheduler.timesteps)` passes.
@@ -113,24 +116,28 @@ def sample(
         [batch, channels, frames], float32.
 
     Raises:
-        ValueError: the number of steps or the guidance scale is out of range, a negative embedding would have
-            no effect, or the sampler draws noise and has no generator for each item.
+        ValueError: the number of steps is out of range, the sampler draws noise and has no generator for each item,
+            or `Guide` refuses something.
     """
-    _check(num_inference_steps, scheduler.config.num_train_timesteps, guidance_scale, negative_embedding)
+    most = scheduler.config.num_train_timesteps
+    if not 1 <= num_inference_steps <= most:
+        raise ValueError(f"num_inference_steps is {num_inference_steps}; it must be 1 to {most}")
+    guide = Guide(
+        unet,
+        embedding,
+        scale=guidance_scale,
+        options=guidance,
+        predicts=prediction_type(scheduler.config),
+        negative_embedding=negative_embedding,
+        weak_unet=weak_unet,
+    )
     _set_timesteps(scheduler, num_inference_steps)
     draws = _draws(scheduler, len(noise), generators)
     # Schedulers of flow matching have neither: their latents are what the U-Net sees.
     scale_input = getattr(scheduler, "scale_model_input", lambda latents, timestep: latents)
     latents = noise.float() * getattr(scheduler, "init_noise_sigma", 1.0)
     for index, timestep in enumerate(scheduler.timesteps):
-        prediction = guided_prediction(
-            unet,
-            scale_input(latents, timestep),
-            _told(scheduler, index),
-            embedding,
-            scale=guidance_scale,
-            negative_embedding=negative_embedding,
-        )
+        prediction = guide(scale_input(latents, timestep), _told(scheduler, index), *_alpha_sigma(scheduler, index))
         latents = scheduler.step(prediction, timestep, latents, return_dict=False, **draws)[0]
         if on_step is not None:
             on_step(index, timestep, latents)
@@ -147,18 +154,6 @@ def draw_noise(shape: tuple[int, ...], generators: list[torch.Generator]) -> Ten
         [batch, channels, frames], on the CPU.
     """
     return torch.stack([torch.randn(shape, generator=generator) for generator in generators])
-
-
-def _check(num_inference_steps: int, most: int, guidance_scale: float, negative_embedding: Tensor | None) -> None:
-    if not 1 <= num_inference_steps <= most:
-        raise ValueError(f"num_inference_steps is {num_inference_steps}; it must be 1 to {most}")
-    if not 0 <= guidance_scale < float("inf"):
-        raise ValueError(
-            f"guidance_scale is {guidance_scale}; it must be at least 0 "
-            "(0 ignores the prompt, 1 follows it, above 1 follows it more closely)"
-        )
-    if negative_embedding is not None and guidance_scale == 1:
-        raise ValueError("a negative prompt has no effect at guidance_scale 1; raise the scale or leave it out")
 
 
 def _draws(scheduler: Any, batch: int, generators: list[torch.Generator] | None) -> dict[str, Any]:
@@ -196,6 +191,15 @@ def _told(scheduler: Any, index: int) -> Tensor:
     if _is_flow(scheduler):
         return scheduler.sigmas[index] * scheduler.config.num_train_timesteps
     return scheduler.timesteps[index]
+
+
+def _alpha_sigma(scheduler: Any, index: int) -> tuple[float, float]:
+    """Of the latents that the U-Net sees at a pass."""
+    if _is_flow(scheduler):
+        level = float(scheduler.sigmas[index])
+        return 1 - level, level
+    alpha_squared = float(scheduler.alphas_cumprod[int(scheduler.timesteps[index])])
+    return alpha_squared**0.5, (1 - alpha_squared) ** 0.5
 
 
 def _is_flow(scheduler: Any) -> bool:
