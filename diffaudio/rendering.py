@@ -29,6 +29,7 @@ __all__ = [
     "choose_dtype",
     "is_made",
     "load_pipeline",
+    "pipeline_arguments",
     "progress_callback",
     "render",
     "sidecar",
@@ -159,6 +160,17 @@ def is_made(item: Item, settings: Settings, model: str | None) -> bool:
     return True
 
 
+def pipeline_arguments(settings: Settings) -> dict[str, Any]:
+    """What a call of the pipeline takes of them."""
+    return {
+        "negative_prompt": settings.negative_prompt,
+        "num_inference_steps": settings.steps,
+        "guidance_scale": settings.guidance_scale,
+        "audio_length_in_s": settings.duration_s,
+        "sampler": settings.sampler,
+    }
+
+
 def render(
     pipe: DiffAudioPipeline,
     items: Sequence[Item],
@@ -186,11 +198,7 @@ def render(
         output = pipe(
             prompts if prompt_embeds is None else None,
             prompt_embeds=None if prompt_embeds is None else torch.stack([prompt_embeds[each] for each in prompts]),
-            negative_prompt=settings.negative_prompt,
-            num_inference_steps=settings.steps,
-            guidance_scale=settings.guidance_scale,
-            audio_length_in_s=settings.duration_s,
-            sampler=settings.sampler,
+            **pipeline_arguments(settings),
             generator=[torch.Generator().manual_seed(item.seed) for item in batch],
             callback_on_step_end=on_step,
         )
