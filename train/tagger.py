@@ -2,8 +2,8 @@ r"""Train the tagger on a corpus of clips, from labels or from what CLIP sees on
 
     accelerate launch train/tagger.py --config configs/mini/tagger.yaml --data corpora/mine --labels labels.csv \
         --out runs/tagger
-    accelerate launch train/tagger.py --config configs/mini/tagger.yaml --data corpora/mine --clip checkpoints/mini/clip \
-        --kinds '["a dog barking", rain]' --out runs/tagger
+    accelerate launch train/tagger.py --config configs/mini/tagger.yaml --data corpora/mine --out runs/tagger \
+        --clip checkpoints/mini/clip --kinds '["a dog barking", rain]'
 
 It serves evaluation only: nothing that generates sound reads it, or the labels. A fixed share of the sources, chosen by
 the hash of their names, is held out; accuracy is measured on it. The same command goes on with a stopped run.

@@ -215,7 +215,10 @@ class _MelMusical(nn.Module):
 
 
 class _MelSmall(nn.Module):
-    """3 x 3 filters: [batch, mels, steps] -> [batch, channels, steps / 8]."""
+    """3 x 3 filters: [batch, mels, steps] -> [batch, channels, steps / 8].
+
+    What is left of the bands is read twice: by its maximum, at any pitch, and by a layer that knows where it lies.
+    """
 
     def __init__(self, width: int, num_mels: int) -> None:
         super().__init__()
@@ -224,10 +227,12 @@ class _MelSmall(nn.Module):
         for in_width in (width, 2 * width, 4 * width):
             layers += [*_conv2d(in_width, 2 * in_width, stride=2), *_conv2d(2 * in_width, 2 * in_width)]
         self.layers = nn.Sequential(*layers)
+        self.join = nn.Conv1d(self.channels * -(-num_mels // 8), self.channels, 1, bias=False)
+        self.norm = nn.BatchNorm1d(self.channels)
 
     def forward(self, mel: Tensor) -> Tensor:
         found = self.layers(mel[:, None].contiguous(memory_format=torch.channels_last))
-        return found.mean(dim=2) + found.amax(dim=2)
+        return found.amax(dim=2) + F.relu(self.norm(self.join(found.flatten(1, 2))))
 
 
 def _conv2d(in_width: int, out_width: int, stride: int = 1) -> list[nn.Module]:
