@@ -17,6 +17,7 @@ from diffaudio.files import written_whole
 from diffaudio.video import MediaError, read_sound
 
 __all__ = [
+    "RESAMPLER",
     "check_audio_path",
     "crop_or_pad",
     "decode_flac",
@@ -30,6 +31,7 @@ __all__ = [
 
 READ_DIRECTLY = (".wav", ".flac", ".ogg")
 WRITTEN = (".wav", ".flac")
+RESAMPLER = "torchaudio sinc_interp_hann, lowpass_filter_width 32, rolloff 0.95"  # what `resample` does
 SIDE_GAIN = math.sqrt(0.5)  # of centre and surround channels in a stereo downmix (ITU-R BS.775)
 
 

@@ -1,0 +1,123 @@
+"""From sounds to the rows of a report.
+
+listener = Listener([TaggerBackbone(bundled_tagger())])
+reference = Reference(listener.hear(recordings))                 # once
+row = evaluate_sounds(sounds, listener, reference, name="ddim, 25 steps, scale 3")
+rows = [row, real_row(reference, like=row_heard), shuffled_row(row_heard, reference)]
+"""
+
+from collections.abc import Iterable
+
+import torch
+
+from diffaudio.metrics.classification import label_key
+from diffaudio.metrics.heard import Heard, Listener, Sound
+from diffaudio.metrics.measuring import (
+    Reference,
+    Table,
+    accuracy,
+    distances,
+    divergence,
+    faults,
+    inception,
+    likeness_to_text,
+    variety,
+)
+from diffaudio.metrics.results import Row
+
+__all__ = ["RESAMPLES", "evaluate_sounds", "evaluated_row", "real_row", "shuffled_row"]
+
+RESAMPLES = 200
+
+
+def evaluate_sounds(
+    sounds: Iterable[Sound],
+    listener: Listener,
+    reference: Reference | None = None,
+    *,
+    name: str,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+) -> Row:
+    """Hear sounds and measure them.
+
+    Args:
+        reference: heard by the same listener; None leaves out what needs one.
+        name: of the row.
+        seed, resamples: of the intervals.
+
+    Raises:
+        ValueError: there is no sound, or one is damaged.
+    """
+    return evaluated_row(listener.hear(sounds), reference, name=name, seed=seed, resamples=resamples)
+
+
+def evaluated_row(
+    heard: Heard, reference: Reference | None = None, *, name: str, seed: int = 0, resamples: int = RESAMPLES
+) -> Row:
+    """Measure sounds that were heard."""
+    table = Table(seed, resamples)
+    if reference is not None:
+        distances(heard, reference, table)
+        divergence(heard, reference, table)
+    inception(heard, table)
+    accuracy(heard, table)
+    likeness_to_text(heard, table)
+    variety(heard, table)
+    faults(heard, table)
+    return _row(name, "evaluated", heard, table)
+
+
+def real_row(reference: Reference, *, like: Heard, name: str, seed: int = 0, resamples: int = RESAMPLES) -> Row:
+    """What recordings reach that are as many as the sounds `like`, so that few of them bias the numbers alike.
+
+    As many, at most half of the reference, are drawn at random, of the same labels as far as there are any, and
+    held against the others. What needs no such comparison (accuracy, likeness to texts, faults) is told of all.
+    """
+    table = Table(seed, resamples)
+    recordings = reference.heard
+    drawn = _draw(recordings, like, table.generator("real"))
+    taken = set(drawn)
+    others = Reference(recordings.pick([index for index in range(len(recordings)) if index not in taken]))
+    distances(recordings.pick(drawn), others, table)
+    divergence(recordings.pick(drawn), others, table)
+    inception(recordings.pick(drawn), table)
+    accuracy(recordings, table)
+    likeness_to_text(recordings, table)
+    variety(recordings, table)
+    faults(recordings, table)
+    return _row(name, "real", recordings, table)
+
+
+def shuffled_row(
+    heard: Heard, reference: Reference | None = None, *, name: str, seed: int = 0, resamples: int = RESAMPLES
+) -> Row:
+    """What the sounds reach with their labels and prompts dealt anew: the numbers of chance."""
+    table = Table(seed, resamples)
+    dealt = heard.with_texts_shuffled(table.generator("shuffled"))
+    if reference is not None:
+        divergence(dealt, reference, table)
+    accuracy(dealt, table)
+    likeness_to_text(dealt, table)
+    return _row(name, "shuffled", dealt, table)
+
+
+def _draw(recordings: Heard, like: Heard, generator: torch.Generator) -> list[int]:
+    """Which recordings to hold against the others."""
+    order = torch.randperm(len(recordings), generator=generator).tolist()
+    count = min(len(like), len(recordings) // 2)
+    by_label: dict[str, list[int]] = {}
+    for index in order:
+        by_label.setdefault(label_key(recordings.labels[index]), []).append(index)
+    drawn = []
+    for label, prompt in zip(like.labels, like.prompts, strict=True):
+        members = by_label.get(label_key(label or prompt), [])
+        if members and len(drawn) < count:
+            drawn.append(members.pop())
+    taken = set(drawn)
+    drawn += [index for index in order if index not in taken][: count - len(drawn)]
+    return sorted(drawn)
+
+
+def _row(name: str, kind: str, heard: Heard, table: Table) -> Row:
+    return Row(name, kind, len(heard), sum(heard.seconds), table.metrics, table.left_out, table.warnings)
