@@ -1,8 +1,8 @@
 """From prompts to files: what `diffaudio generate` and sample/generate.py share.
 
-A sound is written with a JSON sidecar of the same name that holds all its settings and, under `timing`, how long its
-batch took; and with a spectrogram where asked for. Where the sound is there, its companions are. Its seed alone
-decides the noise.
+A sound is written with a JSON sidecar of the same name that holds all its settings, how often the U-Net was run
+over it (`passes`) and, under `timing`, how long its batch took; and with a spectrogram where asked for. Where the
+sound is there, its companions are. Its seed alone decides the noise.
 """
 
 import json
@@ -19,7 +19,9 @@ from tqdm import tqdm
 
 from diffaudio import __version__
 from diffaudio.audio import write_audio
+from diffaudio.diffusion.guidance import PLAIN, Guidance
 from diffaudio.files import written_whole
+from diffaudio.model_folder import load_weak_unet
 from diffaudio.pipeline import DiffAudioPipeline, bundled_model
 
 __all__ = [
@@ -30,6 +32,7 @@ __all__ = [
     "is_made",
     "load_pipeline",
     "pipeline_arguments",
+    "process_device",
     "progress_callback",
     "render",
     "sidecar",
@@ -54,13 +57,29 @@ class Item:
 
 @dataclass(frozen=True)
 class Settings:
-    """What all sounds of a run have in common."""
+    """What all sounds of a run have in common.
+
+    Attributes:
+        guidance: how the scale is applied.
+        weak_model: folder or hub id of the model to be led away from.
+        others: see `DiffAudioPipeline.__call__`.
+    """
 
     steps: int
     guidance_scale: float
     sampler: str
     duration_s: float
-    negative_prompt: str | None
+    negative_prompt: str | None = None
+    spacing: str | None = None
+    eta: float | None = None
+    guidance: Guidance = PLAIN
+    weak_model: str | None = None
+
+    def described(self) -> dict[str, Any]:
+        """For JSON. Of `guidance`, what differs from plain guidance; None where nothing does."""
+        plain = asdict(PLAIN)
+        changed = {name: value for name, value in asdict(self.guidance).items() if value != plain[name]}
+        return json.loads(json.dumps({**asdict(self), "guidance": changed or None}))
 
 
 def choose_device(name: str) -> torch.device:
@@ -100,6 +119,21 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     return DTYPES[name]
 
 
+def process_device(name: str, state: Any) -> torch.device:
+    """The device of one process among those that were launched together.
+
+    Args:
+        name: as for `choose_device`; 'auto' gives each process one of its own.
+        state: of `diffaudio.launch.join_processes`.
+
+    Raises:
+        ValueError: there is no such device, or it is one for several processes.
+    """
+    if state.num_processes > 1 and name not in ("auto", "cpu"):
+        raise ValueError(f"device '{name}' is one for {state.num_processes} processes; leave --device at auto")
+    return torch.device(state.device or "cpu") if name == "auto" else choose_device(name)
+
+
 def load_pipeline(model: str | Path | None, device: torch.device, dtype: torch.dtype) -> DiffAudioPipeline:
     """Load a model, the bundled one for None, onto a device."""
     return DiffAudioPipeline.from_pretrained(model or bundled_model(), dtype=dtype).to(device)
@@ -125,7 +159,7 @@ def sidecar(pipe: DiffAudioPipeline, item: Item, settings: Settings) -> dict[str
         "prompt": item.prompt,
         **label,
         "seed": item.seed,
-        **asdict(settings),
+        **settings.described(),
         "sample_rate": pipe.autoencoder.sample_rate,
         "model": pipe.name_or_path,
         "device": pipe.device.type,
@@ -149,7 +183,7 @@ def is_made(item: Item, settings: Settings, model: str | None) -> bool:
     if not companion.is_file():
         raise ValueError(f"{item.path}: is there without its {companion.name}; remove it, or write to another folder")
     made = json.loads(companion.read_text(encoding="utf-8"))
-    wanted = {"prompt": item.prompt, "seed": item.seed, **asdict(settings)}
+    wanted = {"prompt": item.prompt, "seed": item.seed, **settings.described()}
     if model is not None:
         wanted["model"] = model
     changed = [f"{key} was {made.get(key)}, now {value}" for key, value in wanted.items() if made.get(key) != value]
@@ -161,13 +195,16 @@ def is_made(item: Item, settings: Settings, model: str | None) -> bool:
 
 
 def pipeline_arguments(settings: Settings) -> dict[str, Any]:
-    """What a call of the pipeline takes of them."""
+    """What a call of the pipeline takes of them; the weaker model has to be loaded first."""
     return {
         "negative_prompt": settings.negative_prompt,
         "num_inference_steps": settings.steps,
         "guidance_scale": settings.guidance_scale,
+        "guidance": settings.guidance,
         "audio_length_in_s": settings.duration_s,
         "sampler": settings.sampler,
+        "spacing": settings.spacing,
+        "eta": settings.eta,
     }
 
 
@@ -191,6 +228,7 @@ def render(
     Raises:
         ValueError: see `DiffAudioPipeline.__call__`.
     """
+    weak_unet = None if settings.weak_model is None else load_weak_unet(settings.weak_model, pipe.components)
     for start in range(0, len(items), batch_size):
         batch = items[start : start + batch_size]
         prompts = [item.prompt for item in batch]
@@ -199,13 +237,15 @@ def render(
             prompts if prompt_embeds is None else None,
             prompt_embeds=None if prompt_embeds is None else torch.stack([prompt_embeds[each] for each in prompts]),
             **pipeline_arguments(settings),
+            weak_unet=weak_unet,
             generator=[torch.Generator().manual_seed(item.seed) for item in batch],
             callback_on_step_end=on_step,
         )
         waveforms = output.audios.cpu()  # waits for the device
         timing = {"batch_seconds": round(time.perf_counter() - began, 4), "batch_size": len(batch)}
         for item, waveform in zip(batch, waveforms, strict=True):
-            _write(item, waveform, {**sidecar(pipe, item, settings), "timing": timing}, plot)
+            described = {**sidecar(pipe, item, settings), "passes": output.num_passes, "timing": timing}
+            _write(item, waveform, described, plot)
             yield item
 
 

@@ -12,14 +12,13 @@ however many processes there are and however large the batches. Run again, the s
 import sys
 from pathlib import Path
 
-import torch
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from diffaudio.commandline import Parser, add_settings, between, report_errors
+from diffaudio.commandline import Parser, add_settings, between, read_settings, report_errors
 from diffaudio.launch import join_processes
 from diffaudio.prompts import items_of, read_prompts
-from diffaudio.rendering import Settings, choose_device, choose_dtype, is_made, load_pipeline, render
+from diffaudio.rendering import choose_dtype, is_made, load_pipeline, process_device, render
 
 
 def main() -> None:
@@ -31,13 +30,11 @@ def main() -> None:
     parser.add_argument("--seed", type=between(int, 0, 2**63 - 1), default=0, help="of the run (default: %(default)s)")
     add_settings(parser)
     given = parser.parse_args()
-    settings = Settings(given.steps, given.guidance_scale, given.sampler, given.duration, given.negative_prompt)
+    settings = read_settings(given)
     items = items_of(read_prompts(given.prompts), given.out, given.seed)
 
     state = join_processes()
-    if state.num_processes > 1 and given.device not in ("auto", "cpu"):
-        raise ValueError(f"device '{given.device}' is one for {state.num_processes} processes; leave --device at auto")
-    device = torch.device(state.device or "cpu") if given.device == "auto" else choose_device(given.device)
+    device = process_device(given.device, state)
     dtype = choose_dtype(given.dtype, device)
     mine = items[state.process_index :: state.num_processes]
     missing = [item for item in mine if not is_made(item, settings, given.model)]

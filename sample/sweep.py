@@ -1,0 +1,17 @@
+"""Compare samplers, numbers of steps and guidance scales on a prompt list, shared over any number of processes.
+
+    accelerate launch sample/sweep.py --prompts prompts.txt --samplers ddim,heun --steps 10,25 --out sweep
+    accelerate launch --num_processes 4 sample/sweep.py …
+
+It is `diffaudio sweep`, as a script for a launcher.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from diffaudio.commandline import report_errors
+from diffaudio.commands.sweep import run
+
+if __name__ == "__main__":
+    sys.exit(report_errors(lambda: run(sys.argv[1:])))
