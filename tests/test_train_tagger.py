@@ -108,6 +108,7 @@ def test_the_script_trains_from_clip_alone(folder, tmp_path):
     clip = write_tiny_clip(tmp_path / "clip")
     more = {"labels": None, "clip": clip, "kinds": '["a dog", "rain"]'}
     out = train(folder, tmp_path / "run", 2, **more)
+    assert "what CLIP" in json.loads((out / "held_out.json").read_text())["against"]
     assert load_tagger(out / "model").labels == ["a dog", "rain"]
 
 
@@ -122,17 +123,18 @@ def test_no_source_is_on_both_sides_and_others_do_not_move_it(folder):
     assert split_by_source(clips, 0.0)[1].sources == []
 
 
+def test_with_nothing_held_out_nothing_is_measured(folder, tmp_path, capsys):
+    out = train(folder, tmp_path / "run", 1, **{"train.held_out": 0})
+    assert json.loads((out / "held_out.json").read_text()) == {"n": 0, "held_out": [], "against": "labels"}
+    assert "accuracy" not in capsys.readouterr().out
+
+
 def test_a_mixed_sound_is_of_both_kinds():
     x, targets = torch.eye(4), torch.eye(4)
     mixed, both = script.mix_up(x, targets, 0.5, torch.Generator().manual_seed(0))
     torch.testing.assert_close(mixed, both)
     torch.testing.assert_close(both.sum(dim=1), torch.ones(4))
     assert not torch.equal(both, targets)
-
-
-@pytest.mark.parametrize(("right", "of", "low", "high"), [(0, 10, 0.0, 0.2775), (10, 10, 0.7225, 1.0)])
-def test_the_interval_is_wilsons(right, of, low, high):
-    assert script.wilson_interval(right, of) == pytest.approx((low, high), abs=1e-3)
 
 
 @pytest.mark.parametrize(

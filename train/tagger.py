@@ -33,6 +33,7 @@ from diffaudio.corpus.labelled import (
 )
 from diffaudio.files import written_whole
 from diffaudio.launch import join_processes, run_script
+from diffaudio.metrics.intervals import wilson
 from diffaudio.model_folder import load_clip
 from diffaudio.models.tagger import Tagger
 from diffaudio.training import RunLog, begin_run, latest_state, learning_rate, load_state, save_state, seeded_generator
@@ -50,6 +51,8 @@ class TaggerSettings:
     embedding_dim: Count = 128
     sample_rate: Count = 16000
     num_mels: Count = 64
+    n_fft: Count = 1024
+    hop_length: Count = 320
     dropout: Share = 0.3
     name: str = "tagger"
 
@@ -73,16 +76,16 @@ class TrainSettings:
     steps: Count = 1500
     batch_size: Count = 32
     duration_s: Positive = 3.0
-    lr: Positive = 2e-3
+    lr: Positive = 3e-3
     weight_decay: NonNegative = 0.02
     warmup_steps: NonNegativeCount = 50
     balance: Share = 0.5
     mixup: NonNegative = 0.3
-    filter_db: NonNegative = 6.0
-    speed: Share = 0.1
-    noise_db: float = -20.0
-    masked_share: Share = 0.15
-    label_smoothing: Share = 0.05
+    filter_db: NonNegative = 4.0
+    speed: Share = 0.05
+    noise_db: float = -30.0
+    masked_share: Share = 0.12
+    label_smoothing: Share = 0.02
     held_out: Share = 0.2
     threads: Count | None = None
     seed: int = 0
@@ -154,10 +157,12 @@ def main(config: Config) -> None:
     if log:
         torch.nn.Module.to(tagger.eval(), "cpu")
         tagger.save_pretrained(config.out / "model")
-        report = measure(tagger, held_out)
+        report = measure(tagger, held_out) if len(held_out) else {"n": 0, "held_out": []}
+        report["against"] = "labels" if config.clip is None else f"what CLIP {config.clip} sees"
         with written_whole(config.out / "held_out.json") as temporary:
             temporary.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-        print(f"held out: accuracy {report['accuracy']} of {report['n']}, interval {report['interval']}")
+        if len(held_out):
+            print(f"held out: accuracy {report['accuracy']} of {report['n']}, interval {report['interval']}")
         log.close()
     accelerator.wait_for_everyone()
     accelerator.end_training()
@@ -213,28 +218,21 @@ def measure(tagger: Tagger, clips: LabelledClips) -> dict[str, Any]:
     logits = tagger.tag([waveform.float() for waveform in clips.waveforms])[1]
     truth = clips.targets.argmax(dim=1)
     right = logits.argmax(dim=1) == truth
+    first = logits.topk(min(3, len(clips.kinds))).indices
+    share = right.double().mean().item()
+    interval = wilson(share, len(clips))
     by_kind = {
         kind: f"{int(right[truth == index].sum())} of {int((truth == index).sum())}"
         for index, kind in enumerate(clips.kinds)
     }
     return {
-        "accuracy": round(right.double().mean().item(), 4),
-        "top_3": round(
-            (logits.topk(min(3, len(clips.kinds))).indices == truth[:, None]).any(1).double().mean().item(), 4
-        ),
+        "accuracy": round(share, 4),
+        "top_3": round((first == truth[:, None]).any(dim=1).double().mean().item(), 4),
         "n": len(clips),
-        "interval": wilson_interval(int(right.sum()), len(clips)),
+        "interval": [round(interval.low, 4), round(interval.high, 4)],
         "by_kind": by_kind,
         "held_out": clips.sources,
     }
-
-
-def wilson_interval(successes: int, trials: int, z: float = 1.96) -> tuple[float, float]:
-    """Of a share, 95 % (Wilson 1927)."""
-    share, spread = successes / trials, z * z / trials
-    centre = (share + spread / 2) / (1 + spread)
-    half = z / (1 + spread) * (share * (1 - share) / trials + spread / (4 * trials)) ** 0.5
-    return round(centre - half, 4), round(centre + half, 4)
 
 
 if __name__ == "__main__":

@@ -68,7 +68,7 @@ class Tagger(ModelMixin, ConfigMixin):
         embedding_dim: int = 128,
         num_mels: int = 64,
         n_fft: int = 1024,
-        hop_length: int = 256,
+        hop_length: int = 320,
         dropout: float = 0.3,
         name: str = "tagger",
     ) -> None:
