@@ -1,19 +1,25 @@
 """Pictures of sounds: the log-mel spectrogram."""
 
 import math
+from functools import lru_cache
 from pathlib import Path
 
+import numpy as np
 import torch
 import torchaudio.functional as AF
+from matplotlib import colormaps
 from matplotlib.figure import Figure
+from PIL import Image
 from torch import Tensor
 
 from diffaudio.files import written_whole
 
-__all__ = ["spectrogram_figure", "write_spectrogram"]
+__all__ = ["spectrogram_figure", "spectrogram_image", "write_spectrogram"]
 
 _NUM_MELS = 96
 _RANGE_DB = 80.0
+_N_FFT = 1024
+_COLOURS = "magma"
 
 
 def spectrogram_figure(waveform: Tensor, sample_rate: int, *, title: str = "") -> Figure:
@@ -27,13 +33,13 @@ def spectrogram_figure(waveform: Tensor, sample_rate: int, *, title: str = "") -
     figure = Figure(figsize=(8, 3), layout="constrained")
     axes = figure.add_subplot()
     image = axes.imshow(
-        _mel_db(waveform.detach().float().cpu().mean(dim=0), sample_rate).numpy(),
+        _mel_db(waveform, sample_rate, _N_FFT // 4).numpy(),
         origin="lower",
         aspect="auto",
         extent=(0, waveform.shape[-1] / sample_rate, 0, _mel(sample_rate / 2)),
         vmin=-_RANGE_DB,
         vmax=0,
-        cmap="magma",
+        cmap=_COLOURS,
     )
     marks_hz = [f for f in (100, 250, 500, 1000, 2000, 4000, 8000, 16000) if f < sample_rate / 2]
     axes.set_yticks([_mel(f) for f in marks_hz], [str(f) for f in marks_hz])
@@ -50,13 +56,33 @@ def write_spectrogram(path: Path, waveform: Tensor, sample_rate: int, *, title: 
         figure.savefig(temporary, dpi=100)
 
 
-def _mel_db(waveform: Tensor, sample_rate: int) -> Tensor:
-    """[samples] -> [mels, steps], 0 dB at the loudest point."""
-    n_fft = 1024
-    window = torch.hann_window(n_fft)
-    spectrum = torch.stft(waveform, n_fft, n_fft // 4, window=window, pad_mode="constant", return_complex=True)
-    filters = AF.melscale_fbanks(n_fft // 2 + 1, 0.0, sample_rate / 2, _NUM_MELS, sample_rate)
-    level = 10 * (filters.T @ spectrum.abs().square()).clamp(min=1e-10).log10()
+def spectrogram_image(waveform: Tensor, sample_rate: int, *, width: int = 256) -> Image.Image:
+    """The same picture without axes, `width` x 96 pixels, in milliseconds.
+
+    Args:
+        waveform: [channels, samples]; the channels are averaged.
+    """
+    level = _mel_db(waveform, sample_rate, max(1, waveform.shape[-1] // width))[:, :width]
+    image = Image.fromarray((255 / _RANGE_DB * (level + _RANGE_DB)).round().to(torch.uint8).flip(0).numpy(), mode="P")
+    image.putpalette(_palette())
+    return image
+
+
+@lru_cache
+def _palette() -> bytes:
+    return (colormaps[_COLOURS](np.arange(256))[:, :3] * 255).round().astype(np.uint8).tobytes()
+
+
+@lru_cache
+def _mel_filters(sample_rate: int) -> Tensor:
+    return AF.melscale_fbanks(_N_FFT // 2 + 1, 0.0, sample_rate / 2, _NUM_MELS, sample_rate).T.contiguous()
+
+
+def _mel_db(waveform: Tensor, sample_rate: int, hop: int) -> Tensor:
+    """[channels, samples] -> [mels, steps], 0 dB at the loudest point."""
+    mono = waveform.detach().float().cpu().mean(dim=0)
+    spectrum = torch.stft(mono, _N_FFT, hop, window=torch.hann_window(_N_FFT), pad_mode="constant", return_complex=True)
+    level = 10 * (_mel_filters(sample_rate) @ spectrum.abs().square()).clamp(min=1e-10).log10()
     return (level - level.max()).clamp(min=-_RANGE_DB)
 
 

@@ -22,7 +22,7 @@ FLOORS = [
     {"diffusion"},
     {"corpus", "metrics"},
     {"inputs", "launch", "model_folder", "pipeline", "rendering", "training"},
-    {"prompts", "grid", "commandline"},
+    {"prompts", "grid", "sweeping", "commandline"},
     {"commands"},
     {"cli"},
 ]
@@ -123,16 +123,18 @@ def test_no_script_hides_an_importable_module(path):
     subprocess.run([sys.executable, "-I", "-c", program], check=True, timeout=60)
 
 
-def test_the_wheel_carries_the_package_and_the_bundled_model_and_nothing_else():
+def test_the_wheel_carries_the_package_the_bundled_model_and_the_tagger_and_nothing_else():
     wheel = {file.distribution_path.replace(os.sep, "/") for file in WheelBuilder(str(REPO)).recurse_included_files()}
     package = {path.relative_to(REPO).as_posix() for path in (REPO / "diffaudio").rglob("*.py")}
     model = {
         f"diffaudio/{path.relative_to(REPO).as_posix()}"
-        for path in (REPO / "checkpoints/mini").rglob("*")
+        for name in ("mini", "tagger")
+        for path in (REPO / "checkpoints" / name).rglob("*")
         if path.is_file()
     }
     assert package | model <= wheel
     assert {f"diffaudio/checkpoints/mini/{name}" for name in ("README.md", "model_index.json")} <= wheel
+    assert "diffaudio/checkpoints/tagger/config.json" in wheel
     assert all(name.startswith("diffaudio/") for name in wheel)
 
 

@@ -1,26 +1,14 @@
 """`diffaudio sweep`: every sampler with every number of steps and every guidance scale, measured and to be heard.
 
-    OUT/sounds/COMBINATION/   the sounds, each with its sidecar and a small spectrogram
-    OUT/measured/             what was measured of each combination
-    OUT/results.csv, .parquet, pictures/, index.html
-
-All processes make sounds, then measure, by index; the first one writes the tables and the page. What is there is
-kept: run again, a sweep goes on where it was stopped.
+All processes that were launched make sounds, then measure them, by index; the first one writes the tables and the page.
 """
 
-import json
 import sys
 from collections.abc import Callable
-from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from diffaudio.commandline import Parser, between
-
-if TYPE_CHECKING:
-    from diffaudio.grid import Combination
-    from diffaudio.pipeline import DiffAudioPipeline
-    from diffaudio.rendering import Item
 
 __all__ = ["run"]
 
@@ -28,11 +16,17 @@ __all__ = ["run"]
 def run(arguments: list[str]) -> None:
     given = _parser().parse_args(arguments)
 
+    from tqdm import tqdm
+
+    from diffaudio import __version__
     from diffaudio.grid import combinations, suitable
     from diffaudio.launch import join_processes
-    from diffaudio.metrics.sweep import write_tables
-    from diffaudio.prompts import items_of, read_prompts
+    from diffaudio.metrics.evaluation import RESAMPLES
+    from diffaudio.metrics.heard import Listener
+    from diffaudio.metrics.results import Report
+    from diffaudio.prompts import read_prompts
     from diffaudio.rendering import Settings, choose_dtype, load_pipeline, process_device
+    from diffaudio.sweeping import Sweep, batches, make, measure, write_results
 
     prompts = read_prompts(given.prompts)
     axes = {"sampler": given.samplers, "steps": given.steps, "guidance_scale": given.guidance}
@@ -40,74 +34,39 @@ def run(arguments: list[str]) -> None:
     grid = combinations(base, axes)
 
     state = join_processes()
+    share = slice(state.process_index, None, state.num_processes)
     device = process_device(given.device, state)
     pipe = load_pipeline(given.model, device, choose_dtype(given.dtype, device))
-    suiting, refused = suitable(pipe, grid, axes)
+    suiting, left_out = suitable(pipe, grid, axes)
     if state.is_main_process:
-        for name, reason in refused.items():
+        for name, reason in left_out.items():
             print(f"left out {name}: {reason}")
-    sounds = {
-        each: items_of(prompts, given.out / "sounds" / each.name, given.seed, takes=given.takes, suffix=".flac")
-        for each in suiting
-    }
-    units = _units(sounds, given.batch_size)[state.process_index :: state.num_processes]
+    sweep = Sweep.of(given.out, prompts, axes, suiting, left_out, seed=given.seed, takes=given.takes)
+
+    mine = batches(sweep, given.batch_size)[share]
     quiet = not (sys.stderr.isatty() and state.is_local_main_process)
-    _make(pipe, units, quiet)
+    for _ in tqdm(make(pipe, mine), total=sum(len(batch) for _, batch in mine), unit="sound", disable=quiet):
+        pass
+    state.wait_for_everyone()
+    listener, reference, report = Listener([]), None, Report([], [], given.seed, RESAMPLES)
+    for combination in tqdm(suiting[share], unit="combination", disable=quiet):
+        measure(sweep, combination, listener, reference, report)
     state.wait_for_everyone()
     if state.is_main_process:
-        write_tables(given.out, [_measure(each, items) for each, items in sounds.items()], {"model": pipe.name_or_path})
-        print(f"{given.out}: {len(suiting)} combinations, {sum(map(len, sounds.values()))} sounds")
+        facts = {
+            "model": pipe.name_or_path,
+            "prompts": len(prompts),
+            "takes": given.takes,
+            "duration": f"{given.duration:g} s",
+            "seed": given.seed,
+            "device": str(device),
+            "processes": state.num_processes,
+            "batch size": given.batch_size,
+            "diffaudio": __version__,
+        }
+        write_results(sweep, report, facts)
+        print(f"{given.out / 'index.html'}: {len(suiting)} combinations of {len(prompts) * given.takes} sounds")
     state.destroy_process_group()
-
-
-def _units(sounds: "dict[Combination, list[Item]]", batch_size: int) -> "list[tuple[Combination, list[Item]]]":
-    """All sounds in batches, as even as can be, so that the timing of one compares with that of another."""
-    units = []
-    for combination, items in sounds.items():
-        count = -(-len(items) // batch_size)
-        edges = [len(items) * index // count for index in range(count + 1)]
-        units += [(combination, items[start:end]) for start, end in pairwise(edges)]
-    return units
-
-
-def _make(pipe: "DiffAudioPipeline", units: "list[tuple[Combination, list[Item]]]", quiet: bool) -> None:
-    """Make what is missing of some batches; each prompt is embedded once."""
-    from tqdm import tqdm
-
-    from diffaudio.rendering import is_made, render
-
-    model = pipe.name_or_path
-    missing = [(each, [item for item in batch if not is_made(item, each.settings, model)]) for each, batch in units]
-    prompts = list(dict.fromkeys(item.prompt for _, batch in missing for item in batch))
-    embeds = dict(zip(prompts, pipe.encode_prompt(prompts, warn_if_far=True), strict=True)) if prompts else {}
-    with tqdm(total=sum(len(batch) for _, batch in missing), unit="sound", disable=quiet) as bar:
-        for combination, batch in missing:
-            for item in batch:
-                item.path.parent.mkdir(parents=True, exist_ok=True)
-            for _ in render(pipe, batch, combination.settings, batch_size=max(1, len(batch)), prompt_embeds=embeds):
-                bar.update()
-
-
-def _measure(combination: "Combination", items: "list[Item]") -> dict[str, Any]:
-    """A row of the table."""
-    from diffaudio.audio import read_audio
-    from diffaudio.grid import AXES
-    from diffaudio.metrics.sweep import timing_columns
-
-    sidecars = [json.loads(item.path.with_suffix(".json").read_text(encoding="utf-8")) for item in items]
-    peaks = [float(read_audio(item.path)[0].abs().max()) for item in items]
-    quality = {
-        "silent": sum(peak < 1e-3 for peak in peaks) / len(peaks),
-        "clipped": sum(peak >= 1 for peak in peaks) / len(peaks),
-    }
-    return {
-        "combination": combination.name,
-        **{axis: getattr(combination.settings, axis) for axis in AXES},
-        "passes": combination.passes,
-        "sounds": len(items),
-        **timing_columns(sidecars),
-        **quality,
-    }
 
 
 def _parser() -> Parser:

@@ -20,7 +20,19 @@ import pyarrow.parquet as pq
 
 from diffaudio.files import written_whole
 
-__all__ = ["pareto_line", "timing_columns", "write_tables"]
+__all__ = ["direction", "pareto_line", "timing_columns", "write_tables"]
+
+
+HIGHER = ("accuracy", "clap_score", "clip_score", "coverage", "diversity", "inception_score", "precision", "recall")
+LOWER = ("clipped", "fd", "kad", "kl", "repeated", "silent")
+
+
+def direction(metric: str) -> int:
+    """1 where more is better, -1 where less is, 0 where neither holds (density, loudness)."""
+    for sign, families in ((1, HIGHER), (-1, LOWER)):
+        if any(metric == family or metric.startswith(f"{family}_") for family in families):
+            return sign
+    return 0
 
 
 def timing_columns(sidecars: Sequence[Mapping[str, Any]]) -> dict[str, float]:

@@ -1,0 +1,128 @@
+"""A sweep as one HTML page: table, pictures, spectrograms and players, with filters and sorting.
+
+It asks for nothing beyond its own folder, so it works from a disk, offline. The page's parts are in the folder
+`page/`: they become one file, with the data as JSON.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from diffaudio.files import written_whole
+from diffaudio.metrics.sweep import direction
+
+__all__ = ["PageSound", "sound_path", "write_page"]
+
+UNITS = {"steps": "steps"}
+SHORT = {"guidance_scale": "scale"}
+TEXT = ("sampler",)
+COSTS = {
+    "passes": "U-Net evaluations a sound takes",
+    "seconds_per_sound": "its share of a batch, from embedding to waveform; the median",
+    "real_time_factor": "seconds over the sound's duration; below 1 is faster than it plays",
+}
+FIRST_METRICS = 6  # columns that are shown at first; the others can be chosen
+
+
+@dataclass(frozen=True)
+class PageSound:
+    """One sound of the page.
+
+    Attributes:
+        row: its combination's place among the rows.
+        prompt: its prompt's place among the prompts.
+        take: from 1.
+        path: relative to the page, as in an address, without suffix; its picture has the same with .png.
+        suffix: of the sound's file.
+        heard: what a classifier takes it for; empty where there is none.
+    """
+
+    row: int
+    prompt: int
+    take: int
+    path: str
+    suffix: str
+    heard: str = ""
+
+
+def sound_path(file: Path, folder: Path) -> str:
+    """A `PageSound.path`."""
+    return quote(file.relative_to(folder).with_suffix("").as_posix())
+
+
+def write_page(
+    folder: Path,
+    *,
+    facts: Mapping[str, Any],
+    axes: Mapping[str, Sequence[Any]],
+    rows: Sequence[Mapping[str, Any]],
+    pictures: Mapping[str, Mapping[str, str]],
+    prompts: Sequence[str],
+    sounds: Sequence[PageSound],
+    left_out: Mapping[str, str],
+) -> None:
+    """Write index.html.
+
+    Args:
+        facts: what all sounds have in common, by name; `model` is one.
+        axes: the values of each setting that varies or may vary.
+        rows: of the table, those of the real recordings and shuffled labels among them.
+        pictures: by metric and by what they show, the files' names in the folder pictures/.
+        prompts: their texts.
+        left_out: combinations that were refused, with the reason.
+    """
+    data = {
+        "title": f"Sweep of {facts['model']}",
+        "facts": facts,
+        "left_out": left_out,
+        "axes": [
+            {"name": name, "title": _title(name), "values": values, "unit": UNITS.get(name), "short": SHORT.get(name)}
+            for name, values in axes.items()
+        ],
+        "columns": _columns(rows, axes),
+        "metrics": [{"name": metric, "pictures": of_metric} for metric, of_metric in pictures.items()],
+        "rows": rows,
+        "prompts": [{"text": prompt} for prompt in prompts],
+        "sounds": [asdict(sound) for sound in sounds],
+    }
+    part = files("diffaudio.metrics") / "page"
+    # "<" as an escape, so that no text of the user's ends the script
+    told = json.dumps(data, ensure_ascii=False, allow_nan=False).replace("<", "\\u003c")
+    page = (part / "page.html").read_text(encoding="utf-8")
+    for mark, text in (
+        ("/*STYLE*/", (part / "page.css").read_text(encoding="utf-8")),
+        ("/*SCRIPT*/", (part / "page.js").read_text(encoding="utf-8")),
+        ("/*DATA*/", told),
+    ):
+        page = page.replace(mark, text, 1)
+    with written_whole(folder / "index.html") as temporary:
+        temporary.write_text(page, encoding="utf-8")
+
+
+def _columns(rows: Sequence[Mapping[str, Any]], axes: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
+    """The table's columns: settings, costs, metrics."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    metrics = [name for name in names if f"{name}_n" in names]
+    columns = [
+        {
+            "name": name,
+            "direction": 0,
+            "visible": len(values) > 1 or name == "sampler",
+            "text": name in TEXT,
+            "help": "",
+        }
+        for name, values in axes.items()
+    ]
+    columns += [{"name": name, "direction": -1, "visible": True, "help": told} for name, told in COSTS.items()]
+    for place, name in enumerate(metrics):
+        better = {1: "higher is better", -1: "lower is better", 0: ""}[direction(name)]
+        columns.append({"name": name, "direction": direction(name), "visible": place < FIRST_METRICS, "help": better})
+    return [{"title": _title(column["name"]), "text": False, **column} for column in columns]
+
+
+def _title(name: str) -> str:
+    return name.replace("_", " ")

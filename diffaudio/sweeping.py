@@ -1,0 +1,215 @@
+"""The folder of a sweep: its sounds, what was measured of them, the tables and the page.
+
+    sounds/COMBINATION/       the sounds, each with its sidecar and a small spectrogram
+    measured/                 what was measured of each combination
+    report.json               all of that, as `diffaudio evaluate` writes it
+    results.csv, .parquet     a row a combination
+    pictures/, index.html
+
+Every file is there whole or not at all, and what is there is kept: a sweep that was killed goes on where it was.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from diffaudio.audio import read_audio
+from diffaudio.files import written_whole
+from diffaudio.grid import Combination
+from diffaudio.metrics.evaluation import evaluated_row, real_row, shuffled_row
+from diffaudio.metrics.heard import Heard, Listener, Sound
+from diffaudio.metrics.measuring import Reference
+from diffaudio.metrics.pictures import write_pictures
+from diffaudio.metrics.report import PageSound, sound_path, write_page
+from diffaudio.metrics.results import Metric, Report, Row, write_report
+from diffaudio.metrics.sweep import direction, timing_columns, write_tables
+from diffaudio.pipeline import DiffAudioPipeline
+from diffaudio.plot import spectrogram_image
+from diffaudio.prompts import Prompt, items_of
+from diffaudio.rendering import Item, is_made, render
+
+__all__ = ["Sweep", "batches", "make", "measure", "write_results"]
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What is to be made.
+
+    Attributes:
+        folder: of all files.
+        prompts: of the list.
+        axes: the values of each setting that the sweep varies.
+        sounds: of each combination, take by take in the order of the prompts.
+        left_out: combinations that were refused, with the reason.
+    """
+
+    folder: Path
+    prompts: list[Prompt]
+    axes: dict[str, list[Any]]
+    sounds: dict[Combination, list[Item]]
+    left_out: dict[str, str]
+
+    @classmethod
+    def of(
+        cls,
+        folder: Path,
+        prompts: list[Prompt],
+        axes: dict[str, list[Any]],
+        combinations: Sequence[Combination],
+        left_out: dict[str, str],
+        *,
+        seed: int,
+        takes: int,
+    ) -> "Sweep":
+        """Every combination gets the same seeds."""
+        sounds = {
+            each: items_of(prompts, folder / "sounds" / each.name, seed, takes=takes, suffix=".flac")
+            for each in combinations
+        }
+        return cls(folder, prompts, axes, sounds, left_out)
+
+    def measured_file(self, combination: Combination) -> Path:
+        return self.folder / "measured" / f"{combination.name}.json"
+
+
+def batches(sweep: Sweep, batch_size: int) -> list[tuple[Combination, list[Item]]]:
+    """All sounds in batches, as even as can be, so that the timing of one compares with that of another."""
+    parts = []
+    for combination, items in sweep.sounds.items():
+        count = -(-len(items) // batch_size)
+        edges = [len(items) * index // count for index in range(count + 1)]
+        parts += [(combination, items[start:end]) for start, end in pairwise(edges)]
+    return parts
+
+
+def make(pipe: DiffAudioPipeline, parts: Sequence[tuple[Combination, list[Item]]]) -> Iterator[Item]:
+    """Make what is missing of some batches; each prompt is embedded once.
+
+    Raises:
+        ValueError: a sound is there that was made with other settings.
+    """
+    model = pipe.name_or_path
+    missing = [(each, [item for item in batch if not is_made(item, each.settings, model)]) for each, batch in parts]
+    prompts = list(dict.fromkeys(item.prompt for _, batch in missing for item in batch))
+    embeds = dict(zip(prompts, pipe.encode_prompt(prompts, warn_if_far=True), strict=True)) if prompts else {}
+    for combination, batch in missing:
+        for item in batch:
+            item.path.parent.mkdir(parents=True, exist_ok=True)
+        yield from render(pipe, batch, combination.settings, batch_size=len(batch) or 1, prompt_embeds=embeds)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What is known of a combination's sounds.
+
+    Attributes:
+        by: what it was measured with; where that changes, it is measured again.
+        rows: evaluated and shuffled, and for the first combination of a sweep the real recordings.
+        heard_as: of each sound, what the first classifier takes it for; empty where there is none.
+    """
+
+    by: dict[str, Any]
+    rows: list[Row]
+    heard_as: list[str]
+
+
+def measure(
+    sweep: Sweep, combination: Combination, listener: Listener, reference: Reference | None, report: Report
+) -> None:
+    """Hear a combination's sounds and draw their spectrograms, unless that was done.
+
+    Args:
+        report: without rows; what its rows are to be measured with.
+    """
+    file, items = sweep.measured_file(combination), sweep.sounds[combination]
+    by = {**asdict(report), "sounds": [[item.path.name, item.prompt, item.label] for item in items]}
+    by = json.loads(json.dumps(by))
+    known = _read_measured(file)
+    if known is not None and known.by == by:
+        return
+    heard = listener.hear(_opened(items))
+    drawn = {"seed": report.seed, "resamples": report.resamples}
+    rows = [
+        evaluated_row(heard, reference, name=combination.name, **drawn),
+        shuffled_row(heard, reference, name=f"{combination.name}, shuffled", **drawn),
+    ]
+    if reference is not None and combination is next(iter(sweep.sounds)):
+        rows.append(real_row(reference, like=heard, name="real recordings", **drawn))
+    file.parent.mkdir(exist_ok=True)
+    told = json.dumps(asdict(Measured(by, rows, _heard_as(heard))), ensure_ascii=False, allow_nan=False)
+    with written_whole(file) as temporary:
+        temporary.write_text(told, encoding="utf-8")
+
+
+def _read_measured(file: Path) -> Measured | None:
+    if not file.is_file():
+        return None
+    told = json.loads(file.read_text(encoding="utf-8"))
+    rows = [Row(**row | {"metrics": [Metric(**metric) for metric in row["metrics"]]}) for row in told["rows"]]
+    return Measured(told["by"], rows, told["heard_as"])
+
+
+def _opened(items: Sequence[Item]) -> Iterator[Sound]:
+    """The sounds one by one; their spectrograms are drawn in passing."""
+    for item in items:
+        waveform, sample_rate = read_audio(item.path)
+        picture = item.path.with_suffix(".png")
+        if not picture.exists():
+            with written_whole(picture) as temporary:
+                spectrogram_image(waveform, sample_rate).save(temporary)
+        yield Sound(waveform, sample_rate, item.path.stem, item.prompt, item.label)
+
+
+def _heard_as(heard: Heard) -> list[str]:
+    for name, logits in heard.logits.items():
+        if heard.classes[name]:
+            best = logits.softmax(dim=1).max(dim=1)
+            pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+            return [f"{heard.classes[name][index]} ({value:.2f})" for index, value in pairs]
+    return [""] * len(heard)
+
+
+def write_results(sweep: Sweep, report: Report, facts: Mapping[str, Any]) -> None:
+    """Write report, tables, pictures and page of a sweep whose sounds are all measured.
+
+    Args:
+        facts: what all sounds have in common, by name.
+    """
+    folder = sweep.folder
+    evaluated, others, sounds, reported = [], [], [], []
+    for place, (combination, items) in enumerate(sweep.sounds.items()):
+        measured = _read_measured(sweep.measured_file(combination))
+        assert measured is not None
+        costs = {"passes": combination.passes, **timing_columns([_sidecar(item) for item in items])}
+        for row in measured.rows:
+            head = {"kind": row.kind, "combination": row.name}
+            head |= {} if row.kind == "real" else combination.values(sweep.axes)
+            columns = {**head, "sounds": row.sounds, **(costs if row.kind == "evaluated" else {}), **row.columns()}
+            (evaluated if row.kind == "evaluated" else others).append(columns)
+        reported += measured.rows
+        for index, (item, heard) in enumerate(zip(items, measured.heard_as, strict=True)):
+            take, prompt = divmod(index, len(sweep.prompts))
+            address = sound_path(item.path, folder)
+            sounds.append(PageSound(place, prompt, take + 1, address, item.path.suffix, heard))
+    rows = evaluated + others
+    write_report(folder / "report.json", replace(report, rows=reported))
+    write_tables(folder, rows, facts)
+    (folder / "pictures").mkdir(exist_ok=True)
+    metrics = [name for name in evaluated[0] if f"{name}_n" in evaluated[0] and direction(name)]
+    write_page(
+        folder,
+        facts=facts,
+        axes=sweep.axes,
+        rows=rows,
+        pictures={metric: write_pictures(folder / "pictures", rows, sweep.axes, metric) for metric in metrics},
+        prompts=[prompt.text for prompt in sweep.prompts],
+        sounds=sounds,
+        left_out=sweep.left_out,
+    )
+
+
+def _sidecar(item: Item) -> dict[str, Any]:
+    return json.loads(item.path.with_suffix(".json").read_text(encoding="utf-8"))
