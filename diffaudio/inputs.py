@@ -17,12 +17,10 @@ Video = Sequence[Image.Image] | str | Path
 VIDEO_FRAMES = 8
 
 
-def check_numbers(steps: int, guidance_scale: float, duration_s: float, waveforms: int, output_type: str) -> None:
+def check_numbers(steps: int, duration_s: float, waveforms: int, output_type: str) -> None:
     """Refuse what is out of range, under the name it has in the pipeline's call."""
     if steps < 1:
         raise ValueError(f"num_inference_steps is {steps}; at least 1 is needed")
-    if not 0 <= guidance_scale < math.inf:
-        raise ValueError(f"guidance_scale is {guidance_scale}; 0 or more is allowed")
     if not 0 < duration_s < math.inf:
         raise ValueError(f"audio_length_in_s is {duration_s}; more than 0 is needed")
     if waveforms < 1:

@@ -12,6 +12,7 @@ whose classes are diffusers' or transformers' own, and leaves weights that are m
 import copy
 import importlib
 import json
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +22,23 @@ from huggingface_hub import snapshot_download
 from safetensors import SafetensorError
 from torch import nn
 
+from diffaudio.diffusion.objectives import prediction_type
 from diffaudio.files import replaced_whole
 from diffaudio.models.autoencoders import Autoencoder, load_autoencoder
 from diffaudio.models.bridge import load_bridge
 from diffaudio.models.clip import Clip
 from diffaudio.models.unet import UNet1D
 
-__all__ = ["FORMAT_VERSION", "bundled_model", "find_model", "load_clip", "load_encoders", "load_parts", "save_parts"]
+__all__ = [
+    "FORMAT_VERSION",
+    "bundled_model",
+    "find_model",
+    "load_clip",
+    "load_encoders",
+    "load_parts",
+    "load_weak_unet",
+    "save_parts",
+]
 
 FORMAT_VERSION = 1
 
@@ -76,12 +87,13 @@ def find_model(model: str | Path, **hub_settings: Any) -> Path:
         raise ValueError(f"{model}: no such folder here, and the hub did not give it: {reason}") from error
 
 
-def load_parts(folder: Path, dtype: torch.dtype) -> dict[str, Any]:
-    """Read every part of a model.
+def load_parts(folder: Path, dtype: torch.dtype, *, only: Collection[str] = tuple(_FILES)) -> dict[str, Any]:
+    """Read the parts of a model.
 
     Args:
         folder: as `save_parts` wrote it.
         dtype: of the U-Net; the other parts take little of the time and stay float32.
+        only: names of the parts to read.
 
     Raises:
         ValueError: a file is missing or damaged, or the folder was written by a newer diffaudio.
@@ -100,6 +112,8 @@ def load_parts(folder: Path, dtype: torch.dtype) -> dict[str, Any]:
     }
     parts = {}
     for part, load in loaders.items():
+        if part not in only:
+            continue
         try:
             parts[part] = load(folder / part)
         except (OSError, RuntimeError, LookupError, TypeError, ValueError, SafetensorError) as error:
@@ -107,6 +121,37 @@ def load_parts(folder: Path, dtype: torch.dtype) -> dict[str, Any]:
             place = "" if reason.startswith(f"{folder / part}") else f"{folder / part}: cannot be loaded: "
             raise ValueError(f"{place}{reason}") from error
     return parts
+
+
+def load_weak_unet(model: str | Path, parts: Mapping[str, Any]) -> UNet1D:
+    """Load the U-Net of a weaker model, such as an earlier checkpoint or a smaller one, for autoguidance.
+
+    Args:
+        model: folder or hub id.
+        parts: of the model that it is to guide; its U-Net says on which device and in which dtype.
+
+    Raises:
+        ValueError: the model cannot be loaded, is the same one, or its predictions cannot be compared.
+    """
+    strong = next(parts["unet"].parameters())
+    folder = find_model(model)
+    weak = load_parts(folder, strong.dtype, only=("unet", "scheduler", "autoencoder"))
+    clip = json.loads((folder / "clip" / "open_clip_config.json").read_text(encoding="utf-8")).get("name")
+    same = {
+        "CLIP": clip == parts["clip"].name,
+        "autoencoder": _equal_weights(weak["autoencoder"], parts["autoencoder"]),
+        "objective": prediction_type(weak["scheduler"].config) == prediction_type(parts["scheduler"].config),
+        "noise schedule": torch.equal(_noise_schedule(weak["scheduler"]), _noise_schedule(parts["scheduler"])),
+    }
+    for what, is_same in same.items():
+        if not is_same:
+            raise ValueError(f"{model}: cannot guide this model, its {what} is another; they must have it in common")
+    nn.Module.to(weak["unet"], device=strong.device)
+    if _equal_weights(weak["unet"], parts["unet"]):
+        raise ValueError(
+            f"{model}: has no effect as weaker model, its U-Net is the same; name an earlier or smaller one"
+        )
+    return weak["unet"]
 
 
 def load_encoders(
@@ -160,6 +205,16 @@ def save_parts(folder: Path, parts: dict[str, Any], *, dtype: torch.dtype | None
             part.save_pretrained(temporary / name)
             _forget_origin(temporary / name / "config.json")
         (temporary / "model_index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+
+def _noise_schedule(scheduler: Any) -> torch.Tensor:
+    """alpha^2 by timestep; that of flow matching is always the same."""
+    return getattr(scheduler, "alphas_cumprod", torch.empty(0))
+
+
+def _equal_weights(one: nn.Module, other: nn.Module) -> bool:
+    a, b = one.state_dict(), other.state_dict()
+    return a.keys() == b.keys() and all(torch.equal(a[name].to(b[name].device), b[name]) for name in a)
 
 
 def _forget_origin(config_file: Path) -> None:

@@ -10,7 +10,7 @@ list is given, so a sound depends neither on the device nor on what else is in t
 import copy
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import torch
 from diffusers.utils import BaseOutput
 from torch import Tensor
 
+from diffaudio.diffusion.guidance import PLAIN, Guidance
 from diffaudio.diffusion.samplers import draw_noise, make_sampler, sample
 from diffaudio.inputs import Picture, Video, check_numbers, one_generator_each, read_picture, read_video
 from diffaudio.model_folder import bundled_model, find_model, load_parts, save_parts
@@ -37,9 +38,12 @@ class AudioPipelineOutput(BaseOutput):
 
     Attributes:
         audios: [sounds, channels, samples], a tensor or an array.
+        num_passes: how often a U-Net was run over each sound, a weaker model's too; guidance mostly runs two a pass
+            of the sampler.
     """
 
     audios: Any
+    num_passes: int = 0
 
 
 PEAK = 0.99
@@ -156,10 +160,15 @@ class DiffAudioPipeline:
         video: Video | None = None,
         num_inference_steps: int = 25,
         guidance_scale: float = 3.0,
+        guidance_rescale: float = 0.0,
+        guidance: Guidance = PLAIN,
+        weak_unet: UNet1D | None = None,
         audio_length_in_s: float = 5.0,
         num_waveforms_per_prompt: int = 1,
         generator: torch.Generator | list[torch.Generator] | None = None,
         sampler: str | None = "ddim",
+        spacing: str | None = None,
+        eta: float | None = None,
         prompt_embeds: Tensor | None = None,
         negative_prompt_embeds: Tensor | None = None,
         latents: Tensor | None = None,
@@ -175,9 +184,14 @@ class DiffAudioPipeline:
             image: PIL pictures or files; each is a prompt.
             video: frames, or a video file, of which 8 frames are looked at; one prompt.
             guidance_scale: 0 ignores the prompt, 1 follows the conditional model, above 1 exaggerates it.
+            guidance_rescale: diffusers' name for `guidance.rescale`.
+            guidance: how the scale is applied: interval, schedule, projection …
+            weak_unet: of a weaker model, for autoguidance: the sound is led away from its predictions.
             num_waveforms_per_prompt: sounds for each prompt; they follow one another in the result.
             generator: on the CPU; a list gives each sound its own, a single one draws them one after another.
             sampler: a name out of `diffaudio.diffusion.samplers.SAMPLERS`; None takes `scheduler` as it is.
+            spacing: of the sampler's noise levels: trailing, linear, karras, exponential; None is what suits it.
+            eta: how much noise the sampler draws anew in each step, where it can be told so.
             prompt_embeds: [prompts, embedding_dim], as `encode_prompt` gives them.
             negative_prompt_embeds: the same, [1 or prompts, embedding_dim].
             latents: noise to start from, [sounds, latent_channels, frames], instead of drawn noise.
@@ -187,18 +201,21 @@ class DiffAudioPipeline:
         Returns:
             `.audios` [sounds, channels, samples] float32 at `autoencoder.sample_rate`. A sound whose peak
             would pass 0.99 is turned down as a whole to that; none is clipped, others keep their level.
+            `.num_passes` says how often the U-Net was run over each.
 
         Raises:
             ValueError: an argument out of range, of another shape, or without effect.
         """
-        check_numbers(num_inference_steps, guidance_scale, audio_length_in_s, num_waveforms_per_prompt, output_type)
+        check_numbers(num_inference_steps, audio_length_in_s, num_waveforms_per_prompt, output_type)
+        scheduler = self._scheduler(sampler, spacing, eta)
+        guidance = _with_rescale(guidance, guidance_rescale)
         embedding = self._conditions(prompt, image, video, prompt_embeds)
-        negative = self._negative(negative_prompt, negative_prompt_embeds, guidance_scale, len(embedding))
+        negative = self._negative(negative_prompt, negative_prompt_embeds, len(embedding))
         embedding = embedding.repeat_interleave(num_waveforms_per_prompt, dim=0)
         if negative is not None:
             negative = negative.repeat_interleave(num_waveforms_per_prompt, dim=0)
         generators = one_generator_each(generator, len(embedding))
-        scheduler = copy.deepcopy(self.scheduler) if sampler is None else make_sampler(sampler, self.scheduler.config)
+        unet, weak = _Counted(self.unet), None if weak_unet is None else _Counted(self._fitting(weak_unet))
 
         def on_step(step: int, timestep: Tensor, latents: Tensor) -> None:
             self.num_timesteps = len(scheduler.timesteps)
@@ -206,24 +223,39 @@ class DiffAudioPipeline:
                 callback_on_step_end(self, step, timestep, {"latents": latents})
 
         latents = sample(
-            self._predict,
+            unet,
             scheduler,
             self._noise(latents, len(embedding), audio_length_in_s, generators),
             embedding,
             num_inference_steps=num_inference_steps,
             guidance_scale=guidance_scale,
+            guidance=guidance,
             negative_embedding=negative,
+            weak_unet=weak,
             generators=generators,
             on_step=on_step,
         )
         audios = latents.float() if output_type == "latent" else self._decode(latents, audio_length_in_s)
         if output_type == "np":
             audios = audios.cpu().numpy()
-        return AudioPipelineOutput(audios=audios) if return_dict else (audios,)
+        num_passes = (unet.items + (weak.items if weak else 0)) // len(embedding)
+        return AudioPipelineOutput(audios=audios, num_passes=num_passes) if return_dict else (audios,)
 
-    def _predict(self, latents: Tensor, timestep: Tensor | float, *conditions: Tensor) -> Tensor:
-        """The U-Net in its own dtype, while the sampler keeps float32."""
-        return self.unet(latents.to(self.dtype), timestep, *conditions).float()
+    def _scheduler(self, sampler: str | None, spacing: str | None, eta: float | None) -> Any:
+        if sampler is not None:
+            return make_sampler(sampler, self.scheduler.config, spacing=spacing, eta=eta)
+        if spacing is not None or eta is not None:
+            raise ValueError("spacing and eta have no effect without a sampler; name one")
+        return copy.deepcopy(self.scheduler)
+
+    def _fitting(self, weak_unet: UNet1D) -> UNet1D:
+        for size in ("in_channels", "embedding_dim"):
+            if weak_unet.config[size] != self.unet.config[size]:
+                raise ValueError(
+                    f"weak_unet's {size} is {weak_unet.config[size]} where the unet's is {self.unet.config[size]}; "
+                    "they do not fit"
+                )
+        return weak_unet
 
     def _conditions(self, prompt: Any, image: Any, video: Any, prompt_embeds: Tensor | None) -> Tensor:
         """[prompts, embedding_dim]"""
@@ -242,17 +274,12 @@ class DiffAudioPipeline:
             return self.clip.encode_image(pictures)
         return self.encode_prompt([prompt] if isinstance(prompt, str) else list(prompt), warn_if_far=True)
 
-    def _negative(self, text: Any, embeds: Tensor | None, guidance_scale: float, count: int) -> Tensor | None:
+    def _negative(self, text: Any, embeds: Tensor | None, count: int) -> Tensor | None:
         """[prompts, embedding_dim]"""
         if text is None and embeds is None:
             return None
         if text is not None and embeds is not None:
             raise ValueError("give one of negative_prompt and negative_prompt_embeds, not both")
-        if guidance_scale <= 1:
-            raise ValueError(
-                f"a negative prompt has no effect at guidance scale {guidance_scale:g}; "
-                "raise the scale above 1 or leave the negative prompt out"
-            )
         if embeds is not None:
             negative = self._embeddings("negative_prompt_embeds", embeds)
         else:
@@ -282,3 +309,20 @@ class DiffAudioPipeline:
         audios = self.autoencoder.decode(latents.float(), num_samples=num_samples)
         loudest = audios.abs().amax(dim=(1, 2), keepdim=True)
         return audios * (PEAK / loudest).clamp(max=1)
+
+
+class _Counted:
+    """A U-Net in its own dtype, while the sampler keeps float32; counts the items it was run over."""
+
+    def __init__(self, unet: UNet1D) -> None:
+        self.unet, self.items, self.dtype = unet, 0, next(unet.parameters()).dtype
+
+    def __call__(self, latents: Tensor, timestep: Tensor | float, *conditions: Tensor) -> Tensor:
+        self.items += len(latents)
+        return self.unet(latents.to(self.dtype), timestep, *conditions).float()
+
+
+def _with_rescale(guidance: Guidance, rescale: float) -> Guidance:
+    if rescale != 0 and guidance.rescale != 0:
+        raise ValueError("give one of guidance_rescale and guidance.rescale, not both")
+    return replace(guidance, rescale=rescale) if rescale != 0 else guidance

@@ -152,7 +152,7 @@ def test_a_bad_list_is_refused_with_its_line(generate, prompts, message):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--sampler", "dpm2"], "sampler 'dpm2' is unknown; choose from "),
+        (["--sampler", "dpm4"], "sampler 'dpm4' is unknown; choose from "),
         (["--steps", "0"], "argument --steps: 0 is out of range; choose 1 to 1000"),
         (["--batch-size", "0"], "argument --batch-size: 0 is out of range"),
         (["--model", "nowhere"], "nowhere: there is no such model folder"),

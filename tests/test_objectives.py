@@ -6,7 +6,13 @@ import pytest
 import torch
 from diffusers import DDIMScheduler
 
-from diffaudio.diffusion.objectives import diffusion_loss, prediction_type, training_scheduler
+from diffaudio.diffusion.objectives import (
+    clean_and_noise,
+    diffusion_loss,
+    prediction_of,
+    prediction_type,
+    training_scheduler,
+)
 
 SCHEDULERS = {
     "flow_prediction": training_scheduler("flow"),
@@ -147,3 +153,12 @@ def test_loss_is_float32_and_finite_in_half_precision():
     )
     assert loss.dtype == level.dtype == torch.float32
     assert math.isfinite(loss.mean())
+
+
+@pytest.mark.parametrize("predicts", ["flow_prediction", "v_prediction", "epsilon", "sample"])
+def test_clean_latents_and_noise_come_back_from_a_perfect_prediction(predicts):
+    x, e = torch.randn(2, 2, 3, 4)
+    alpha, sigma = (0.3, 0.7) if predicts == "flow_prediction" else (0.6, 0.8)
+    prediction = prediction_of(x, e, alpha, sigma, predicts)
+    got = clean_and_noise(prediction, alpha * x + sigma * e, alpha, sigma, predicts)
+    torch.testing.assert_close(got, (x, e))

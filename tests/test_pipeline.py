@@ -1,5 +1,6 @@
 """The pipeline and the model folder, with tiny random weights."""
 
+import copy
 import json
 import shutil
 from pathlib import Path
@@ -14,6 +15,7 @@ from tiny_model import EMBEDDING_DIM, LATENT_CHANNELS, SAMPLE_RATE, tiny_parts, 
 
 import diffaudio
 from diffaudio import DiffAudioPipeline, model_folder
+from diffaudio.diffusion.guidance import Guidance, Projection
 
 QUICK = {"num_inference_steps": 2, "audio_length_in_s": 0.2}
 SAMPLES = round(0.2 * SAMPLE_RATE)
@@ -32,6 +34,13 @@ def pipe(folder):
 
 def seeded(seed=0):
     return torch.Generator().manual_seed(seed)
+
+
+def weaker(pipe):
+    """The pipeline's U-Net with a part of its weights lost."""
+    unet = copy.deepcopy(pipe.unet)
+    torch.nn.init.normal_(unet.embedding_mlp.linear_1.weight, std=0.1, generator=seeded())
+    return unet
 
 
 def near(a, b):
@@ -112,6 +121,27 @@ def test_without_guidance_the_prompt_is_ignored(pipe):
     assert torch.equal(rain, dog)
 
 
+def test_the_output_says_how_often_the_unet_was_run_over_each_sound(pipe):
+    def passes(**changes):
+        return pipe(["rain", "a dog"], **{**QUICK, "num_inference_steps": 4, **changes}).num_passes
+
+    assert (passes(guidance_scale=1), passes(guidance_scale=3)) == (4, 8)
+    assert passes(guidance_scale=3, weak_unet=weaker(pipe)) == 8
+    assert passes(guidance=Guidance(interval=(0, 0.6))) == 2 + 2 * 2
+    assert passes(guidance=Guidance(zero_init=0.04)) == 3 * 2
+
+
+def test_guidance_options_and_a_weaker_unet_change_the_sound(pipe):
+    def of(**changes):
+        return pipe("rain", generator=seeded(), **QUICK, **changes).audios
+
+    plain = of()
+    rescaled = of(guidance_rescale=0.7)
+    assert torch.equal(rescaled, of(guidance=Guidance(rescale=0.7)))
+    for other in (rescaled, of(guidance=Guidance(projection=Projection())), of(weak_unet=weaker(pipe))):
+        assert not near(plain, other)
+
+
 def test_the_output_comes_as_tensor_array_latents_or_tuple(pipe):
     audios = pipe("rain", generator=seeded(), **QUICK).audios
     array = pipe("rain", generator=seeded(), output_type="np", **QUICK).audios
@@ -160,12 +190,12 @@ def test_no_sampler_means_the_scheduler_as_it_is(pipe):
         ({"video": []}, "the video has no frames"),
         ({"video": "missing.mp4"}, "missing.mp4"),
         ({"prompt": "a", "num_inference_steps": 0}, "num_inference_steps is 0; at least 1 is needed"),
-        ({"prompt": "a", "guidance_scale": -1}, "guidance_scale is -1; 0 or more is allowed"),
+        ({"prompt": "a", "guidance_scale": -1}, "guidance_scale is -1; it must be at least 0"),
         ({"prompt": "a", "guidance_scale": float("nan")}, "guidance_scale is nan"),
         ({"prompt": "a", "audio_length_in_s": 0}, "audio_length_in_s is 0; more than 0 is needed"),
         ({"prompt": "a", "num_waveforms_per_prompt": 0}, "num_waveforms_per_prompt is 0"),
         ({"prompt": "a", "output_type": "pil"}, "output_type 'pil' is unknown; choose from pt, np, latent"),
-        ({"prompt": "a", "sampler": "dpm2"}, "sampler 'dpm2' is unknown; choose from ddim, dpm"),
+        ({"prompt": "a", "sampler": "dpm4"}, "sampler 'dpm4' is unknown; choose from "),
         ({"prompt": "a", "generator": [seeded()] * 2}, "2 generators for 1 sounds"),
         (
             {"prompt": "a", "generator": SimpleNamespace(device=torch.device("cuda:0"))},
@@ -182,6 +212,15 @@ def test_no_sampler_means_the_scheduler_as_it_is(pipe):
             "give one of negative_prompt and negative_prompt_embeds",
         ),
         ({"prompt": ["a"] * 3, "negative_prompt": ["b"] * 2}, "2 negative prompts for 3 prompts"),
+        (
+            {"prompt": "a", "guidance_rescale": 0.5, "guidance": Guidance(rescale=0.7)},
+            "give one of guidance_rescale and guidance.rescale, not both",
+        ),
+        ({"prompt": "a", "sampler": None, "eta": 1.0}, "spacing and eta have no effect without a sampler; name one"),
+        (
+            {"prompt": "a", "weak_unet": SimpleNamespace(config={"in_channels": 4})},
+            "weak_unet's in_channels is 4 where the unet's is 8; they do not fit",
+        ),
     ],
 )
 def test_a_wrong_argument_is_refused_with_a_reason(pipe, arguments, message):

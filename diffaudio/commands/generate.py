@@ -5,7 +5,7 @@ import secrets
 from collections import Counter
 from pathlib import Path
 
-from diffaudio.commandline import Parser, add_settings, between, slug
+from diffaudio.commandline import Parser, add_settings, between, read_settings, slug
 
 __all__ = ["run"]
 
@@ -33,12 +33,12 @@ def run(arguments: list[str]) -> None:
     given = parser.parse_args(arguments)
     prompts = [prompt for prompt in given.prompts for _ in range(given.takes)]
     paths = _paths(prompts, given.output)
+    settings = read_settings(given)
 
     from tqdm import tqdm
 
     from diffaudio.rendering import (
         Item,
-        Settings,
         choose_device,
         choose_dtype,
         load_pipeline,
@@ -51,7 +51,6 @@ def run(arguments: list[str]) -> None:
     seed = secrets.randbelow(2**31) if given.seed is None else given.seed
     numbered = enumerate(zip(prompts, paths, strict=True))
     items = [Item(prompt, (seed + index) % 2**63, path) for index, (prompt, path) in numbered]
-    settings = Settings(given.steps, given.guidance_scale, given.sampler, given.duration, given.negative_prompt)
     pipe = load_pipeline(given.model, device, dtype)
     with progress_callback(-(-len(items) // given.batch_size)) as on_step:
         for item in render(pipe, items, settings, batch_size=given.batch_size, plot=given.plot, on_step=on_step):

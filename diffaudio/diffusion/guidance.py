@@ -26,7 +26,7 @@ from torch import Tensor
 
 from diffaudio.diffusion.objectives import clean_and_noise, prediction_of
 
-__all__ = ["SCHEDULES", "Guidance", "Guide", "Projection"]
+__all__ = ["PLAIN", "SCHEDULES", "Guidance", "Guide", "Projection"]
 
 # Of Wang et al.; each has mean 1 over s, so that the same amount of guidance is spread out differently.
 SCHEDULES: dict[str, Callable[[float], float]] = {
@@ -62,7 +62,7 @@ class Projection:
             raise ValueError(f"APG: the threshold is {self.threshold}; more than 0 is needed")
         if not -1 < self.momentum < 1:
             raise ValueError(f"APG: the momentum is {self.momentum}; it must lie between -1 and 1")
-        if self == Projection(parallel=1):
+        if (self.parallel, self.threshold, self.momentum) == (1, None, 0):
             raise ValueError("APG has no effect with all of the parallel part, no threshold and no momentum")
 
 
@@ -76,9 +76,9 @@ class Guidance:
         schedule: a name of `SCHEDULES`: how w - 1 is spread over the noise levels. The first three hold for the
             time of sampling as for a paper's figure: linear and cosine rise towards the clean end.
         projection: None is none.
-        zero_star: give D_0 its best length; for flow matching only.
-        zero_init: with `zero_star`, the part of the noise levels, from the top, where the latents stay as they
-            are; 0.04 is the first of 25 evenly spaced steps, as the paper advises, and the first of fewer steps.
+        zero_star: give D_0 its best length; for flow matching only, like `zero_init`.
+        zero_init: the part of the noise levels, from the top, where the latents stay as they are, without a pass;
+            the paper's 0.04 is the first of 25 evenly spaced steps, and the first of fewer.
     """
 
     rescale: float = 0.0
@@ -86,7 +86,7 @@ class Guidance:
     schedule: str = "constant"
     projection: Projection | None = None
     zero_star: bool = False
-    zero_init: float = 0.04
+    zero_init: float = 0.0
 
     def __post_init__(self) -> None:
         if not 0 <= self.rescale <= 1:
@@ -103,9 +103,7 @@ class Guidance:
         if self.schedule not in SCHEDULES:
             raise ValueError(f"guidance schedule '{self.schedule}' is unknown; choose from {', '.join(SCHEDULES)}")
         if not 0 <= self.zero_init < 1:
-            raise ValueError(f"zero_init is {self.zero_init}; 0 (off) or more, and less than 1, is allowed")
-        if self.zero_init != 0.04 and not self.zero_star:
-            raise ValueError("zero_init has no effect without zero_star (CFG-Zero*)")
+            raise ValueError(f"zero-init is {self.zero_init}; from 0 (off) to less than 1 is allowed, 0.04 is usual")
         if self.zero_star and self.projection is not None:
             raise ValueError("CFG-Zero* and APG both reshape the same difference; choose one of them")
 
@@ -116,6 +114,9 @@ class Guidance:
         if self.schedule == "constant":
             return scale
         return 1 + (scale - 1) * SCHEDULES[self.schedule](level)
+
+
+PLAIN = Guidance()
 
 
 class Guide:
@@ -140,11 +141,10 @@ class Guide:
         *,
         scale: float,
         predicts: str,
-        options: Guidance | None = None,
+        options: Guidance = PLAIN,
         negative_embedding: Tensor | None = None,
         weak_unet: Callable[..., Tensor] | None = None,
     ) -> None:
-        options = options or Guidance()
         _check(options, scale, predicts, negative=negative_embedding is not None, weak=weak_unet is not None)
         self.unet, self.embedding, self.scale, self.predicts = unet, embedding, scale, predicts
         self.options, self.negative_embedding, self.weak_unet = options, negative_embedding, weak_unet
@@ -161,7 +161,7 @@ class Guide:
             [batch, channels, frames].
         """
         options, level = self.options, sigma / (alpha + sigma)
-        if options.zero_star and level > 1 - options.zero_init:
+        if level > 1 - options.zero_init:
             return torch.zeros_like(z)
         scale = options.scale_at(level, self.scale)
         if scale == 1:
@@ -248,5 +248,5 @@ def _check(options: Guidance, scale: float, predicts: str, *, negative: bool, we
             )
     if negative and weak:
         raise ValueError("a negative prompt has no effect beside a weaker model, which takes its place; choose one")
-    if options.zero_star and predicts != "flow_prediction":
+    if (options.zero_star or options.zero_init) and predicts != "flow_prediction":
         raise ValueError(f"CFG-Zero* is for models of flow matching; this one's prediction is {predicts}")
