@@ -6,10 +6,12 @@ row = evaluate_sounds(sounds, listener, reference, name="ddim, 25 steps, scale 3
 rows = [row, real_row(reference, like=row_heard), shuffled_row(row_heard, reference)]
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import torch
 
+from diffaudio.metrics.backbones import load_backbone, slug
 from diffaudio.metrics.classification import label_key
 from diffaudio.metrics.heard import Heard, Listener, Sound
 from diffaudio.metrics.measuring import (
@@ -25,9 +27,34 @@ from diffaudio.metrics.measuring import (
 )
 from diffaudio.metrics.results import Row
 
-__all__ = ["RESAMPLES", "evaluate_sounds", "evaluated_row", "real_row", "shuffled_row"]
+__all__ = ["RESAMPLES", "evaluate_sounds", "evaluated_row", "load_listener", "real_row", "shuffled_row"]
 
 RESAMPLES = 200
+
+
+def load_listener(
+    backbones: Sequence[str | Path], clip: str | Path | None = None, *, device: torch.device | str = "cpu"
+) -> Listener:
+    """Load what to hear with.
+
+    Args:
+        backbones: see `load_backbone`.
+        clip: a folder, an `hf-hub:` id, or open_clip's name and tag as `ViT-B-32/openai`; None: no CLIP-space score.
+
+    Raises:
+        ValueError: one of them is not there, cannot be loaded, or comes twice.
+    """
+    from diffaudio.models.clip import Clip  # open_clip takes its time to import
+
+    loaded = [load_backbone(name, device) for name in backbones]
+    if clip is None:
+        return Listener(loaded)
+    if Path(clip).is_dir() or str(clip).startswith("hf-hub:"):
+        encoder = Clip.from_pretrained(clip, device=str(device))
+    else:
+        name, _, tag = str(clip).partition("/")
+        encoder = Clip.from_pretrained(name, tag or None, device=str(device))
+    return Listener(loaded, clip=encoder, clip_name=slug(encoder.name))
 
 
 def evaluate_sounds(

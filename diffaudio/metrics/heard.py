@@ -41,7 +41,7 @@ class Heard:
         seconds: duration of each.
         embeddings: by backbone, for each sound [windows, dim].
         logits: by backbone that classifies, [n, classes].
-        classes: by backbone that classifies, their names.
+        classes: by backbone that classifies, their names; empty where they are not known.
         sounds_as_text: by metric of likeness to the text, the sounds' embeddings in its space [n, dim].
         texts: by the same, the embedding [n, dim] of each sound's prompt, or of its label where it has no prompt;
             NaN where it has neither.
@@ -105,7 +105,7 @@ class Listener:
 
     Args:
         backbones: each name once.
-        clip: adds the CLIP-space score to every backbone that classifies.
+        clip: adds the CLIP-space score to every backbone whose classes have names.
         clip_name: of `clip` in the metrics' names; letters, digits and underscores.
         batch_size: sounds at a time.
     """
@@ -170,9 +170,9 @@ class Listener:
                 metric = f"clap_score_{backbone.name}"
                 sounds_as_text[metric] = torch.stack([each.mean(dim=0) for each in embeddings[backbone.name]])
                 read[metric] = self._texts(backbone.name, backbone.read, texts, backbone.embedding_dim)
-            if scores is not None and backbone.labels is not None:
-                logits[backbone.name], classes[backbone.name] = scores.double().cpu(), backbone.labels
-                if self._clip is not None:
+            if scores is not None:
+                logits[backbone.name], classes[backbone.name] = scores.double().cpu(), backbone.labels or []
+                if self._clip is not None and backbone.labels is not None:
                     metric, encode = f"clip_score_{self._clip_name}_{backbone.name}", self._clip.encode_text
                     names = self._texts(self._clip_name, encode, backbone.labels)
                     sounds_as_text[metric] = conse(logits[backbone.name].softmax(dim=1), names)

@@ -92,7 +92,6 @@ class BackboneCard:
         sample_rate: in Hz, of what it hears.
         resampler: how sounds of other rates were brought there; it alone moves a Fréchet distance.
         embedding_dim: size of an embedding.
-        classes: how many it tells apart; 0 where it is no classifier.
     """
 
     name: str
@@ -100,7 +99,6 @@ class BackboneCard:
     sample_rate: int
     resampler: str
     embedding_dim: int
-    classes: int
 
 
 @dataclass(frozen=True)
