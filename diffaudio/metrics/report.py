@@ -19,13 +19,12 @@ __all__ = ["PageSound", "sound_path", "write_page"]
 
 UNITS = {"steps": "steps"}
 SHORT = {"guidance_scale": "scale"}
-TEXT = ("sampler",)
 COSTS = {
     "passes": "U-Net evaluations a sound takes",
     "seconds_per_sound": "its share of a batch, from embedding to waveform; the median",
     "real_time_factor": "seconds over the sound's duration; below 1 is faster than it plays",
 }
-FIRST_METRICS = 6  # columns that are shown at first; the others can be chosen
+SHOWN = ("accuracy_", "clap_score_", "clip_score_", "fd_", "kad_")  # at first, where there are any
 
 
 @dataclass(frozen=True)
@@ -80,7 +79,13 @@ def write_page(
         "facts": facts,
         "left_out": left_out,
         "axes": [
-            {"name": name, "title": _title(name), "values": values, "unit": UNITS.get(name), "short": SHORT.get(name)}
+            {
+                "name": name,
+                "title": name.replace("_", " "),
+                "values": values,
+                "unit": UNITS.get(name),
+                "short": SHORT.get(name),
+            }
             for name, values in axes.items()
         ],
         "columns": _columns(rows, axes),
@@ -105,24 +110,31 @@ def write_page(
 
 def _columns(rows: Sequence[Mapping[str, Any]], axes: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
     """The table's columns: settings, costs, metrics."""
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    metrics = [name for name in names if f"{name}_n" in names]
     columns = [
-        {
-            "name": name,
-            "direction": 0,
-            "visible": len(values) > 1 or name == "sampler",
-            "text": name in TEXT,
-            "help": "",
-        }
+        _column(name, visible=len(values) > 1 or name == "sampler", exact=True, text=isinstance(values[0], str))
         for name, values in axes.items()
     ]
-    columns += [{"name": name, "direction": -1, "visible": True, "help": told} for name, told in COSTS.items()]
-    for place, name in enumerate(metrics):
+    columns += [_column(name, direction=-1, exact=name == "passes", help=told) for name, told in COSTS.items()]
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    metrics = [name for name in names if f"{name}_n" in names]
+    shown = [name for name in metrics if name.startswith(SHOWN)] or metrics
+    for name in metrics:
         better = {1: "higher is better", -1: "lower is better", 0: ""}[direction(name)]
-        columns.append({"name": name, "direction": direction(name), "visible": place < FIRST_METRICS, "help": better})
-    return [{"title": _title(column["name"]), "text": False, **column} for column in columns]
+        columns.append(_column(name, direction=direction(name), visible=name in shown, help=better))
+    return columns
 
 
-def _title(name: str) -> str:
-    return name.replace("_", " ")
+def _column(
+    name: str, *, direction: int = 0, visible: bool = True, exact: bool = False, text: bool = False, help: str = ""
+) -> dict[str, Any]:
+    """What the page knows of a column; the numbers of an `exact` one are not rounded."""
+    title = name.replace("_", " ")
+    return {
+        "name": name,
+        "title": title,
+        "direction": direction,
+        "visible": visible,
+        "exact": exact,
+        "text": text,
+        "help": help,
+    }

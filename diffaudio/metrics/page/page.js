@@ -18,8 +18,7 @@ function make(tag, properties = {}, ...children) {
 }
 
 function number(value) {
-  if (typeof value !== "number") return value ?? "";
-  if (Number.isInteger(value)) return String(value);
+  if (value === 0) return "0";
   const digits = Math.abs(value) >= 100 ? 0 : Math.abs(value) >= 10 ? 1 : Math.abs(value) >= 0.1 ? 2 : 3;
   return value.toFixed(digits);
 }
@@ -105,7 +104,8 @@ function heading(column) {
 
 function cell(row, column, best) {
   const value = row[column.name];
-  const text = value === null || value === undefined ? "" : number(value);
+  const measured = typeof value === "number" && !column.exact;
+  const text = value === null || value === undefined ? "" : measured ? number(value) : String(value);
   const element = make("td", { className: column.text ? "text" : "" }, text);
   const [low, high] = [row[`${column.name}_low`], row[`${column.name}_high`]];
   if (typeof low === "number" && typeof high === "number") {
