@@ -71,6 +71,49 @@ def test_a_sound_gets_a_sidecar_with_all_its_settings(generate, model):
     }
 
 
+@pytest.mark.parametrize(
+    ("options", "described", "passes"),
+    [
+        ("--guidance-rescale 0.7", {"rescale": 0.7}, 8),
+        ("--guidance-interval 0.3 0.75", {"interval": [0.3, 0.75]}, 6),
+        ("--guidance-schedule cosine", {"schedule": "cosine"}, 7),
+        ("--apg", {"projection": {"parallel": 0.0, "threshold": None, "momentum": 0.0}}, 8),
+        (
+            "--apg-parallel 0.5 --apg-threshold 0.2 --apg-momentum -0.5",
+            {"projection": {"parallel": 0.5, "threshold": 0.2, "momentum": -0.5}},
+            8,
+        ),
+        ("--cfg-zero", {"zero_star": True, "zero_init": 0.04}, 6),
+        ("--cfg-zero --zero-init 0", {"zero_star": True}, 8),
+        ("--zero-init 0.3", {"zero_init": 0.3}, 4),
+    ],
+)
+def test_each_form_of_guidance_is_told_in_the_sidecar_and_takes_its_passes(generate, options, described, passes):
+    settings = ["--duration", "1", "--steps", "4", "--sampler", "euler"]
+    assert generate("rain", "-o", "rain.wav", *options.split(), settings=settings)[0] == 0
+    told = json.loads(Path("rain.json").read_text())
+    assert (told["guidance"], told["passes"]) == (described, passes)
+
+
+def test_spacing_eta_and_a_weaker_model_are_told_in_the_sidecar_and_heard(generate, model):
+    pipe = DiffAudioPipeline.from_pretrained(model)
+    torch.nn.init.zeros_(pipe.unet.embedding_mlp.linear_1.weight)
+    pipe.save_pretrained("weak")
+    sounds = set()
+    for name, options in (
+        ("plain", []),
+        ("spacing", ["--spacing", "karras"]),
+        ("eta", ["--eta", "0.5"]),
+        ("weak_model", ["--weak-model", "weak"]),
+    ):
+        settings = ["--duration", "1", "--steps", "3", "--seed", "1"]
+        assert generate("rain", "-o", f"{name}.wav", *options, settings=settings)[0] == 0
+        if options:
+            assert str(json.loads(Path(f"{name}.json").read_text())[name]) == options[1]
+        sounds.add(Path(f"{name}.wav").read_bytes())
+    assert len(sounds) == 4
+
+
 def test_the_command_makes_the_sound_that_python_makes_with_the_same_seed(generate, model):
     generate("rain", "-o", "rain.wav", "--seed", "7")
     pipe = DiffAudioPipeline.from_pretrained(model)
@@ -146,6 +189,15 @@ def test_flac_and_a_spectrogram_are_written_where_asked_for(generate):
             ["rain", "--negative-prompt", "dog", "--guidance-scale", "1"],
             "a negative prompt has no effect at guidance scale 1; raise the scale above 1",
         ),
+        (["rain", "--guidance-rescale", "2"], "argument --guidance-rescale: 2 is out of range; choose 0 to 1"),
+        (["rain", "--guidance-interval", "0.6", "0.3"], "guidance interval is 0.6 to 0.3; give two noise levels"),
+        (["rain", "--guidance-schedule", "square"], "guidance schedule 'square' is unknown; choose from constant"),
+        (["rain", "--apg-momentum", "1"], "APG: the momentum is 1.0; it must lie between -1 and 1"),
+        (["rain", "--cfg-zero", "--apg"], "CFG-Zero* and APG both reshape the same difference; choose one of them"),
+        (["rain", "--apg", "--guidance-scale", "1"], "APG has no effect at guidance scale 1; raise the scale above 1"),
+        (["rain", "--weak-model", "nowhere"], "nowhere: there is no such model folder"),
+        (["rain", "--spacing", "square"], "'square'"),
+        (["rain", "--sampler", "heun", "--eta", "1"], "eta has no effect on sampler 'heun'"),
         (["rain", "--stesp", "3"], "unrecognized arguments: --stesp 3"),
         ([], "the following arguments are required: PROMPT"),
     ],

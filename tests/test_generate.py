@@ -15,6 +15,7 @@ from diffaudio.commandline import report_errors
 
 SCRIPT = Path(__file__).resolve().parent.parent / "sample/generate.py"
 PROMPTS = "rain\na dog barking|dog\n\nrain\na bell|bell.flac\nthe sea\n"
+OLD_KEYS = {"prompt", "seed", "steps", "guidance_scale", "sampler", "duration_s", "negative_prompt", "model"}
 NAMES = ["00000-rain.wav", "dog.wav", "00002-rain.wav", "bell.flac", "00004-the-sea.wav"]
 
 
@@ -113,6 +114,16 @@ def test_with_nothing_missing_the_model_is_not_even_loaded(generate, script, mon
     generate()
     monkeypatch.setattr(script, "load_pipeline", None)
     assert generate()[0] == 0
+
+
+def test_sounds_made_before_there_were_guidance_options_are_recognised(generate, script, monkeypatch):
+    generate()
+    for path in Path("out").glob("*.json"):
+        told = json.loads(path.read_text())
+        path.write_text(json.dumps({key: value for key, value in told.items() if key in OLD_KEYS}))
+    monkeypatch.setattr(script, "load_pipeline", None)
+    assert generate()[0] == 0
+    assert "(guidance was None, now {'rescale': 0.7}); use the same" in generate("--guidance-rescale", "0.7")[2]
 
 
 def test_a_folder_with_sounds_of_other_settings_is_not_added_to(generate):

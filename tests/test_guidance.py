@@ -85,6 +85,14 @@ def test_outside_of_the_interval_the_conditional_prediction_stands_and_costs_one
     assert unet.calls == [4 if inside else 2]
 
 
+@pytest.mark.parametrize("rounding", [-1e-8, 0, 1e-8])
+def test_a_step_on_the_bound_of_an_interval_belongs_to_it_however_it_is_rounded(rounding):
+    at = (0.4 - rounding, 0.6 + rounding)
+    same(guided(Guidance(interval=(0.3, 0.6)), at=at), D_0 + 3 * (D_C - D_0))
+    same(guided(Guidance(interval=(0.6, 0.9)), at=at), D_C)
+    same(guided(Guidance(zero_init=0.4), at=at), D_0 + 3 * (D_C - D_0))
+
+
 def test_noise_levels_are_measured_alike_for_all_models():
     """At alpha 0.6 and sigma 0.8 the level is 4/7."""
     options = Guidance(interval=(0, 0.5))

@@ -16,6 +16,8 @@ from tiny_model import EMBEDDING_DIM, LATENT_CHANNELS, SAMPLE_RATE, tiny_parts, 
 import diffaudio
 from diffaudio import DiffAudioPipeline, model_folder
 from diffaudio.diffusion.guidance import Guidance, Projection
+from diffaudio.diffusion.objectives import training_scheduler
+from diffaudio.model_folder import load_weak_unet
 
 QUICK = {"num_inference_steps": 2, "audio_length_in_s": 0.2}
 SAMPLES = round(0.2 * SAMPLE_RATE)
@@ -378,6 +380,34 @@ def test_clip_can_be_saved_and_loaded_again(pipe, tmp_path):
     assert torch.equal(again.encode_text(texts), pipe.clip.encode_text(texts))
     assert torch.equal(again.encode_image(PICTURES), pipe.clip.encode_image(PICTURES))
     assert again.name == pipe.clip.name
+
+
+def test_a_weaker_model_is_loaded_where_its_predictions_compare(pipe, tmp_path):
+    weak = weaker(pipe)
+    DiffAudioPipeline(**{**pipe.components, "unet": weak}).save_pretrained(tmp_path / "weak")
+    loaded = load_weak_unet(tmp_path / "weak", pipe.components)
+    assert torch.equal(loaded.embedding_mlp.linear_1.weight, weak.embedding_mlp.linear_1.weight)
+
+
+def test_a_model_that_cannot_weaken_another_is_refused(pipe, folder, tmp_path):
+    def refusal(**changes):
+        other = tmp_path / "-".join(changes)
+        DiffAudioPipeline(**{**pipe.components, "unet": weaker(pipe), **changes}).save_pretrained(other)
+        with pytest.raises(ValueError) as raised:
+            load_weak_unet(other, pipe.components)
+        return str(raised.value)
+
+    clip, autoencoder = copy.copy(pipe.clip), copy.deepcopy(pipe.autoencoder)
+    clip.name = "other"
+    autoencoder.mean += 1
+    because = "cannot guide this model, its {} is another; they must have it in common"
+    assert because.format("CLIP") in refusal(clip=clip)
+    assert because.format("autoencoder") in refusal(autoencoder=autoencoder)
+    assert because.format("objective") in refusal(scheduler=training_scheduler("v"))
+    with pytest.raises(ValueError, match="tiny: has no effect as weaker model, its U-Net is the same; name an earlier"):
+        load_weak_unet(folder, pipe.components)
+    with pytest.raises(ValueError, match="nowhere: there is no such model folder"):
+        load_weak_unet(tmp_path / "nowhere", pipe.components)
 
 
 @pytest.mark.gpu

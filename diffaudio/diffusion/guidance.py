@@ -160,8 +160,9 @@ class Guide:
         Returns:
             [batch, channels, frames].
         """
-        options, level = self.options, sigma / (alpha + sigma)
-        if level > 1 - options.zero_init:
+        options = self.options
+        level = round(sigma / (alpha + sigma), 6)  # or else a bound on a step's level would be above or below by chance
+        if level > round(1 - options.zero_init, 6):
             return torch.zeros_like(z)
         scale = options.scale_at(level, self.scale)
         if scale == 1:
