@@ -17,6 +17,7 @@ COMMANDS = {
     "generate": "text -> sound files",
     "prepare": "videos -> a corpus of clips",
     "encode": "that corpus -> latents and embeddings to train on",
+    "evaluate": "a folder of sound -> numbers that say how good it is",
     "sweep": "samplers, steps and guidance scales compared on a prompt list",
 }
 

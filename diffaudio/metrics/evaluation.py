@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from diffaudio.metrics.backbones import load_backbone, slug
+from diffaudio.metrics.backbones import card, load_backbone, sha256, slug
 from diffaudio.metrics.classification import label_key
 from diffaudio.metrics.heard import Heard, Listener, Sound
 from diffaudio.metrics.measuring import (
@@ -25,9 +25,9 @@ from diffaudio.metrics.measuring import (
     likeness_to_text,
     variety,
 )
-from diffaudio.metrics.results import Row
+from diffaudio.metrics.results import Report, Row
 
-__all__ = ["RESAMPLES", "evaluate_sounds", "evaluated_row", "load_listener", "real_row", "shuffled_row"]
+__all__ = ["RESAMPLES", "evaluate_sounds", "evaluated_row", "load_listener", "make_report", "real_row", "shuffled_row"]
 
 RESAMPLES = 200
 
@@ -49,12 +49,14 @@ def load_listener(
     loaded = [load_backbone(name, device) for name in backbones]
     if clip is None:
         return Listener(loaded)
+    checkpoint = None
     if Path(clip).is_dir() or str(clip).startswith("hf-hub:"):
         encoder = Clip.from_pretrained(clip, device=str(device))
+        checkpoint = sha256(Path(clip) / "open_clip_model.safetensors") if Path(clip).is_dir() else None
     else:
         name, _, tag = str(clip).partition("/")
         encoder = Clip.from_pretrained(name, tag or None, device=str(device))
-    return Listener(loaded, clip=encoder, clip_name=slug(encoder.name))
+    return Listener(loaded, clip=encoder, clip_name=slug(encoder.name), clip_checkpoint=checkpoint)
 
 
 def evaluate_sounds(
@@ -127,6 +129,32 @@ def shuffled_row(
     accuracy(dealt, table)
     likeness_to_text(dealt, table)
     return _row(name, "shuffled", dealt, table)
+
+
+def make_report(
+    listener: Listener,
+    rows: list[Row],
+    *,
+    seed: int,
+    resamples: int,
+    reference: str | None = None,
+    labels: str | None = None,
+) -> Report:
+    """The report of rows that `listener` heard.
+
+    Args:
+        reference, labels: the folder and the file, as given.
+    """
+    return Report(
+        [card(backbone) for backbone in listener.backbones],
+        rows,
+        seed,
+        resamples,
+        reference=reference,
+        labels=labels,
+        clip=listener.clip_name,
+        clip_checkpoint=listener.clip_checkpoint,
+    )
 
 
 def _draw(recordings: Heard, like: Heard, generator: torch.Generator) -> list[int]:

@@ -107,6 +107,7 @@ class Listener:
         backbones: each name once.
         clip: adds the CLIP-space score to every backbone whose classes have names.
         clip_name: of `clip` in the metrics' names; letters, digits and underscores.
+        clip_checkpoint: sha256 of its weights, where they are a local file.
         batch_size: sounds at a time.
     """
 
@@ -116,6 +117,7 @@ class Listener:
         *,
         clip: TextEncoder | None = None,
         clip_name: str = "",
+        clip_checkpoint: str | None = None,
         batch_size: int = 16,
     ) -> None:
         names = [backbone.name for backbone in backbones]
@@ -123,7 +125,9 @@ class Listener:
             raise ValueError(f"two backbones have one name ({', '.join(names)}); give each once")
         self.backbones = list(backbones)
         self.batch_size = batch_size
-        self._clip, self._clip_name = clip, clip_name
+        self.clip_name = clip_name if clip is not None else None
+        self.clip_checkpoint = clip_checkpoint
+        self._clip = clip
         self._read: dict[tuple[str, str], Tensor] = {}
 
     def hear(self, sounds: Iterable[Sound]) -> Heard:
@@ -172,11 +176,11 @@ class Listener:
                 read[metric] = self._texts(backbone.name, backbone.read, texts, backbone.embedding_dim)
             if scores is not None:
                 logits[backbone.name], classes[backbone.name] = scores.double().cpu(), backbone.labels or []
-                if self._clip is not None and backbone.labels is not None:
-                    metric, encode = f"clip_score_{self._clip_name}_{backbone.name}", self._clip.encode_text
-                    names = self._texts(self._clip_name, encode, backbone.labels)
+                if self._clip is not None and self.clip_name is not None and backbone.labels is not None:
+                    metric, encode = f"clip_score_{self.clip_name}_{backbone.name}", self._clip.encode_text
+                    names = self._texts(self.clip_name, encode, backbone.labels)
                     sounds_as_text[metric] = conse(logits[backbone.name].softmax(dim=1), names)
-                    read[metric] = self._texts(self._clip_name, encode, texts, names.shape[1])
+                    read[metric] = self._texts(self.clip_name, encode, texts, names.shape[1])
         return Heard(
             [sound.name for sound in sounds],
             [sound.prompt for sound in sounds],

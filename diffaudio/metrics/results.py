@@ -109,6 +109,7 @@ class Report:
         reference: the folder of real recordings; None where there was none.
         labels: the file of labels, where one was given.
         clip: whose text embeddings the CLIP-space score is of; None where it was not wanted.
+        clip_checkpoint: sha256 of its weights file; None where that is not a local one.
         seed: of everything drawn: intervals, subsets, the recordings of the real row, the shuffling.
         resamples: draws for each interval.
     """
@@ -120,6 +121,7 @@ class Report:
     reference: str | None = None
     labels: str | None = None
     clip: str | None = None
+    clip_checkpoint: str | None = None
     confidence: float = CONFIDENCE
     diffaudio_version: str = __version__
 
