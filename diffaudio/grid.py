@@ -1,117 +1,121 @@
 """The combinations of a sweep: every sampler with every number of steps, every guidance scale, and so on.
 
-A combination is a `rendering.Settings`. Each is tried out before anything is made, by sampling with a network that
-costs nothing: what the sampler, the model or the guidance refuses is known then, and how many passes it takes.
+Each is tried out before anything is made, by sampling with a network that costs nothing: what the sampler, the model
+or the guidance refuses is known then, and how many passes a sound takes.
 """
 
 import copy
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from diffaudio.axes import AXES
 from diffaudio.pipeline import DiffAudioPipeline
 from diffaudio.rendering import Settings, pipeline_arguments
 
-__all__ = ["AXES", "Combination", "combinations", "count_passes", "suitable"]
+__all__ = ["Combination", "count_passes", "suitable"]
 
-# Fields of Settings that a sweep varies, and what stands before the value in a combination's name.
-AXES = {"sampler": "", "steps": "steps", "guidance_scale": "scale"}
+
 ALWAYS_NAMED = ("sampler", "steps", "guidance_scale")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Combination:
     """One point of the grid.
 
     Attributes:
         name: such as `ddim-steps25-scale3`; also that of its folder.
+        values: by axis.
         settings: of its sounds.
         passes: U-Net evaluations of each sound.
     """
 
     name: str
+    values: dict[str, Any]
     settings: Settings
     passes: int
 
-    def values(self, axes: Iterable[str]) -> dict[str, Any]:
-        return {axis: getattr(self.settings, axis) for axis in axes}
-
-
-def combinations(base: Settings, axes: Mapping[str, Sequence[Any]]) -> list[Settings]:
-    """`base` with every combination of the values of `axes`, the last axis varying fastest.
-
-    Raises:
-        ValueError: an axis has the same value twice.
-    """
-    for axis, values in axes.items():
-        if len(set(values)) != len(values):
-            raise ValueError(f"{axis} has a value twice: {', '.join(map(str, values))}")
-    return [replace(base, **dict(zip(axes, values, strict=True))) for values in product(*axes.values())]
-
 
 def suitable(
-    pipe: DiffAudioPipeline, grid: Sequence[Settings], axes: Mapping[str, Sequence[Any]]
+    pipe: DiffAudioPipeline, base: Settings, axes: Mapping[str, Sequence[Any]]
 ) -> tuple[list[Combination], dict[str, str]]:
-    """Try all combinations out.
+    """Try all combinations of values out; the last axis varies fastest.
+
+    Args:
+        base: the settings that do not vary.
+        axes: keys of `AXES`, with at least one value each.
 
     Returns:
         Those that the model can be sampled with, and for the others, by name, the reason why not.
 
     Raises:
-        ValueError: a value of an axis suits in no combination at all.
+        ValueError: an axis has a value twice, or one that suits in no combination at all.
     """
-    suiting, refused = list[Combination](), dict[str, str]()
-    for settings in grid:
-        try:
-            suiting.append(Combination(_name(settings), settings, count_passes(pipe, settings)))
-        except ValueError as error:
-            refused[_name(settings)] = str(error)
     for axis, values in axes.items():
-        for value in values:
-            if not any(getattr(each.settings, axis) == value for each in suiting):
-                named = next(_name(each) for each in grid if getattr(each, axis) == value)
-                raise ValueError(f"{axis} {value} suits in no combination; in {named}: {refused[named]}")
+        if len(set(values)) != len(values):
+            raise ValueError(f"{axis} has a value twice: {', '.join(map(str, values))}")
+    suiting, refused = list[Combination](), dict[str, str]()
+    unused = {(axis, value): "" for axis, values in axes.items() for value in values}
+    for point in product(*axes.values()):
+        values = dict(zip(axes, point, strict=True))
+        try:
+            settings = base
+            for axis, value in values.items():
+                settings = AXES[axis].apply(settings, value)
+            suiting.append(Combination(_name(values), values, settings, count_passes(pipe, settings)))
+        except ValueError as error:
+            refused[_name(values)] = str(error)
+            unused |= {pair: unused[pair] or str(error) for pair in values.items() if pair in unused}
+        else:
+            for pair in values.items():
+                unused.pop(pair, None)
+    for (axis, value), reason in unused.items():
+        raise ValueError(f"{axis} {value} suits in no combination: {reason}")
     return suiting, refused
 
 
 def count_passes(pipe: DiffAudioPipeline, settings: Settings) -> int:
-    """U-Net evaluations that a sound takes, conditional and unconditional ones counted apart.
+    """U-Net evaluations that a sound takes, those for guidance and of a weaker model counted too.
 
     Raises:
         ValueError: the model cannot be sampled with these settings.
     """
     trial = copy.copy(pipe)
-    trial.unet = unet = _NoNetwork()  # pyright: ignore[reportAttributeAccessIssue]
+    trial.unet = nothing = _NoNetwork(pipe.unet.config)  # pyright: ignore[reportAttributeAccessIssue]
     embedding = torch.ones(1, pipe.clip.embedding_dim)
+    negative = None if settings.negative_prompt is None else embedding
     arguments = pipeline_arguments(settings) | {"negative_prompt": None, "audio_length_in_s": 1.0}
-    if settings.negative_prompt is not None:
-        arguments["negative_prompt_embeds"] = embedding
-    trial(prompt_embeds=embedding, generator=torch.Generator().manual_seed(0), output_type="latent", **arguments)
-    return unet.passes
+    return trial(
+        prompt_embeds=embedding,
+        negative_prompt_embeds=negative,
+        weak_unet=None if settings.weak_model is None else nothing,  # pyright: ignore[reportArgumentType]
+        generator=torch.Generator().manual_seed(0),
+        output_type="latent",
+        **arguments,
+    ).num_passes
 
 
 class _NoNetwork(nn.Module):
-    """Predicts something, at once, and counts."""
+    """Predicts something, at once."""
 
-    def __init__(self) -> None:
+    def __init__(self, config: Any) -> None:
         super().__init__()
+        self.config = config
         self.anything = nn.Parameter(torch.ones(()))
-        self.passes = 0
 
     def forward(self, latents: Tensor, *conditions: Any) -> Tensor:
-        self.passes += len(latents)
         return torch.linspace(0.5, 1, latents.numel()).view_as(latents) - latents / 2
 
 
-def _name(settings: Settings) -> str:
-    defaults = {field.name: field.default for field in fields(Settings)}
-    parts = []
-    for axis, short in AXES.items():
-        value = getattr(settings, axis)
-        if axis in ALWAYS_NAMED or value != defaults[axis]:
-            parts.append(f"{short}{value:g}" if isinstance(value, float) else f"{short}{value}")
-    return "-".join(parts)
+def _name(values: Mapping[str, Any]) -> str:
+    parts = [
+        f"{AXES[axis].short}{f'{value:g}' if isinstance(value, float) else value}"
+        for axis, value in values.items()
+        if axis in ALWAYS_NAMED or value != AXES[axis].plain
+    ]
+    return re.sub(r"[^\w.+-]+", "_", "-".join(parts))

@@ -22,6 +22,7 @@ from diffaudio.audio import write_audio
 from diffaudio.diffusion.guidance import PLAIN, Guidance
 from diffaudio.files import written_whole
 from diffaudio.model_folder import load_weak_unet
+from diffaudio.models.unet import UNet1D
 from diffaudio.pipeline import DiffAudioPipeline, bundled_model
 
 __all__ = [
@@ -215,6 +216,7 @@ def render(
     *,
     batch_size: int,
     prompt_embeds: Mapping[str, torch.Tensor] | None = None,
+    weak_unet: UNet1D | None = None,
     plot: bool = False,
     on_step: Callable[..., Any] | None = None,
 ) -> Iterator[Item]:
@@ -222,13 +224,15 @@ def render(
 
     Args:
         prompt_embeds: [embedding_dim] for each prompt, as `encode_prompt` gives them; None has them computed.
+        weak_unet: of the settings' weaker model; None has it loaded, where they name one.
         plot: also draw each sound's spectrogram.
         on_step: the pipeline's `callback_on_step_end`.
 
     Raises:
         ValueError: see `DiffAudioPipeline.__call__`.
     """
-    weak_unet = None if settings.weak_model is None else load_weak_unet(settings.weak_model, pipe.components)
+    if weak_unet is None and settings.weak_model is not None:
+        weak_unet = load_weak_unet(settings.weak_model, pipe.components)
     for start in range(0, len(items), batch_size):
         batch = items[start : start + batch_size]
         prompts = [item.prompt for item in batch]

@@ -26,12 +26,13 @@ from diffaudio.metrics.pictures import write_pictures
 from diffaudio.metrics.report import PageSound, sound_path, write_page
 from diffaudio.metrics.results import Metric, Report, Row, write_report
 from diffaudio.metrics.sweep import direction, timing_columns, write_tables
+from diffaudio.model_folder import load_weak_unet
 from diffaudio.pipeline import DiffAudioPipeline
 from diffaudio.plot import spectrogram_image
 from diffaudio.prompts import Prompt, items_of
 from diffaudio.rendering import Item, is_made, render
 
-__all__ = ["Sweep", "batches", "make", "measure", "write_results"]
+__all__ = ["Sweep", "batches", "make", "measure", "unmeasured", "write_results"]
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class Sweep:
 
     folder: Path
     prompts: list[Prompt]
-    axes: dict[str, list[Any]]
+    axes: Mapping[str, Sequence[Any]]
     sounds: dict[Combination, list[Item]]
     left_out: dict[str, str]
 
@@ -57,7 +58,7 @@ class Sweep:
         cls,
         folder: Path,
         prompts: list[Prompt],
-        axes: dict[str, list[Any]],
+        axes: Mapping[str, Sequence[Any]],
         combinations: Sequence[Combination],
         left_out: dict[str, str],
         *,
@@ -95,10 +96,13 @@ def make(pipe: DiffAudioPipeline, parts: Sequence[tuple[Combination, list[Item]]
     missing = [(each, [item for item in batch if not is_made(item, each.settings, model)]) for each, batch in parts]
     prompts = list(dict.fromkeys(item.prompt for _, batch in missing for item in batch))
     embeds = dict(zip(prompts, pipe.encode_prompt(prompts, warn_if_far=True), strict=True)) if prompts else {}
+    weaker = {each.settings.weak_model for each, batch in missing if batch}
+    weak = {name: load_weak_unet(name, pipe.components) for name in weaker if name is not None}
     for combination, batch in missing:
-        for item in batch:
-            item.path.parent.mkdir(parents=True, exist_ok=True)
-        yield from render(pipe, batch, combination.settings, batch_size=len(batch) or 1, prompt_embeds=embeds)
+        if batch:
+            settings, weak_unet = combination.settings, weak.get(combination.settings.weak_model or "")
+            batch[0].path.parent.mkdir(parents=True, exist_ok=True)
+            yield from render(pipe, batch, settings, batch_size=len(batch), prompt_embeds=embeds, weak_unet=weak_unet)
 
 
 @dataclass(frozen=True)
@@ -116,20 +120,30 @@ class Measured:
     heard_as: list[str]
 
 
-def measure(
-    sweep: Sweep, combination: Combination, listener: Listener, reference: Reference | None, report: Report
-) -> None:
-    """Hear a combination's sounds and draw their spectrograms, unless that was done.
+def unmeasured(sweep: Sweep, combinations: Sequence[Combination], report: Report) -> list[Combination]:
+    """Those of some combinations that were not measured, or of other sounds or with something else.
 
     Args:
         report: without rows; what its rows are to be measured with.
     """
+
+    def is_measured(combination: Combination) -> bool:
+        measured = _read_measured(sweep.measured_file(combination))
+        return measured is not None and measured.by == _by(sweep, combination, report)
+
+    return [combination for combination in combinations if not is_measured(combination)]
+
+
+def _by(sweep: Sweep, combination: Combination, report: Report) -> dict[str, Any]:
+    sounds = [[item.path.name, item.prompt, item.label] for item in sweep.sounds[combination]]
+    return json.loads(json.dumps({**asdict(report), "sounds": sounds}))
+
+
+def measure(
+    sweep: Sweep, combination: Combination, listener: Listener, reference: Reference | None, report: Report
+) -> None:
+    """Hear a combination's sounds, draw their spectrograms, and write what is measured."""
     file, items = sweep.measured_file(combination), sweep.sounds[combination]
-    by = {**asdict(report), "sounds": [[item.path.name, item.prompt, item.label] for item in items]}
-    by = json.loads(json.dumps(by))
-    known = _read_measured(file)
-    if known is not None and known.by == by:
-        return
     heard = listener.hear(_opened(items))
     drawn = {"seed": report.seed, "resamples": report.resamples}
     rows = [
@@ -139,7 +153,8 @@ def measure(
     if reference is not None and combination is next(iter(sweep.sounds)):
         rows.append(real_row(reference, like=heard, name="real recordings", **drawn))
     file.parent.mkdir(exist_ok=True)
-    told = json.dumps(asdict(Measured(by, rows, _heard_as(heard))), ensure_ascii=False, allow_nan=False)
+    measured = Measured(_by(sweep, combination, report), rows, _heard_as(heard))
+    told = json.dumps(asdict(measured), ensure_ascii=False, allow_nan=False)
     with written_whole(file) as temporary:
         temporary.write_text(told, encoding="utf-8")
 
@@ -186,7 +201,7 @@ def write_results(sweep: Sweep, report: Report, facts: Mapping[str, Any]) -> Non
         costs = {"passes": combination.passes, **timing_columns([_sidecar(item) for item in items])}
         for row in measured.rows:
             head = {"kind": row.kind, "combination": row.name}
-            head |= {} if row.kind == "real" else combination.values(sweep.axes)
+            head |= {} if row.kind == "real" else combination.values
             columns = {**head, "sounds": row.sounds, **(costs if row.kind == "evaluated" else {}), **row.columns()}
             (evaluated if row.kind == "evaluated" else others).append(columns)
         reported += measured.rows

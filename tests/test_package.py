@@ -22,7 +22,7 @@ FLOORS = [
     {"diffusion"},
     {"corpus", "metrics"},
     {"inputs", "launch", "model_folder", "pipeline", "rendering", "training"},
-    {"prompts", "grid", "sweeping", "commandline"},
+    {"prompts", "axes", "grid", "sweeping", "commandline"},
     {"commands"},
     {"cli"},
 ]

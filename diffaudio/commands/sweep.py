@@ -3,14 +3,23 @@
 All processes that were launched make sounds, then measure them, by index; the first one writes the tables and the page.
 """
 
+import argparse
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from diffaudio.axes import AXES
 from diffaudio.commandline import Parser, between
 
+if TYPE_CHECKING:
+    from diffaudio.metrics.heard import Listener
+    from diffaudio.metrics.measuring import Reference
+    from diffaudio.metrics.sources import SoundFile
+
 __all__ = ["run"]
+
+OPTIONS = {"sampler": "--samplers", "guidance_scale": "--guidance"}  # of axes whose option has another name
 
 
 def run(arguments: list[str]) -> None:
@@ -18,88 +27,118 @@ def run(arguments: list[str]) -> None:
 
     from tqdm import tqdm
 
-    from diffaudio import __version__
-    from diffaudio.grid import combinations, suitable
+    from diffaudio.grid import suitable
     from diffaudio.launch import join_processes
-    from diffaudio.metrics.evaluation import RESAMPLES
-    from diffaudio.metrics.heard import Listener
-    from diffaudio.metrics.results import Report
+    from diffaudio.metrics.evaluation import load_listener, make_report
+    from diffaudio.model_folder import bundled_model
     from diffaudio.prompts import read_prompts
     from diffaudio.rendering import Settings, choose_dtype, load_pipeline, process_device
-    from diffaudio.sweeping import Sweep, batches, make, measure, write_results
+    from diffaudio.sweeping import Sweep, batches, make, measure, unmeasured, write_results
 
-    prompts = read_prompts(given.prompts)
-    axes = {"sampler": given.samplers, "steps": given.steps, "guidance_scale": given.guidance}
-    base = Settings(given.steps[0], given.guidance[0], given.samplers[0], given.duration, given.negative_prompt)
-    grid = combinations(base, axes)
+    prompts, recordings = read_prompts(given.prompts), _recordings(given)
+    axes = {axis: getattr(given, axis) for axis in AXES}
 
     state = join_processes()
     share = slice(state.process_index, None, state.num_processes)
+    quiet = not (sys.stderr.isatty() and state.is_local_main_process)
     device = process_device(given.device, state)
     pipe = load_pipeline(given.model, device, choose_dtype(given.dtype, device))
-    suiting, left_out = suitable(pipe, grid, axes)
+    base = Settings(0, 0, "", given.duration, given.negative_prompt)
+    suiting, left_out = suitable(pipe, base, axes)
     if state.is_main_process:
         for name, reason in left_out.items():
             print(f"left out {name}: {reason}")
     sweep = Sweep.of(given.out, prompts, axes, suiting, left_out, seed=given.seed, takes=given.takes)
+    listener = load_listener(given.backbone, given.clip or bundled_model() / "clip", device=device)
+    told = {"reference": given.reference and str(given.reference), "labels": given.labels and str(given.labels)}
+    report = make_report(listener, [], seed=given.seed, resamples=given.resamples, **told)
 
     mine = batches(sweep, given.batch_size)[share]
-    quiet = not (sys.stderr.isatty() and state.is_local_main_process)
     for _ in tqdm(make(pipe, mine), total=sum(len(batch) for _, batch in mine), unit="sound", disable=quiet):
         pass
     state.wait_for_everyone()
-    listener, reference, report = Listener([]), None, Report([], [], given.seed, RESAMPLES)
-    for combination in tqdm(suiting[share], unit="combination", disable=quiet):
+    pending = unmeasured(sweep, suiting[share], report)
+    reference = _hear(listener, recordings) if pending and recordings else None
+    for combination in tqdm(pending, unit="combination", disable=quiet):
         measure(sweep, combination, listener, reference, report)
     state.wait_for_everyone()
     if state.is_main_process:
-        facts = {
-            "model": pipe.name_or_path,
-            "prompts": len(prompts),
-            "takes": given.takes,
-            "duration": f"{given.duration:g} s",
-            "seed": given.seed,
-            "device": str(device),
-            "processes": state.num_processes,
-            "batch size": given.batch_size,
-            "diffaudio": __version__,
+        facts = {"model": pipe.name_or_path, "prompts": len(prompts), "takes": given.takes}
+        facts |= {"seconds": given.duration, "seed": given.seed, "device": str(device), "batch size": given.batch_size}
+        facts |= {"processes": state.num_processes, "diffaudio": report.diffaudio_version}
+        facts |= {
+            axis: values[0] for axis, values in axes.items() if len(values) == 1 and values[0] != AXES[axis].plain
         }
         write_results(sweep, report, facts)
         print(f"{given.out / 'index.html'}: {len(suiting)} combinations of {len(prompts) * given.takes} sounds")
     state.destroy_process_group()
 
 
+def _recordings(given: argparse.Namespace) -> "list[SoundFile]":
+    """The files of the reference, which are looked for before anything is made.
+
+    Raises:
+        ValueError: there are none, or labels without them.
+    """
+    from diffaudio.metrics.sources import find_sounds, read_texts
+
+    if given.reference is None:
+        if given.labels is not None:
+            raise ValueError("--labels names recordings of the reference; give --reference too, or leave it out")
+        return []
+    return find_sounds(given.reference, read_texts(given.labels) if given.labels else {})
+
+
+def _hear(listener: "Listener", recordings: "list[SoundFile]") -> "Reference":
+    from diffaudio.metrics.measuring import Reference
+    from diffaudio.metrics.sources import read_sounds
+
+    return Reference(listener.hear(read_sounds(recordings)))
+
+
 def _parser() -> Parser:
     parser = Parser(
         prog="diffaudio sweep",
         description="Make the sounds of a prompt list with every combination of settings, from the same seeds; measure "
-        "and compare them. Run again, it makes only what is missing.",
+        "them and write tables, pictures and a page with players. Run again, it makes and measures what is missing.",
+        epilog="Several values stand with commas between them: --steps 10,25,50.",
     )
     parser.add_argument("--prompts", type=Path, required=True, help="a text file, a line a prompt, or .csv or .jsonl")
     parser.add_argument("--out", type=Path, required=True, help="folder of the sweep, made where it is missing")
-    parser.add_argument("--model", metavar="FOLDER|ID", help="model folder or hub id (default: the bundled one)")
-    parser.add_argument("--samplers", type=_several(str), required=True, metavar="NAME,…", help="such as ddim,heun")
-    parser.add_argument("--steps", type=_several(between(int, 1, 1000)), default=[25], metavar="N,…")
-    parser.add_argument("--guidance", type=_several(between(float, 0, 100)), default=[3.0], metavar="SCALE,…")
-    parser.add_argument("--negative-prompt", metavar="TEXT", help="what to steer away from, in all combinations")
-    parser.add_argument(
-        "--takes", type=between(int, 1), default=1, help="sounds for each prompt (default: %(default)s)"
-    )
-    parser.add_argument("--seed", type=between(int, 0, 2**63 - 1), default=0, help="of the run (default: %(default)s)")
-    parser.add_argument(
-        "--duration", type=between(float, 1, 30), default=5.0, metavar="SECONDS", help="1 to 30 (default: %(default)s)"
-    )
-    parser.add_argument("--batch-size", type=between(int, 1), default=8, help="sounds at a time (default: %(default)s)")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: %(default)s)")
-    parser.add_argument("--dtype", default="auto", help="auto, float32, float16, bfloat16")
+    varied = parser.add_argument_group("what varies", "combinations without effect are left out, with the reason")
+    for name, axis in AXES.items():
+        varied.add_argument(
+            OPTIONS.get(name, f"--{name.replace('_', '-')}"),
+            dest=name,
+            type=_several(axis.kind),
+            required=axis.plain is None,
+            default=[axis.plain],
+            metavar="A,B,…",
+            help=axis.help if axis.plain is None else f"{axis.help} (default: {axis.plain})",
+        )
+    same = parser.add_argument_group("what all sounds have in common")
+    same.add_argument("--model", metavar="FOLDER|ID", help="model folder or hub id (default: the bundled one)")
+    same.add_argument("--negative-prompt", metavar="TEXT", help="what to steer away from")
+    same.add_argument("--duration", type=between(float, 1, 30), default=5.0, metavar="SECONDS", help="1 to 30")
+    same.add_argument("--takes", type=between(int, 1), default=1, help="sounds for each prompt (default: %(default)s)")
+    same.add_argument("--seed", type=between(int, 0, 2**63 - 1), default=0, help="of the sweep (default: %(default)s)")
+    same.add_argument("--batch-size", type=between(int, 1), default=8, help="sounds at a time (default: %(default)s)")
+    same.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: %(default)s)")
+    same.add_argument("--dtype", default="auto", help="auto, float32, float16, bfloat16 (default: %(default)s)")
+    measured = parser.add_argument_group("how they are measured", "see `diffaudio evaluate`")
+    measured.add_argument("--reference", type=Path, metavar="FOLDER", help="real recordings")
+    measured.add_argument("--labels", type=Path, metavar="CSV", help="columns file and label, for the recordings")
+    measured.add_argument("--backbone", nargs="+", default=["tagger"], metavar="NAME|FOLDER", help="what to hear with")
+    measured.add_argument("--clip", metavar="FOLDER|NAME", help="whose texts the CLIP-space score takes")
+    measured.add_argument("--resamples", type=between(int, 20), default=200, help="draws for each interval")
     return parser
 
 
-def _several(parse: Callable[[str], Any]) -> Callable[[str], list[Any]]:
-    """An argument type: values of another one, with commas between them."""
+def _several(kind: type) -> Callable[[str], list[Any]]:
+    """An argument type: values with commas between them."""
 
-    def parse_all(text: str) -> list[Any]:
-        return [parse(part.strip()) for part in text.split(",")]
+    def parse(text: str) -> list[Any]:
+        return [kind(part.strip()) for part in text.split(",")]
 
-    parse_all.__name__ = f"list of {parse.__name__}s"
-    return parse_all
+    parse.__name__ = f"list of {kind.__name__}"
+    return parse

@@ -24,7 +24,8 @@ COSTS = {
     "seconds_per_sound": "its share of a batch, from embedding to waveform; the median",
     "real_time_factor": "seconds over the sound's duration; below 1 is faster than it plays",
 }
-SHOWN = ("accuracy_", "clap_score_", "clip_score_", "fd_", "kad_")  # at first, where there are any
+SETTINGS = ("sampler", "steps", "guidance_scale")  # columns that are always shown at first
+SHOWN = ("accuracy_", "clap_score_", "clip_score_", "fd_", "kad_")  # where there are any
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ def write_page(
 def _columns(rows: Sequence[Mapping[str, Any]], axes: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
     """The table's columns: settings, costs, metrics."""
     columns = [
-        _column(name, visible=len(values) > 1 or name == "sampler", exact=True, text=isinstance(values[0], str))
+        _column(name, visible=len(values) > 1 or name in SETTINGS, exact=True, text=isinstance(values[0], str))
         for name, values in axes.items()
     ]
     columns += [_column(name, direction=-1, exact=name == "passes", help=told) for name, told in COSTS.items()]
