@@ -25,7 +25,7 @@ from diffaudio.metrics.measuring import Reference
 from diffaudio.metrics.pictures import write_pictures
 from diffaudio.metrics.report import PageSound, sound_path, write_page
 from diffaudio.metrics.results import Metric, Report, Row, write_report
-from diffaudio.metrics.sweep import direction, timing_columns, write_tables
+from diffaudio.metrics.sweep import direction, mean_row, timing_columns, write_tables
 from diffaudio.model_folder import load_weak_unet
 from diffaudio.pipeline import DiffAudioPipeline
 from diffaudio.plot import spectrogram_image
@@ -194,7 +194,8 @@ def write_results(sweep: Sweep, report: Report, facts: Mapping[str, Any]) -> Non
         facts: what all sounds have in common, by name.
     """
     folder = sweep.folder
-    evaluated, others, sounds, reported = [], [], [], []
+    rows: dict[str, list[dict[str, Any]]] = {"evaluated": [], "real": [], "shuffled": []}
+    sounds, reported = list[PageSound](), list[Row]()
     for place, (combination, items) in enumerate(sweep.sounds.items()):
         measured = _read_measured(sweep.measured_file(combination))
         assert measured is not None
@@ -202,24 +203,24 @@ def write_results(sweep: Sweep, report: Report, facts: Mapping[str, Any]) -> Non
         for row in measured.rows:
             head = {"kind": row.kind, "combination": row.name}
             head |= {} if row.kind == "real" else combination.values
-            columns = {**head, "sounds": row.sounds, **(costs if row.kind == "evaluated" else {}), **row.columns()}
-            (evaluated if row.kind == "evaluated" else others).append(columns)
+            head |= {"sounds": row.sounds, **(costs if row.kind == "evaluated" else {})}
+            rows[row.kind].append(head | row.columns())
         reported += measured.rows
         for index, (item, heard) in enumerate(zip(items, measured.heard_as, strict=True)):
             take, prompt = divmod(index, len(sweep.prompts))
-            address = sound_path(item.path, folder)
-            sounds.append(PageSound(place, prompt, take + 1, address, item.path.suffix, heard))
-    rows = evaluated + others
+            sounds.append(PageSound(place, prompt, take + 1, sound_path(item.path, folder), item.path.suffix, heard))
     write_report(folder / "report.json", replace(report, rows=reported))
-    write_tables(folder, rows, facts)
+    write_tables(folder, [*rows["evaluated"], *rows["real"], *rows["shuffled"]], facts)
+    told = [*rows["evaluated"], *rows["real"], mean_row(rows["shuffled"])]
+    columns = list(dict.fromkeys(name for row in told for name in row))
+    metrics = [name for name in columns if f"{name}_n" in columns and direction(name)]
     (folder / "pictures").mkdir(exist_ok=True)
-    metrics = [name for name in evaluated[0] if f"{name}_n" in evaluated[0] and direction(name)]
     write_page(
         folder,
         facts=facts,
         axes=sweep.axes,
-        rows=rows,
-        pictures={metric: write_pictures(folder / "pictures", rows, sweep.axes, metric) for metric in metrics},
+        rows=told,
+        pictures={metric: write_pictures(folder / "pictures", told, sweep.axes, metric) for metric in metrics},
         prompts=[prompt.text for prompt in sweep.prompts],
         sounds=sounds,
         left_out=sweep.left_out,

@@ -137,9 +137,9 @@ def _errors(points: Rows, metric: str) -> Any:
 def _baselines(plot: Axes, rows: Rows, metric: str) -> None:
     """Levels of the real recordings and of the shuffled labels."""
     for kind, (label, style) in BASELINES.items():
-        levels = [row[metric] for row in rows if row["kind"] == kind and row.get(metric) is not None]
-        if levels:
-            plot.axhline(sum(levels) / len(levels), color="0.45", ls=style, lw=1, label=label)
+        for row in rows:
+            if row["kind"] == kind and row.get(metric) is not None:
+                plot.axhline(row[metric], color="0.45", ls=style, lw=1, label=label)
 
 
 def _ticks(plot: Axes, values: Sequence[float]) -> None:

@@ -5,7 +5,7 @@
     real_time_factor     those seconds over the sound's duration; below 1 is faster than it plays
 
 Metrics follow as NAME, NAME_low, NAME_high (the interval) and NAME_n (sounds in it). The rows `real` and `shuffled`
-have metrics alone: what recordings reach, and what is reached without listening to the prompt.
+have metrics alone: what recordings reach, and each combination's with the prompts dealt anew.
 """
 
 import csv
@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from diffaudio.files import written_whole
 
-__all__ = ["direction", "pareto_line", "timing_columns", "write_tables"]
+__all__ = ["direction", "mean_row", "pareto_line", "timing_columns", "write_tables"]
 
 
 HIGHER = ("accuracy", "clap_score", "clip_score", "coverage", "diversity", "inception_score", "precision", "recall")
@@ -39,6 +39,15 @@ def timing_columns(sidecars: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """What the sounds of a combination cost, from their sidecars."""
     seconds = median(each["timing"]["batch_seconds"] / each["timing"]["batch_size"] for each in sidecars)
     return {"seconds_per_sound": seconds, "real_time_factor": seconds / sidecars[0]["duration_s"]}
+
+
+def mean_row(shuffled: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The shuffled rows of all combinations as one, for pictures and page: the mean of each metric."""
+    mean: dict[str, Any] = {"kind": "shuffled", "combination": "shuffled labels, mean"}
+    for name in shuffled[0]:
+        if f"{name}_n" in shuffled[0]:
+            mean[name] = sum(row[name] for row in shuffled) / len(shuffled)
+    return mean
 
 
 def pareto_line(costs: Sequence[float], values: Sequence[float], *, higher_is_better: bool) -> list[int]:
