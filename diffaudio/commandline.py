@@ -109,7 +109,7 @@ def add_guidance(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--apg", action="store_true", help="projected guidance: drop what only makes it louder")
     group.add_argument("--apg-parallel", type=float, metavar="PART", help="how much of that is kept (default: 0)")
-    group.add_argument("--apg-threshold", type=float, metavar="SIZE", help="greatest size of a correction")
+    group.add_argument("--apg-threshold", type=float, metavar="SIZE", help="of the greatest correction, such as 0.1")
     group.add_argument("--apg-momentum", type=float, metavar="BETA", help="of the corrections, negative as a rule")
     group.add_argument("--cfg-zero", action="store_true", help="CFG-Zero*, with a zero-init of 0.04")
     group.add_argument("--zero-init", type=float, metavar="PART", help="hold still for the first part of the way")

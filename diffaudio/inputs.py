@@ -2,14 +2,26 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from PIL import Image
 
+from diffaudio.diffusion.guidance import Guidance
+from diffaudio.models.unet import UNet1D
 from diffaudio.video import probe, read_frames
 
-__all__ = ["Picture", "Video", "check_numbers", "one_generator_each", "read_picture", "read_video"]
+__all__ = [
+    "Picture",
+    "Video",
+    "check_numbers",
+    "check_weak_unet",
+    "one_generator_each",
+    "read_picture",
+    "read_video",
+    "with_rescale",
+]
 
 Picture = Image.Image | str | Path
 Video = Sequence[Image.Image] | str | Path
@@ -27,6 +39,25 @@ def check_numbers(steps: int, duration_s: float, waveforms: int, output_type: st
         raise ValueError(f"num_waveforms_per_prompt is {waveforms}; at least 1 is needed")
     if output_type not in ("pt", "np", "latent"):
         raise ValueError(f"output_type '{output_type}' is unknown; choose from pt, np, latent")
+
+
+def check_weak_unet(weak_unet: UNet1D, unet: UNet1D) -> None:
+    """Refuse a weaker U-Net that does not take what the other one takes."""
+    for size in ("in_channels", "embedding_dim"):
+        if weak_unet.config[size] != unet.config[size]:
+            weak, strong = weak_unet.config[size], unet.config[size]
+            raise ValueError(f"weak_unet's {size} is {weak} where the unet's is {strong}; they do not fit")
+
+
+def with_rescale(guidance: Guidance, rescale: float) -> Guidance:
+    """Guidance with diffusers' `guidance_rescale`, 0 where that is not given.
+
+    Raises:
+        ValueError: both say how far to rescale.
+    """
+    if rescale != 0 and guidance.rescale != 0:
+        raise ValueError("give one of guidance_rescale and guidance.rescale, not both")
+    return replace(guidance, rescale=rescale) if rescale != 0 else guidance
 
 
 def one_generator_each(generator: torch.Generator | list[torch.Generator] | None, count: int) -> list[torch.Generator]:

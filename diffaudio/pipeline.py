@@ -10,7 +10,7 @@ list is given, so a sound depends neither on the device nor on what else is in t
 import copy
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,16 @@ from torch import Tensor
 
 from diffaudio.diffusion.guidance import PLAIN, Guidance
 from diffaudio.diffusion.samplers import draw_noise, make_sampler, sample
-from diffaudio.inputs import Picture, Video, check_numbers, one_generator_each, read_picture, read_video
+from diffaudio.inputs import (
+    Picture,
+    Video,
+    check_numbers,
+    check_weak_unet,
+    one_generator_each,
+    read_picture,
+    read_video,
+    with_rescale,
+)
 from diffaudio.model_folder import bundled_model, find_model, load_parts, save_parts
 from diffaudio.models.autoencoders import Autoencoder
 from diffaudio.models.bridge import Bridge
@@ -208,14 +217,16 @@ class DiffAudioPipeline:
         """
         check_numbers(num_inference_steps, audio_length_in_s, num_waveforms_per_prompt, output_type)
         scheduler = self._scheduler(sampler, spacing, eta)
-        guidance = _with_rescale(guidance, guidance_rescale)
+        guidance = with_rescale(guidance, guidance_rescale)
+        if weak_unet is not None:
+            check_weak_unet(weak_unet, self.unet)
         embedding = self._conditions(prompt, image, video, prompt_embeds)
         negative = self._negative(negative_prompt, negative_prompt_embeds, len(embedding))
         embedding = embedding.repeat_interleave(num_waveforms_per_prompt, dim=0)
         if negative is not None:
             negative = negative.repeat_interleave(num_waveforms_per_prompt, dim=0)
         generators = one_generator_each(generator, len(embedding))
-        unet, weak = _Counted(self.unet), None if weak_unet is None else _Counted(self._fitting(weak_unet))
+        unet, weak = _Counted(self.unet), None if weak_unet is None else _Counted(weak_unet)
 
         def on_step(step: int, timestep: Tensor, latents: Tensor) -> None:
             self.num_timesteps = len(scheduler.timesteps)
@@ -247,15 +258,6 @@ class DiffAudioPipeline:
         if spacing is not None or eta is not None:
             raise ValueError("spacing and eta have no effect without a sampler; name one")
         return copy.deepcopy(self.scheduler)
-
-    def _fitting(self, weak_unet: UNet1D) -> UNet1D:
-        for size in ("in_channels", "embedding_dim"):
-            if weak_unet.config[size] != self.unet.config[size]:
-                raise ValueError(
-                    f"weak_unet's {size} is {weak_unet.config[size]} where the unet's is {self.unet.config[size]}; "
-                    "they do not fit"
-                )
-        return weak_unet
 
     def _conditions(self, prompt: Any, image: Any, video: Any, prompt_embeds: Tensor | None) -> Tensor:
         """[prompts, embedding_dim]"""
@@ -320,9 +322,3 @@ class _Counted:
     def __call__(self, latents: Tensor, timestep: Tensor | float, *conditions: Tensor) -> Tensor:
         self.items += len(latents)
         return self.unet(latents.to(self.dtype), timestep, *conditions).float()
-
-
-def _with_rescale(guidance: Guidance, rescale: float) -> Guidance:
-    if rescale != 0 and guidance.rescale != 0:
-        raise ValueError("give one of guidance_rescale and guidance.rescale, not both")
-    return replace(guidance, rescale=rescale) if rescale != 0 else guidance
