@@ -4,6 +4,7 @@ Distances can look good on sounds that nobody would call good, and some backbone
 """
 
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 import torchaudio
@@ -23,6 +24,7 @@ FINGERPRINT_RATE = 8000
 FINGERPRINT_HOP = 100
 FINGERPRINT_HOPS = 4  # in a step of 50 ms
 FINGERPRINT_BANDS = 24
+FINGERPRINT_STILL = 0.1  # deviation of the log power, below which little moves
 ALIKE = 0.98
 
 
@@ -99,34 +101,40 @@ def loudness_lufs(waveform: Tensor, sample_rate: int) -> float:
 
 
 def fingerprint(waveform: Tensor, sample_rate: int) -> Tensor:
-    """How loudness moves in 24 mel bands, in steps of 50 ms: [steps * 24], of unit norm, zero for a still sound.
+    """How the balance of 24 mel bands moves, in steps of 50 ms: [steps * 24], of norm 1; 0 for digital silence.
 
-    The gain and the steady spectrum are taken out of [channels, samples]; what is left is the course of this one
-    recording, and survives another gain, sample rate, channel count or lossy coding.
+    The gain, the mean spectrum and the envelope are taken out of [channels, samples]: those are alike in two takes of
+    one thing. What is left is the course of this one recording, and it survives another gain, sample rate, number of
+    channels, or lossy coding. Where hardly anything moves, as in a steady tone, the norm stays below 1.
     """
     mono = resample(mix_channels(waveform, 1), sample_rate, FINGERPRINT_RATE)[0]
     mono = torch.nn.functional.pad(mono, (0, max(0, FINGERPRINT_HOPS * FINGERPRINT_HOP - len(mono))))
     window = torch.hann_window(512)
     spectrum = torch.stft(mono, 512, FINGERPRINT_HOP, window=window, pad_mode="constant", return_complex=True)
-    bands = torchaudio.functional.melscale_fbanks(257, 50.0, FINGERPRINT_RATE / 2, FINGERPRINT_BANDS, FINGERPRINT_RATE)
-    power = spectrum.abs().square().T @ bands
+    power = spectrum.abs().square().T @ _mel_bands()
     power = power[: len(power) // FINGERPRINT_HOPS * FINGERPRINT_HOPS].unflatten(0, (-1, FINGERPRINT_HOPS)).mean(dim=1)
     if power.max() == 0:
         return torch.zeros(power.numel())
     level = (power / power.max()).clamp(min=1e-6).log()
     course = level - level.mean(dim=0)
-    return (course / course.norm().clamp(min=1e-9)).flatten()
+    course = course - course.mean(dim=1, keepdim=True)
+    still = FINGERPRINT_STILL * course.numel() ** 0.5
+    return (course / course.norm().clamp(min=still)).flatten()
+
+
+@cache
+def _mel_bands() -> Tensor:
+    """[bins, bands]"""
+    return torchaudio.functional.melscale_fbanks(257, 50.0, FINGERPRINT_RATE / 2, FINGERPRINT_BANDS, FINGERPRINT_RATE)
 
 
 def repeated(fingerprints: list[Tensor]) -> Tensor:
     """1 where another sound of the set is the same recording, else 0: [n].
 
-    The same are two sounds whose fingerprints correlate by 0.98 and more. Still sounds (silence) are alike too.
+    The same are two sounds whose fingerprints correlate by 0.98 and more, and silences.
     """
     longest = max(len(one) for one in fingerprints)
     x = torch.stack([torch.nn.functional.pad(one, (0, longest - len(one))) for one in fingerprints])
-    alike = x @ x.T >= ALIKE
-    still = x.norm(dim=1) < 0.5
-    alike |= still[:, None] & still[None, :]
-    alike.fill_diagonal_(False)
-    return alike.any(dim=1).double()
+    silent = ~x.any(dim=1)
+    alike = (x @ x.T >= ALIKE) | (silent[:, None] & silent)
+    return alike.fill_diagonal_(False).any(dim=1).double()
