@@ -18,6 +18,7 @@ COMMANDS = {
     "prepare": "videos -> a corpus of clips",
     "encode": "that corpus -> latents and embeddings to train on",
     "evaluate": "a folder of sound -> numbers that say how good it is",
+    "samplers": "what there is for generate's --sampler",
     "sweep": "samplers, steps and guidance scales compared on a prompt list",
 }
 

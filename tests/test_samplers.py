@@ -1,106 +1,87 @@
-"""Samplers against the exact answer for Gaussian latents.
-
-For latents of mean M and deviation S in every entry, the best prediction is known in closed form,
-and with it the flow from noise u to latents: at alpha, sigma it passes through
-alpha M + sqrt(alpha^2 S^2 + sigma^2) u, and it ends at M + S u.
-"""
+"""Samplers against the exact answer for Gaussian latents, and against diffusers' schedulers where these are right."""
 
 import functools
 import math
 
 import pytest
 import torch
-from diffusers import DDIMScheduler
+from diffusers import (
+    DDIMScheduler,
+    DDPMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerAncestralDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    FlowMatchHeunDiscreteScheduler,
+    UniPCMultistepScheduler,
+)
+from exact import MODELS, BestGuess, M, NoiseAxes, S, alpha_sigma, generators, plain, run
 
-from diffaudio.diffusion.objectives import prediction_type, training_scheduler
-from diffaudio.diffusion.samplers import SAMPLERS, draw_noise, make_sampler, sample
+from diffaudio.diffusion import solvers
+from diffaudio.diffusion.flow_form import FlowFormScheduler
+from diffaudio.diffusion.guidance import Guidance
+from diffaudio.diffusion.objectives import training_scheduler
+from diffaudio.diffusion.samplers import SAMPLERS, draw_noise, make_sampler, num_passes, sample
 
-M, S = 0.7, 0.5
-MODELS = {
-    "flow": training_scheduler("flow"),
-    "v": training_scheduler("v"),
-    "epsilon": DDIMScheduler(prediction_type="epsilon", timestep_spacing="trailing", clip_sample=False),
-    "sample": DDIMScheduler(prediction_type="sample", timestep_spacing="trailing", clip_sample=False),
-}
-DETERMINISTIC = [name for name in SAMPLERS if name != "dpm++2m_sde"]
-SECOND_ORDER = ["dpm++2m", "heun", "unipc"]
-
-
-class BestGuess:
-    """What a perfectly trained U-Net would predict; counts its passes."""
-
-    def __init__(self, model):
-        self.scheduler, self.passes = MODELS[model], 0
-
-    def __call__(self, latents, timestep, embedding, keep=None):
-        self.passes += 1
-        if prediction_type(self.scheduler.config) == "flow_prediction":
-            sigma = float(timestep) / 1000
-            alpha = 1 - sigma
-        else:
-            alpha = math.sqrt(self.scheduler.alphas_cumprod[int(timestep)])
-            sigma = math.sqrt(1 - alpha**2)
-        variance = alpha**2 * S**2 + sigma**2
-        x = M + alpha * S**2 / variance * (latents - alpha * M)
-        noise = sigma / variance * (latents - alpha * M)
-        return {
-            "flow_prediction": noise - x,
-            "v_prediction": alpha * noise - sigma * x,
-            "epsilon": noise,
-            "sample": x,
-        }[prediction_type(self.scheduler.config)]
-
-
-def generators(*seeds):
-    return [torch.Generator().manual_seed(seed) for seed in seeds]
-
-
-def run(name, model, steps, noise, **settings):
-    """Sample with the best guess; returns the latents, and the number of passes."""
-    guess = BestGuess(model)
-    latents = sample(
-        guess,
-        make_sampler(name, MODELS[model].config),
-        noise,
-        torch.zeros(len(noise), 2),
-        num_inference_steps=steps,
-        guidance_scale=1,
-        **settings,
-    )
-    return latents, guess.passes
+ORDINARY = {name: sampler for name, sampler in SAMPLERS.items() if sampler.solver is not None}
+STOCHASTIC = [name for name, sampler in ORDINARY.items() if sampler.is_stochastic and sampler.eta != 0]
+DETERMINISTIC = [name for name in ORDINARY if name not in STOCHASTIC]
+SPACED = [(name, spacing) for name in DETERMINISTIC for spacing in ORDINARY[name].spacings]
+# Where the theory of each holds, free of what the last step, to clean latents, adds.
+BEST = {name: ORDINARY[name].spacings[-1] for name in ORDINARY}
+BEST |= dict.fromkeys(("ddpm", "euler_a", "pndm", "lms", "dpm2"), "trailing")
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:diffusers")
 
 
 @functools.cache
-def error(name, model, steps):
+def error(name, model, steps, spacing=None):
     """How far the sampler ends from the exact flow, for noise within four deviations."""
     noise = torch.linspace(-4, 4, 9).reshape(1, 1, 9)
-    return float((run(name, model, steps, noise)[0] - (M + S * noise)).abs().max())
+    return float((run(name, model, steps, noise, spacing=spacing)[0] - (M + S * noise)).abs().max())
 
 
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("name", DETERMINISTIC)
 def test_every_sampler_finds_the_exact_answer(name, model):
-    assert error(name, model, 80) < (0.01 if name in SECOND_ORDER else 0.1)
+    assert error(name, model, 80) < (0.1 if ORDINARY[name].order == 1 else 0.01 if model in ("flow", "v") else 0.03)
 
 
 @pytest.mark.parametrize("model", ["flow", "v"])
-@pytest.mark.parametrize("name", ["ddim", "euler"])
-def test_first_order_samplers_halve_their_error_with_twice_the_steps(name, model):
-    assert error(name, model, 40) / error(name, model, 80) == pytest.approx(2, rel=0.1)
+@pytest.mark.parametrize(("name", "spacing"), SPACED)
+def test_it_does_so_in_every_spacing_that_it_takes(name, spacing, model):
+    assert error(name, model, 80, spacing) < (0.1 if ORDINARY[name].order == 1 else 0.015)
 
 
 @pytest.mark.parametrize("model", ["flow", "v"])
-@pytest.mark.parametrize("name", ["heun", "unipc"])
-def test_second_order_samplers_gain_the_square(name, model):
-    assert error(name, model, 20) / error(name, model, 80) > 8
+@pytest.mark.parametrize("name", DETERMINISTIC)
+def test_the_error_falls_by_the_order_in_the_table(name, model):
+    if (name, model) == ("pndm", "v"):
+        pytest.skip("the last step, from the first timestep of training to clean latents, is as long as no other")
+    order, few = ORDINARY[name].order, 10 if name == "dpm++3m" else 20
+    gain = error(name, model, few, BEST[name]) / error(name, model, 4 * few, BEST[name])
+    if order == 1:
+        assert gain == pytest.approx(4, rel=0.15)
+    else:
+        assert gain > 0.7 * 4**order
 
 
 @pytest.mark.parametrize("model", ["flow", "v"])
-@pytest.mark.parametrize("name", SECOND_ORDER)
-def test_second_order_samplers_pay_off(name, model):
-    for steps in (25, 50):
-        euler_steps = 2 * steps if name == "heun" else steps
-        assert error(name, model, steps) < error("euler", model, euler_steps) / 2
+def test_higher_order_pays_off(model):
+    """In as many passes, at the default spacing."""
+    for name in DETERMINISTIC:
+        sampler = ORDINARY[name]
+        if sampler.order > 1:
+            assert error(name, model, 50 // sampler.passes) < error("euler", model, 50) / 2, name
+
+
+def test_third_order_needs_the_factor_that_diffusers_drops():
+    theirs = solvers.of_diffusers(DPMSolverMultistepScheduler, solver_order=3)
+    noise, off = torch.tensor([[[4.0]]]), []
+    for steps in (20, 80):
+        scheduler = FlowFormScheduler(MODELS["flow"].config, theirs, spacing="exponential", is_stochastic=False)
+        latents = sample(BestGuess(MODELS["flow"]), scheduler, noise, torch.zeros(1, 2), **plain(steps))
+        off.append(abs(float(latents) - M - S * 4))
+    assert off[0] / off[1] < 4**3 / 1.5
+    assert error("dpm++3m", "flow", 80, "exponential") < off[1] / 5
 
 
 def test_latents_follow_the_exact_flow_on_the_way():
@@ -109,68 +90,134 @@ def test_latents_follow_the_exact_flow_on_the_way():
 
     def on_step(index, timestep, latents):
         if index % 2 == 0:  # after Euler's step the latents lie at the next level
-            level = float(scheduler.sigmas[index + 1])
+            level = scheduler.sigmas[index + 1] if index + 1 < len(scheduler.sigmas) else 0
             exact = (1 - level) * M + math.sqrt((1 - level) ** 2 * S**2 + level**2) * noise
             farthest.append(float((latents - exact).abs().max()))
 
-    sample(
-        BestGuess("flow"),
-        scheduler,
-        noise,
-        torch.zeros(1, 2),
-        num_inference_steps=60,
-        guidance_scale=1,
-        on_step=on_step,
-    )
+    sample(BestGuess(MODELS["flow"]), scheduler, noise, torch.zeros(1, 2), on_step=on_step, **plain(60))
     assert len(farthest) == 60
     assert max(farthest) < 0.005
 
 
 @pytest.mark.parametrize("model", ["flow", "v"])
-def test_the_stochastic_sampler_finds_mean_and_deviation(model):
-    seeded = generators(*range(8))
-    latents, _ = run("dpm++2m_sde", model, 60, draw_noise((8, 64), seeded), generators=seeded)
-    assert float(latents.mean()) == pytest.approx(M, abs=0.04)
-    assert float(latents.std()) == pytest.approx(S, abs=0.04)
+@pytest.mark.parametrize("name", STOCHASTIC)
+def test_stochastic_samplers_find_mean_and_deviation_by_their_order(name, model, monkeypatch):
+    axes, off = NoiseAxes(monkeypatch), []
+    for steps in (20, 80):
+        scheduler = make_sampler(name, MODELS[model].config, spacing=BEST[name])
+        (mean, deviation), _ = axes.mean_and_deviation(scheduler, MODELS[model], steps)
+        assert mean == pytest.approx(M, abs=1e-3)
+        assert axes.count > steps - 2  # it did draw noise
+        off.append(abs(deviation - S))
+    assert off[1] < (0.03 if SAMPLERS[name].order == 1 else 0.005)
+    assert off[0] / off[1] > 0.7 * 4 ** SAMPLERS[name].order
+
+
+@pytest.mark.parametrize("name", ["ddim", "euler_a", "dpm2_a"])
+@pytest.mark.parametrize("eta", [0.3, 1.0])
+def test_any_eta_keeps_mean_and_deviation(name, eta, monkeypatch):
+    scheduler = make_sampler(name, MODELS["v"].config, eta=eta)
+    (mean, deviation), _ = NoiseAxes(monkeypatch).mean_and_deviation(scheduler, MODELS["v"], 80)
+    assert (mean, deviation) == (pytest.approx(M, abs=1e-3), pytest.approx(S, abs=0.03))
+
+
+def test_eta_leads_from_ddim_to_ddpm():
+    noise = torch.randn(1, 2, 3)
+
+    def latents(name, eta=None):
+        return run(name, "flow", 8, noise, eta=eta, generators=generators(3))[0]
+
+    torch.testing.assert_close(latents("ddim"), latents("euler"), atol=0, rtol=0)
+    torch.testing.assert_close(latents("euler_a", 0.0), latents("euler"), atol=0, rtol=0)
+    torch.testing.assert_close(latents("ddim", 1.0), latents("ddpm"), atol=0, rtol=0)
+    assert not torch.allclose(latents("ddim", 0.5), latents("ddpm"))
+    assert not torch.allclose(latents("ddim", 0.5), latents("ddim"))
+    assert run("ddim", "flow", 8, noise, eta=0.0)[0].isfinite().all()  # needs no generators
 
 
 @pytest.mark.parametrize("model", ["flow", "v"])
-@pytest.mark.parametrize("name", SAMPLERS)
-@pytest.mark.parametrize("steps", [1, 2, 25, 30])
-def test_passes_are_steps_and_twice_that_for_heun(name, model, steps):
+@pytest.mark.parametrize("name", ORDINARY)
+@pytest.mark.parametrize("steps", [1, 2, 61])
+def test_passes_are_known_before_the_run(name, model, steps):
     noise, seeded = torch.zeros(1, 1, 1), generators(0)
     latents, passes = run(name, model, steps, noise, generators=seeded)
-    assert passes == (2 * steps - 1 if name == "heun" else steps)
+    more = {"heun": -1, "pndm": 0 if steps == 1 else 1}.get(name, 0)
+    assert passes == SAMPLERS[name].passes * steps + more
+    assert passes == num_passes(make_sampler(name, MODELS[model].config), steps)
     assert latents.isfinite().all()
 
 
 @pytest.mark.parametrize("model", ["flow", "v"])
-@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("name", [name for name in ORDINARY if not name.startswith("dpm2")])
 def test_one_step_ends_at_the_mean(name, model):
     """From pure noise, the best guess of the clean latents is their mean."""
     latents, _ = run(name, model, 1, torch.randn(1, 2, 3), generators=generators(0))
     torch.testing.assert_close(latents, torch.full((1, 2, 3), M), atol=0.01, rtol=0)
 
 
-@pytest.mark.parametrize("name", ["ddim", "euler", "dpm++2m", "heun"])
-def test_diffusers_miscounted_numbers_of_steps_are_taken_right(name):
-    assert error(name, "v", 61) < error(name, "v", 55)
+VP = {"timestep_spacing": "trailing", "beta_schedule": "squaredcos_cap_v2"}
 
 
-def test_ddim_is_the_ddim_of_diffusers_where_that_is_exact():
-    noise = torch.randn(1, 2, 3)
-    theirs = DDIMScheduler(
-        beta_schedule="squaredcos_cap_v2",
-        prediction_type="v_prediction",
-        rescale_betas_zero_snr=True,
-        timestep_spacing="trailing",
-        clip_sample=False,
+@pytest.mark.parametrize(
+    ("name", "model", "theirs"),
+    [
+        (
+            "ddim",
+            "v",
+            DDIMScheduler(**VP, prediction_type="v_prediction", rescale_betas_zero_snr=True, clip_sample=False),
+        ),
+        (
+            "ddpm",
+            "v",
+            DDPMScheduler(**VP, prediction_type="v_prediction", rescale_betas_zero_snr=True, clip_sample=False),
+        ),
+        ("euler_a", "epsilon", EulerAncestralDiscreteScheduler(timestep_spacing="trailing")),
+        ("dpm++2m", "epsilon", DPMSolverMultistepScheduler(timestep_spacing="trailing")),
+        ("unipc", "epsilon", UniPCMultistepScheduler(timestep_spacing="trailing")),
+        ("euler", "flow", FlowMatchEulerDiscreteScheduler()),
+    ],
+    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
+)
+def test_diffusers_comes_to_the_same_where_it_is_exact(name, model, theirs):
+    """Also: a model that is seen as one of flow matching is sampled as it would be in its own form."""
+    noise = torch.randn(1, 2, 3, generator=generators(1)[0])
+    guess = BestGuess(MODELS[model])
+    expected = sample(guess, theirs, noise, torch.zeros(1, 2), generators=generators(7), **plain(25))
+    ours = run(name, model, 25, noise, generators=generators(7))[0]
+    torch.testing.assert_close(ours, expected, atol=3e-3, rtol=0)
+
+
+def test_heun_is_the_heun_of_diffusers_at_its_noise_levels():
+    noise, theirs = torch.randn(1, 2, 3), FlowMatchHeunDiscreteScheduler()
+    expected = sample(BestGuess(MODELS["flow"]), theirs, noise, torch.zeros(1, 2), **plain(10))
+    torch.testing.assert_close(run("heun", "flow", 10, noise, spacing="linear")[0], expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("name", ["euler", "dpm2"])
+def test_guidance_is_told_the_noise_level_of_each_pass(name, model):
+    """An interval of noise levels is guided where the timesteps say so."""
+    seen, scheduler = [], make_sampler(name, MODELS[model].config)
+
+    def unet(latents, timestep, embedding, keep=None):
+        seen.append((float(timestep), len(latents)))
+        return latents
+
+    sample(
+        unet,
+        scheduler,
+        torch.zeros(1, 1, 1),
+        torch.zeros(1, 2),
+        num_inference_steps=20,
+        guidance_scale=2,
+        guidance=Guidance(interval=(0.3, 0.8)),
     )
-    expected = sample(BestGuess("v"), theirs, noise, torch.zeros(1, 2), num_inference_steps=25, guidance_scale=1)
-    torch.testing.assert_close(run("ddim", "v", 25, noise)[0], expected, atol=2e-3, rtol=0)
+    for timestep, items in seen:
+        alpha, sigma = alpha_sigma(MODELS[model], timestep)
+        assert items == (2 if 0.3 < sigma / (alpha + sigma) <= 0.8 else 1)
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("name", ORDINARY)
 def test_an_item_depends_on_its_seed_alone(name):
     def latents(*seeds):
         seeded = generators(*seeds)
@@ -181,22 +228,19 @@ def test_an_item_depends_on_its_seed_alone(name):
     assert not torch.allclose(batch[0], batch[1])
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("name", ORDINARY)
 def test_a_scheduler_can_be_used_again(name):
-    scheduler, noise = make_sampler(name, MODELS["flow"].config), torch.randn(1, 2, 3)
+    scheduler, noise, guess = make_sampler(name, MODELS["flow"].config), torch.randn(1, 2, 3), BestGuess(MODELS["flow"])
     first, second = (
-        sample(
-            BestGuess("flow"),
-            scheduler,
-            noise,
-            torch.zeros(1, 2),
-            num_inference_steps=steps,
-            guidance_scale=1,
-            generators=generators(5),
-        )
-        for steps in (4, 4)
+        sample(guess, scheduler, noise, torch.zeros(1, 2), generators=generators(5), **plain(4)) for _ in range(2)
     )
     torch.testing.assert_close(first, second, atol=0, rtol=0)
+
+
+def test_counting_passes_draws_no_noise():
+    state = torch.get_rng_state()
+    num_passes(make_sampler("sa", MODELS["flow"].config), 10)
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_guidance_and_a_negative_embedding_reach_the_unet():
@@ -217,23 +261,52 @@ def test_guidance_and_a_negative_embedding_reach_the_unet():
 def test_settings_out_of_range_are_refused():
     noise, embedding = torch.zeros(2, 1, 1), torch.zeros(2, 2)
 
-    def attempt(name="euler", model="flow", **changes):
+    def attempt(name="euler", model="flow", spacing=None, eta=None, **changes):
         settings = {"num_inference_steps": 4, "guidance_scale": 2.0, **changes}
-        sample(BestGuess(model), make_sampler(name, MODELS[model].config), noise, embedding, **settings)
+        scheduler = make_sampler(name, MODELS[model].config, spacing=spacing, eta=eta)
+        sample(BestGuess(MODELS[model]), scheduler, noise, embedding, **settings)
 
-    with pytest.raises(ValueError, match=r"sampler 'dpm2' is unknown; choose from ddim, dpm\+\+2m, .*heun, unipc"):
-        attempt("dpm2")
+    with pytest.raises(ValueError, match=r"sampler 'dpm3' is unknown; choose from ddpm, ddim, .*lcm, tcd"):
+        attempt("dpm3")
     for steps in (0, 1001):
         with pytest.raises(ValueError, match=f"num_inference_steps is {steps}; it must be 1 to 1000"):
             attempt(num_inference_steps=steps)
-    for scale in (-1.0, math.inf, math.nan):
-        with pytest.raises(ValueError, match=f"guidance_scale is {scale}; it must be at least 0"):
-            attempt(guidance_scale=scale)
-    with pytest.raises(ValueError, match="a negative prompt has no effect at guidance scale 1"):
-        attempt(guidance_scale=1, negative_embedding=embedding)
-    with pytest.raises(ValueError, match=r"give one generator an item \(2\), not none"):
-        attempt("dpm++2m_sde")
-    with pytest.raises(ValueError, match=r"give one generator an item \(2\), not 1"):
-        attempt("dpm++2m_sde", generators=generators(0))
+    with pytest.raises(ValueError, match="guidance_scale is -1; it must be at least 0"):
+        attempt(guidance_scale=-1)
+    for given in (None, generators(0)):
+        with pytest.raises(ValueError, match=r"give one generator an item \(2\), not (none|1)"):
+            attempt("dpm++2m_sde", generators=given)
+    with pytest.raises(ValueError, match="spacing 'leading' is unknown; choose from trailing, linear, karras, exp"):
+        attempt(spacing="leading")
+    with pytest.raises(
+        ValueError, match="'pndm' does not take spacing 'karras': its weights hold for steps that are ev"
+    ):
+        attempt("pndm", spacing="karras")
+    with pytest.raises(ValueError, match=r"'deis' does not take spacing 'linear': its last step would be a leap"):
+        attempt("deis", spacing="linear")
+    with pytest.raises(
+        ValueError, match="'sa' does not take spacing 'karras': in fewer than 40 steps it would overshoo"
+    ):
+        attempt("sa", spacing="karras")
+    with pytest.raises(
+        ValueError, match="eta has no effect on sampler 'heun'; .* choose from ddim, euler_a, dpm2_a, tcd"
+    ):
+        attempt("heun", eta=0.5)
+    with pytest.raises(ValueError, match=r"eta is 1.5; 0 \(no fresh noise\) to 1 is allowed"):
+        attempt("ddim", eta=1.5)
+
+
+def test_predicted_noise_says_nothing_where_there_is_nothing_else():
+    config = DDIMScheduler(prediction_type="epsilon", rescale_betas_zero_snr=True).config
+    with pytest.raises(ValueError, match="sampler 'ddim' does not suit this model: this model predicts noise and its"):
+        make_sampler("ddim", config)
+
+
+def test_a_scheduler_of_diffusers_can_be_used_as_it_is():
+    noise = torch.linspace(-2, 2, 5).reshape(1, 1, 5)
+    for own in (training_scheduler("flow"), training_scheduler("v")):
+        latents = sample(BestGuess(own), own, noise, torch.zeros(1, 2), **plain(40))
+        torch.testing.assert_close(latents, M + S * noise, atol=0.05, rtol=0)
+    unipc = UniPCMultistepScheduler(timestep_spacing="trailing")
     with pytest.raises(ValueError, match="UniPCMultistepScheduler cannot take 61 steps; take one more or less"):
-        attempt("unipc", "v", num_inference_steps=61)
+        sample(BestGuess(unipc), unipc, noise, torch.zeros(1, 2), **plain(61))

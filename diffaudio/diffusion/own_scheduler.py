@@ -1,0 +1,103 @@
+"""A checkpoint's own scheduler of diffusers, used as it is: where no sampler is named, and for distilled models.
+
+Models distilled for consistency jump from any noise level to clean latents. They are told by their own scheduler:
+
+    LCM  LCMScheduler, FlowMatchLCMScheduler: noise is put on the clean latents again (Song et al. 2023,
+         arXiv:2303.01469, alg. 1; Luo et al. 2023, arXiv:2310.04378), at the noise levels of the distillation
+    TCD  TCDScheduler: they jump a part of the way only (Zheng et al. 2024, arXiv:2402.19159)
+"""
+
+import functools
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import diffusers
+from diffusers import FlowMatchEulerDiscreteScheduler, FlowMatchLCMScheduler
+from torch import Tensor
+
+from diffaudio.diffusion.objectives import prediction_type
+from diffaudio.diffusion.schedules import NoiseSchedule
+
+__all__ = ["DISTILLED", "distilled_scheduler", "draws_noise", "kinds", "passes", "set_timesteps"]
+
+DISTILLED = {"lcm": ("LCMScheduler", "FlowMatchLCMScheduler"), "tcd": ("TCDScheduler",)}
+
+_STOCHASTIC = (
+    *("DDPMScheduler", "EulerAncestralDiscreteScheduler", "KDPM2AncestralDiscreteScheduler", "SASolverScheduler"),
+    *(name for names in DISTILLED.values() for name in names),
+)
+
+
+def kinds(scheduler_config: Mapping[str, Any]) -> tuple[str, ...]:
+    """The class of a checkpoint's own scheduler; where its config does not say, those of `DISTILLED` that it may be.
+
+    A config has no class name before it is written to disk.
+    """
+    if "_class_name" in scheduler_config:
+        return (scheduler_config["_class_name"],)
+    if "original_inference_steps" in scheduler_config:
+        return ("LCMScheduler", "TCDScheduler")
+    return ("FlowMatchLCMScheduler",) if "upscale_mode" in scheduler_config else ()
+
+
+def distilled_scheduler(name: str, scheduler_config: Mapping[str, Any], eta: float | None) -> Any:
+    """The scheduler of a distilled model, made anew.
+
+    Args:
+        name: a key of `DISTILLED`.
+        eta: for TCD, how much of each jump is made of fresh noise (gamma there); otherwise None.
+    """
+    (kind,) = (kind for kind in kinds(scheduler_config) if kind in DISTILLED[name])
+    scheduler = getattr(diffusers, kind).from_config(scheduler_config)
+    if eta is not None:
+        scheduler.step = functools.partial(scheduler.step, eta=eta)
+    return scheduler
+
+
+def set_timesteps(scheduler: Any, num_inference_steps: int) -> None:
+    """Choose the noise levels, where diffusers' own choice wastes a step or miscounts.
+
+    Raises:
+        ValueError: the scheduler cannot take so many steps.
+    """
+    config = scheduler.config
+    num_timesteps, most = config.num_train_timesteps, config.get("original_inference_steps")
+    trailing = config.get("timestep_spacing", "trailing") == "trailing" and not _is_flow(scheduler)
+    if most is not None and num_inference_steps > most:
+        raise ValueError(f"this model was distilled over {most} noise levels; take 1 to {most} steps")
+    if isinstance(scheduler, FlowMatchEulerDiscreteScheduler | FlowMatchLCMScheduler):
+        # The default ends with a step from 1/1000 to 0, which does next to nothing.
+        scheduler.set_timesteps(sigmas=[1 - i / num_inference_steps for i in range(num_inference_steps)])
+    elif trailing and most is None and "timesteps" in inspect.signature(scheduler.set_timesteps).parameters:
+        ratio = num_timesteps / num_inference_steps
+        scheduler.set_timesteps(timesteps=[round(num_timesteps - i * ratio) - 1 for i in range(num_inference_steps)])
+    else:
+        scheduler.set_timesteps(num_inference_steps)
+        if scheduler.timesteps[-1] < 0:
+            # For some numbers, 61 the first, diffusers' trailing spacing ends with a step too many.
+            kind = type(scheduler).__name__
+            raise ValueError(f"{kind} cannot take {num_inference_steps} steps; take one more or less")
+    if hasattr(scheduler, "set_begin_index"):
+        scheduler.set_begin_index(0)
+
+
+def passes(scheduler: Any) -> list[tuple[Tensor, float, float]]:
+    """Timestep for the U-Net, alpha and sigma of what it sees, at each pass."""
+    if _is_flow(scheduler):  # from the noise level, since some schedulers round timesteps
+        levels = scheduler.sigmas[: len(scheduler.timesteps)]
+        return [(level * scheduler.config.num_train_timesteps, 1 - float(level), float(level)) for level in levels]
+    schedule = NoiseSchedule(scheduler.config)
+    return [(t, *schedule.alpha_sigma(schedule.level(float(t)))) for t in scheduler.timesteps]
+
+
+def draws_noise(scheduler: Any) -> bool:
+    """Whether each step draws noise."""
+    if getattr(scheduler.step, "keywords", {}).get("eta") == 0:
+        return False
+    algorithm = str(scheduler.config.get("algorithm_type", ""))
+    return type(scheduler).__name__ in _STOCHASTIC or algorithm.startswith("sde")
+
+
+def _is_flow(scheduler: Any) -> bool:
+    return prediction_type(scheduler.config) == "flow_prediction"
