@@ -64,8 +64,11 @@ def frechet_infinity(
     without replacement, of `sizes` sizes evenly from n/2 to n: from smaller ones the bias is no longer a line.
     The value may fall below 0 where the true distance is small.
 
+    It holds for sounds drawn at random. Where n is below dim, a line takes off too little; where they were chosen to
+    be evenly of many kinds, such as a few takes of each prompt, it takes off too much, for their subsets are not.
+
     Args:
-        embeddings: [n, dim]; for n below dim the bias is larger than what a line can take off.
+        embeddings: [n, dim].
 
     Raises:
         ValueError: fewer than 8 embeddings.

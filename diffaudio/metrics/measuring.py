@@ -175,9 +175,9 @@ def _add_frechet(name: str, windows: _Windows, reference: Gaussian, counts: tupl
     total, dim = windows.embeddings.shape
     if total <= dim:
         table.warnings.append(
-            f"fd_{name}: {total} embeddings of {dim} dimensions leave the covariance singular, so the distance is far "
-            f"too high, and fd_inf_{name} takes only part of that off; hold it against the real row, which has as "
-            f"many sounds, or take kad_{name}, which few sounds make uncertain but not biased"
+            f"fd_{name}: {total} embeddings of {dim} dimensions leave the covariance singular: the distance is too "
+            f"high, and fd_inf_{name} may take off too little or too much; compare it only with sets of as many "
+            f"sounds, such as the real row, or take kad_{name}, which few sounds make uncertain but not biased"
         )
 
 
