@@ -107,7 +107,8 @@ def real_row(reference: Reference, *, like: Heard, name: str, seed: int = 0, res
     recordings = reference.heard
     drawn = _draw(recordings, like, table.generator("real"))
     taken = set(drawn)
-    others = Reference(recordings.pick([index for index in range(len(recordings)) if index not in taken]))
+    rest = [index for index in range(len(recordings)) if index not in taken]
+    others = Reference(recordings.pick(rest), fewest=len(rest))
     distances(recordings.pick(drawn), others, table)
     divergence(recordings.pick(drawn), others, table)
     inception(recordings.pick(drawn), table)

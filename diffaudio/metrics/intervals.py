@@ -50,7 +50,9 @@ def wilson(share: float, n: int) -> Interval:
     z2 = _NORMAL_QUANTILE**2
     centre = (share + z2 / (2 * n)) / (1 + z2 / n)
     half_width = _NORMAL_QUANTILE / (1 + z2 / n) * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
-    return Interval(max(centre - half_width, 0.0), min(centre + half_width, 1.0), "wilson")
+    # rounding must not push an end past the share itself, where that is 0 or 1
+    low, high = max(centre - half_width, 0.0), min(centre + half_width, 1.0)
+    return Interval(min(low, share), max(high, share), "wilson")
 
 
 def half_samples(

@@ -56,15 +56,16 @@ class _Fits:
 class Reference:
     """Recordings that were heard, with what the distances need of them, found once.
 
+    Args:
+        fewest: how many there have to be; of 12, half can be held against the others.
+
     Raises:
-        ValueError: there are fewer than 12, or a backbone hears no difference between them.
+        ValueError: there are fewer, or a backbone hears no difference between them.
     """
 
-    FEWEST = 12
-
-    def __init__(self, heard: Heard) -> None:
-        if len(heard) < self.FEWEST:
-            raise ValueError(f"the reference has {len(heard)} recordings; give at least {self.FEWEST}")
+    def __init__(self, heard: Heard, *, fewest: int = 12) -> None:
+        if len(heard) < fewest:
+            raise ValueError(f"the reference has {len(heard)} recordings; give at least {fewest}")
         self.heard = heard
         self.fits = {name: _fit(torch.cat(windows)) for name, windows in heard.embeddings.items()}
 
