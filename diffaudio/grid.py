@@ -74,6 +74,9 @@ def suitable(
         else:
             for pair in values.items():
                 unused.pop(pair, None)
+    if not suiting:
+        name, reason = next(iter(refused.items()))
+        raise ValueError(f"no combination suits; {name}: {reason}")
     for (axis, value), reason in unused.items():
         raise ValueError(f"{axis} {value} suits in no combination: {reason}")
     return suiting, refused

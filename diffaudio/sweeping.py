@@ -22,17 +22,17 @@ from diffaudio.grid import Combination
 from diffaudio.metrics.evaluation import evaluated_row, real_row, shuffled_row
 from diffaudio.metrics.heard import Heard, Listener, Sound
 from diffaudio.metrics.measuring import Reference
-from diffaudio.metrics.pictures import write_pictures
+from diffaudio.metrics.pictures import picture_names, write_pictures
 from diffaudio.metrics.report import PageSound, sound_path, write_page
 from diffaudio.metrics.results import Metric, Report, Row, write_report
-from diffaudio.metrics.sweep import direction, mean_row, timing_columns, write_tables
+from diffaudio.metrics.sweep import direction, timing_columns, with_mean_of_shuffled, write_tables
 from diffaudio.model_folder import load_weak_unet
 from diffaudio.pipeline import DiffAudioPipeline
 from diffaudio.plot import spectrogram_image
 from diffaudio.prompts import Prompt, items_of
 from diffaudio.rendering import Item, is_made, render
 
-__all__ = ["Sweep", "batches", "make", "measure", "unmeasured", "write_results"]
+__all__ = ["Sweep", "batches", "draw", "drawn_metrics", "make", "measure", "table", "unmeasured", "write_results"]
 
 
 @dataclass(frozen=True)
@@ -187,44 +187,65 @@ def _heard_as(heard: Heard) -> list[str]:
     return [""] * len(heard)
 
 
-def write_results(sweep: Sweep, report: Report, facts: Mapping[str, Any]) -> None:
-    """Write report, tables, pictures and page of a sweep whose sounds are all measured.
-
-    Args:
-        facts: what all sounds have in common, by name.
-    """
-    folder = sweep.folder
+def table(sweep: Sweep) -> list[dict[str, Any]]:
+    """The rows of a sweep whose sounds are all measured: generated, real, and shuffled ones."""
     rows: dict[str, list[dict[str, Any]]] = {"evaluated": [], "real": [], "shuffled": []}
-    sounds, reported = list[PageSound](), list[Row]()
-    for place, (combination, items) in enumerate(sweep.sounds.items()):
-        measured = _read_measured(sweep.measured_file(combination))
-        assert measured is not None
+    for combination, items in sweep.sounds.items():
         costs = {"passes": combination.passes, **timing_columns([_sidecar(item) for item in items])}
-        for row in measured.rows:
+        for row in _measured(sweep, combination).rows:
             head = {"kind": row.kind, "combination": row.name}
             head |= {} if row.kind == "real" else combination.values
             head |= {"sounds": row.sounds, **(costs if row.kind == "evaluated" else {})}
             rows[row.kind].append(head | row.columns())
+    return [*rows["evaluated"], *rows["real"], *rows["shuffled"]]
+
+
+def drawn_metrics(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Those that get pictures: of which more or less is better, and that differ from row to row."""
+    columns = dict.fromkeys(name for row in rows for name in row)
+    metrics = [name for name in columns if f"{name}_n" in columns and direction(name)]
+    return [name for name in metrics if len({row.get(name) for row in rows if row["kind"] == "evaluated"}) > 1]
+
+
+def draw(sweep: Sweep, rows: Sequence[Mapping[str, Any]], metrics: Sequence[str]) -> None:
+    """Draw the pictures of some metrics."""
+    folder = sweep.folder / "pictures"
+    folder.mkdir(exist_ok=True)
+    for metric in metrics:
+        write_pictures(folder, with_mean_of_shuffled(rows), sweep.axes, metric)
+
+
+def write_results(sweep: Sweep, rows: Sequence[Mapping[str, Any]], report: Report, facts: Mapping[str, Any]) -> None:
+    """Write report, tables and page.
+
+    Args:
+        facts: what all sounds have in common, by name.
+    """
+    folder, sounds, reported = sweep.folder, list[PageSound](), list[Row]()
+    for place, (combination, items) in enumerate(sweep.sounds.items()):
+        measured = _measured(sweep, combination)
         reported += measured.rows
         for index, (item, heard) in enumerate(zip(items, measured.heard_as, strict=True)):
             take, prompt = divmod(index, len(sweep.prompts))
             sounds.append(PageSound(place, prompt, take + 1, sound_path(item.path, folder), item.path.suffix, heard))
     write_report(folder / "report.json", replace(report, rows=reported))
-    write_tables(folder, [*rows["evaluated"], *rows["real"], *rows["shuffled"]], facts)
-    told = [*rows["evaluated"], *rows["real"], mean_row(rows["shuffled"])]
-    columns = list(dict.fromkeys(name for row in told for name in row))
-    metrics = [name for name in columns if f"{name}_n" in columns and direction(name)]
-    (folder / "pictures").mkdir(exist_ok=True)
+    write_tables(folder, rows, facts)
     write_page(
         folder,
         facts=facts,
         axes=sweep.axes,
-        rows=told,
-        pictures={metric: write_pictures(folder / "pictures", told, sweep.axes, metric) for metric in metrics},
+        rows=with_mean_of_shuffled(rows),
+        pictures={metric: picture_names(sweep.axes, metric) for metric in drawn_metrics(rows)},
         prompts=[prompt.text for prompt in sweep.prompts],
         sounds=sounds,
         left_out=sweep.left_out,
     )
+
+
+def _measured(sweep: Sweep, combination: Combination) -> Measured:
+    measured = _read_measured(sweep.measured_file(combination))
+    assert measured is not None
+    return measured
 
 
 def _sidecar(item: Item) -> dict[str, Any]:

@@ -13,9 +13,9 @@ import torch
 from browser import CHROME, Browser
 
 from diffaudio.audio import write_audio
-from diffaudio.metrics.pictures import write_pictures
+from diffaudio.metrics.pictures import picture_names, write_pictures
 from diffaudio.metrics.report import PageSound, sound_path, write_page
-from diffaudio.metrics.sweep import direction, pareto_line, timing_columns, write_tables
+from diffaudio.metrics.sweep import direction, pareto_line, timing_columns, with_mean_of_shuffled, write_tables
 from diffaudio.plot import spectrogram_image
 
 AXES = {"sampler": ["ddim", "heun"], "steps": [5, 10], "guidance_scale": [1.0, 3.0]}
@@ -48,12 +48,14 @@ def folder(tmp_path_factory) -> Path:
             spectrogram_image(waveform, 8000).save(file.with_suffix(".png"))
             sounds.append(PageSound(place, prompt, 1, sound_path(file, folder), ".flac", heard="dog (0.93)"))
     metrics = ("accuracy_bands", "fd_bands")
+    for metric in metrics:
+        write_pictures(folder / "pictures", rows, AXES, metric)
     write_page(
         folder,
         facts={"model": "some/model", "seed": 0},
         axes=AXES,
         rows=rows,
-        pictures={metric: write_pictures(folder / "pictures", rows, AXES, metric) for metric in metrics},
+        pictures={metric: picture_names(AXES, metric) for metric in metrics},
         prompts=PROMPTS,
         sounds=sounds,
         left_out={"ddim-steps5-scale9": "<reason>"},
@@ -98,7 +100,8 @@ def test_csv_and_parquet_hold_the_same_table(tmp_path):
 
 
 def test_pictures_show_steps_guidance_and_time_and_are_the_same_each_time(folder, tmp_path):
-    names = write_pictures(tmp_path, table(), AXES, "accuracy_bands")
+    write_pictures(tmp_path, table(), AXES, "accuracy_bands")
+    names = picture_names(AXES, "accuracy_bands")
     assert list(names) == ["steps", "guidance", "time"]
     for name in names.values():
         assert (tmp_path / name).read_bytes() == (folder / "pictures" / name).read_bytes()
@@ -110,7 +113,19 @@ def test_pictures_show_steps_guidance_and_time_and_are_the_same_each_time(folder
 
 def test_what_takes_one_value_is_not_drawn_against(tmp_path):
     axes, rows = AXES | {"steps": [5]}, [row for row in table() if row.get("steps") in (5, None)]
-    assert list(write_pictures(tmp_path, rows, axes, "accuracy_bands")) == ["guidance", "time"]
+    write_pictures(tmp_path, rows, axes, "accuracy_bands")
+    drawn = {f"accuracy_bands-{what}.svg" for what in ("guidance", "time")}
+    assert {path.name for path in tmp_path.iterdir()} == set(picture_names(axes, "accuracy_bands").values()) == drawn
+
+
+def test_shuffled_rows_become_their_mean():
+    shuffled = [
+        {"kind": "shuffled", "steps": n, "accuracy_bands": a, "accuracy_bands_n": 2} for n, a in ((5, 0), (9, 1))
+    ]
+    kept, mean = with_mean_of_shuffled([*shuffled, table()[0]])
+    assert kept == table()[0]
+    assert mean == {"kind": "shuffled", "combination": "shuffled labels, mean", "accuracy_bands": 0.5}
+    assert with_mean_of_shuffled(table()) == table()
 
 
 def test_a_spectrogram_shows_a_tone_at_its_height():
@@ -125,7 +140,7 @@ def test_a_spectrogram_shows_a_tone_at_its_height():
 def test_all_that_the_page_names_lies_beside_it(folder):
     page = (folder / "index.html").read_text(encoding="utf-8")
     assert not re.search(r"https?://", page)
-    data = json.loads(re.search(r'id="data">(.*?)</script>', page, re.DOTALL)[1])
+    data = json.loads(page.split('id="data">')[1].split("</script>")[0])
     assert [prompt["text"] for prompt in data["prompts"]] == PROMPTS
     assert sorted(sound_path(file, folder) for file in folder.rglob("*.flac")) == sorted(
         s["path"] for s in data["sounds"]

@@ -33,7 +33,17 @@ def run(arguments: list[str]) -> None:
     from diffaudio.model_folder import bundled_model
     from diffaudio.prompts import read_prompts
     from diffaudio.rendering import Settings, choose_dtype, load_pipeline, process_device
-    from diffaudio.sweeping import Sweep, batches, make, measure, unmeasured, write_results
+    from diffaudio.sweeping import (
+        Sweep,
+        batches,
+        draw,
+        drawn_metrics,
+        make,
+        measure,
+        table,
+        unmeasured,
+        write_results,
+    )
 
     prompts, recordings = read_prompts(given.prompts), _recordings(given)
     axes = {axis: getattr(given, axis) for axis in AXES}
@@ -62,6 +72,9 @@ def run(arguments: list[str]) -> None:
     for combination in tqdm(pending, unit="combination", disable=quiet):
         measure(sweep, combination, listener, reference, report)
     state.wait_for_everyone()
+    rows = table(sweep)
+    draw(sweep, rows, drawn_metrics(rows)[share])
+    state.wait_for_everyone()
     if state.is_main_process:
         facts = {"model": pipe.name_or_path, "prompts": len(prompts), "takes": given.takes}
         facts |= {"seconds": given.duration, "seed": given.seed, "device": str(device), "batch size": given.batch_size}
@@ -69,7 +82,7 @@ def run(arguments: list[str]) -> None:
         facts |= {
             axis: values[0] for axis, values in axes.items() if len(values) == 1 and values[0] != AXES[axis].plain
         }
-        write_results(sweep, report, facts)
+        write_results(sweep, rows, report, facts)
         print(f"{given.out / 'index.html'}: {len(suiting)} combinations of {len(prompts) * given.takes} sounds")
     state.destroy_process_group()
 

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from diffaudio.files import written_whole
 from diffaudio.metrics.sweep import direction, pareto_line
 
-__all__ = ["against_setting", "against_time", "write_pictures"]
+__all__ = ["against_setting", "against_time", "picture_names", "write_pictures"]
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -23,27 +23,28 @@ BASELINES = {"real": ("real recordings", "--"), "shuffled": ("shuffled labels", 
 PANELS_A_LINE = 4
 
 
-def write_pictures(folder: Path, rows: Rows, axes: Mapping[str, Sequence[Any]], metric: str) -> dict[str, str]:
-    """Draw a metric in the three ways, as SVG files.
+def picture_names(axes: Mapping[str, Sequence[Any]], metric: str) -> dict[str, str]:
+    """The files of a metric by what they show: steps, guidance, time. What takes one value is not drawn against."""
+    shown = [what for what, axis in (("steps", "steps"), ("guidance", "guidance_scale")) if len(axes[axis]) > 1]
+    return {what: f"{metric}-{what}.svg" for what in [*shown, "time"]}
+
+
+def write_pictures(folder: Path, rows: Rows, axes: Mapping[str, Sequence[Any]], metric: str) -> None:
+    """Draw a metric in the ways of `picture_names`, as SVG files.
 
     Args:
         rows: of the table.
         axes: the values of each setting that the sweep varies.
-
-    Returns:
-        The names of the files by what they show: steps, guidance, time. What takes one value is not drawn.
     """
-    drawn: dict[str, Figure] = {}
-    for what, along, across in (("steps", "steps", "guidance_scale"), ("guidance", "guidance_scale", "steps")):
-        if len(axes[along]) > 1:
-            drawn[what] = against_setting(rows, axes, metric, along=along, across=across)
-    drawn["time"] = against_time(rows, axes, metric)
-    names = {what: f"{metric}-{what}.svg" for what in drawn}
-    for what, figure in drawn.items():
+    for what, name in picture_names(axes, metric).items():
+        if what == "time":
+            figure = against_time(rows, axes, metric)
+        else:
+            along, across = ("steps", "guidance_scale") if what == "steps" else ("guidance_scale", "steps")
+            figure = against_setting(rows, axes, metric, along=along, across=across)
         # letters stay letters, and nothing in the file changes from one drawing to the next
-        with written_whole(folder / names[what]) as temporary, rc_context({"svg.fonttype": "none", "svg.hashsalt": ""}):
+        with written_whole(folder / name) as temporary, rc_context({"svg.fonttype": "none", "svg.hashsalt": ""}):
             figure.savefig(temporary, metadata={"Date": None})
-    return names
 
 
 def against_setting(rows: Rows, axes: Mapping[str, Sequence[Any]], metric: str, *, along: str, across: str) -> Figure:

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from diffaudio.files import written_whole
 
-__all__ = ["direction", "mean_row", "pareto_line", "timing_columns", "write_tables"]
+__all__ = ["direction", "pareto_line", "timing_columns", "with_mean_of_shuffled", "write_tables"]
 
 
 HIGHER = ("accuracy", "clap_score", "clip_score", "coverage", "diversity", "inception_score", "precision", "recall")
@@ -41,13 +41,14 @@ def timing_columns(sidecars: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     return {"seconds_per_sound": seconds, "real_time_factor": seconds / sidecars[0]["duration_s"]}
 
 
-def mean_row(shuffled: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The shuffled rows of all combinations as one, for pictures and page: the mean of each metric."""
+def with_mean_of_shuffled(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The rows of a table with the mean of all shuffled ones in their place, for pictures and page."""
+    shuffled = [row for row in rows if row["kind"] == "shuffled"]
     mean: dict[str, Any] = {"kind": "shuffled", "combination": "shuffled labels, mean"}
-    for name in shuffled[0]:
+    for name in shuffled[0] if shuffled else ():
         if f"{name}_n" in shuffled[0]:
             mean[name] = sum(row[name] for row in shuffled) / len(shuffled)
-    return mean
+    return [row for row in rows if row["kind"] != "shuffled"] + [mean] * bool(shuffled)
 
 
 def pareto_line(costs: Sequence[float], values: Sequence[float], *, higher_is_better: bool) -> list[int]:

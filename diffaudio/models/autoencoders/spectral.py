@@ -150,7 +150,7 @@ class SpectralAutoencoder(Autoencoder):
             consistent = self._stft(self._istft(spectrum, num_samples))
             moved = consistent + self.phase_momentum * (consistent - previous)
             previous = consistent
-            spectrum = magnitudes * moved / moved.abs().clamp(min=1e-16)
+            spectrum = magnitudes * moved.sgn()
         return self._istft(spectrum, num_samples)
 
     def _stft(self, waveform: Tensor) -> Tensor:
