@@ -51,11 +51,12 @@ def test_it_does_so_in_every_spacing_that_it_takes(name, spacing, model):
     assert error(name, model, 80, spacing) < (0.1 if ORDINARY[name].order == 1 else 0.015)
 
 
-@pytest.mark.parametrize("model", ["flow", "v"])
-@pytest.mark.parametrize("name", DETERMINISTIC)
+# Not pndm on v: its weights are for even steps, and the one from the first timestep of training to clean is longer.
+MEASURED = [(name, model) for name in DETERMINISTIC for model in ("flow", "v") if (name, model) != ("pndm", "v")]
+
+
+@pytest.mark.parametrize(("name", "model"), MEASURED)
 def test_the_error_falls_by_the_order_in_the_table(name, model):
-    if (name, model) == ("pndm", "v"):
-        pytest.skip("the last step, from the first timestep of training to clean latents, is as long as no other")
     order, few = ORDINARY[name].order, 10 if name == "dpm++3m" else 20
     gain = error(name, model, few, BEST[name]) / error(name, model, 4 * few, BEST[name])
     if order == 1:
@@ -135,9 +136,8 @@ def test_eta_leads_from_ddim_to_ddpm():
     assert run("ddim", "flow", 8, noise, eta=0.0)[0].isfinite().all()  # needs no generators
 
 
-@pytest.mark.parametrize("model", ["flow", "v"])
 @pytest.mark.parametrize("name", ORDINARY)
-@pytest.mark.parametrize("steps", [1, 2, 61])
+@pytest.mark.parametrize(("model", "steps"), [("flow", 1), ("flow", 2), ("v", 1), ("v", 61)])
 def test_passes_are_known_before_the_run(name, model, steps):
     noise, seeded = torch.zeros(1, 1, 1), generators(0)
     latents, passes = run(name, model, steps, noise, generators=seeded)
@@ -190,7 +190,16 @@ def test_diffusers_comes_to_the_same_where_it_is_exact(name, model, theirs):
 def test_heun_is_the_heun_of_diffusers_at_its_noise_levels():
     noise, theirs = torch.randn(1, 2, 3), FlowMatchHeunDiscreteScheduler()
     expected = sample(BestGuess(MODELS["flow"]), theirs, noise, torch.zeros(1, 2), **plain(10))
-    torch.testing.assert_close(run("heun", "flow", 10, noise, spacing="linear")[0], expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(run("heun", "flow", 10, noise)[0], expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", ORDINARY)
+def test_latents_stay_on_their_device(name):
+    """Without one at hand: 'meta' refuses to be mixed with the CPU, as a GPU does."""
+    noise, embedding = torch.empty(2, 3, 5, device="meta"), torch.empty(2, 2, device="meta")
+    scheduler = make_sampler(name, MODELS["v"].config)
+    latents = sample(lambda z, t, e: z / 2, scheduler, noise, embedding, generators=generators(0, 1), **plain(4))
+    assert (latents.device.type, latents.dtype, latents.shape) == ("meta", torch.float32, noise.shape)
 
 
 @pytest.mark.parametrize("model", MODELS)

@@ -88,6 +88,7 @@ SAMPLERS: dict[str, Sampler] = {
         order=2,
         solver=solvers.heun,
         passes=2,
+        spacings=("linear", "trailing", "karras", "exponential"),  # its last step is euler's, so best a short one
     ),
     "lms": Sampler(
         "linear multistep over four slopes, started by euler: k-diffusion's sample_lms",
@@ -121,20 +122,20 @@ SAMPLERS: dict[str, Sampler] = {
         spacings=NO_LEAP,
     ),
     "dpm++2m_sde": Sampler(
-        "dpm++2m with fresh noise: Lu et al. 2022 (arXiv:2211.01095), app. B",
+        "SDE-DPM-Solver++(2M), dpm++2m with fresh noise: Lu et al. 2022 (arXiv:2211.01095)",
         order=2,
         solver=_dpm(algorithm_type="sde-dpmsolver++"),
         is_stochastic=True,
         spacings=NO_LEAP,
     ),
     "dpm++3m": Sampler(
-        "DPM-Solver++(3M), of third order where steps are even in log(sigma / alpha): arXiv:2211.01095, sec. 4.2",
+        "DPM-Solver++(3M), its order reached with spacing exponential: Lu et al. 2022 (arXiv:2211.01095), sec. 4.2",
         order=3,
         solver=solvers.dpmpp_3m,
         spacings=NO_LEAP,
     ),
     "deis": Sampler(
-        "multistep on the noise, tAB-DEIS of second order: Zhang & Chen 2022 (arXiv:2204.13902), eq. 15",
+        "multistep on the noise, over log(sigma / alpha), of second order: Zhang & Chen 2022 (arXiv:2204.13902)",
         order=2,
         solver=solvers.of_diffusers(DEISMultistepScheduler, solver_order=2, euler_ends=True),
         spacings=NO_LEAP,

@@ -6,8 +6,8 @@
     y             z / (alpha + sigma) = (1 - s) x + s e, whose slope dy/ds is e - x
 
 What a sampler does depends on the ratio of alpha and sigma alone: scaling z by alpha + sigma changes neither the path
-from noise to sound nor its noise (Karras et al. 2022, arXiv:2206.00364, eq. 4; Kingma et al. 2021, arXiv:2107.00630,
-sec. 5.1). For models of flow matching alpha + sigma is 1, and y is z.
+from noise to sound nor the noise on it (Karras et al. 2022, arXiv:2206.00364, eq. 4). For models of flow matching
+alpha + sigma is 1, and y is z.
 """
 
 from collections.abc import Mapping

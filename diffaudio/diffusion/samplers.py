@@ -50,7 +50,7 @@ def why_unsuitable(name: str, scheduler_config: Mapping[str, Any]) -> str | None
     if prediction_type(scheduler_config) == "epsilon" and scheduler_config.get("rescale_betas_zero_snr"):
         return (
             "this model predicts noise and its schedule begins with pure noise (rescale_betas_zero_snr), where that "
-            "says nothing of the sound (arXiv:2305.08891, sec. 3.1)"
+            "says nothing of the sound (arXiv:2305.08891, sec. 3.2)"
         )
     return None
 

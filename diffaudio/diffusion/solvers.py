@@ -6,8 +6,8 @@
     slope  dy/ds = e - x, from the U-Net                       [batch, channels, frames]
     lam    log((1 - s) / s), half the log signal-to-noise ratio
 
-A solver is a generator: it yields (y, s) where it wants the slope, is sent that, and returns y at s = 0. Nothing in
-it becomes infinite at pure noise, as sigma / alpha does, in which the papers and diffusers' schedulers measure.
+A solver is a generator: it yields (y, s) where it wants the slope, is sent that, and returns y at s = 0. At pure noise
+s and the slope are finite, unlike sigma / alpha, in which the papers and diffusers' schedulers measure.
 """
 
 import inspect
@@ -105,7 +105,7 @@ def pndm(y: Tensor, levels: list[float], generators: Generators) -> Solution:
 def dpmpp_3m(y: Tensor, levels: list[float], generators: Generators) -> Solution:
     """DPM-Solver++ of third order: the parabola in lam through the last three x, integrated exactly.
 
-    Lu et al. 2022 (arXiv:2211.01095), eq. 9 and sec. 4.2. The authors' code and diffusers' drop a factor 2 of the
+    Lu et al. 2022 (arXiv:2211.01095), prop. 4.1 and sec. 4.2. The authors' code and diffusers' drop a factor 2 of the
     second derivative, with which the order stays 2.
     """
     clean: list[Tensor] = []
@@ -184,10 +184,7 @@ def _noise(y: Tensor, generators: Generators) -> Tensor:
 
 
 def _adams_weights(nodes: list[float], start: float, end: float) -> list[float]:
-    """Integrals from start to end of the polynomials that are 1 at one node and 0 at the others."""
-    weights = []
-    for node in nodes:
-        others = [other for other in nodes if other != node]
-        integral = np.polynomial.Polynomial.fromroots(others).integ() if others else np.polynomial.Polynomial([0, 1])
-        weights.append(float((integral(end) - integral(start)) / math.prod(node - other for other in others)))
-    return weights
+    """What to weigh values at the nodes by, for the integral from start to end of the polynomial through them."""
+    places = (np.array(nodes) - start) / (end - start)
+    powers = np.arange(len(nodes))
+    return ((end - start) * np.linalg.solve(places ** powers[:, None], 1 / (powers + 1))).tolist()
