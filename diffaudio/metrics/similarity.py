@@ -51,5 +51,6 @@ def diversities(embeddings: Tensor, groups: Sequence[Hashable]) -> Tensor:
         if len(takes) > 1:
             likeness = x[takes] @ x[takes].T
             pairs = len(takes) * (len(takes) - 1)
-            values.append(1 - (likeness.sum() - likeness.diagonal().sum()) / pairs)
+            mean = (likeness.sum() - likeness.diagonal().sum()) / pairs
+            values.append((1 - mean).clamp(min=0))  # rounding
     return torch.stack(values) if values else torch.empty(0, dtype=torch.float64)
