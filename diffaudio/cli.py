@@ -14,6 +14,7 @@ from diffaudio.commandline import Parser, report_errors
 __all__ = ["COMMANDS", "main"]
 
 COMMANDS = {
+    "synthesise-corpus": "videos from formulas, to try everything on",
     "generate": "text -> sound files",
     "prepare": "videos -> a corpus of clips",
     "encode": "that corpus -> latents and embeddings to train on",
@@ -39,4 +40,4 @@ def _dispatch(arguments: list[str]) -> None:
     parser.add_argument("command", choices=COMMANDS)
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
-    importlib.import_module(f"diffaudio.commands.{given.command}").run(given.arguments)
+    importlib.import_module(f"diffaudio.commands.{given.command.replace('-', '_')}").run(given.arguments)

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import soundfile
-from synthetic import write_corpus
 from tiny_model import EMBEDDING_DIM, LATENT_CHANNELS, SAMPLE_RATE, write_tiny_model
 
 from diffaudio import bundled_model
+from diffaudio.corpus.synthetic import SynthesisSettings, synthesise_corpus
 
 REPO = Path(__file__).resolve().parent.parent
 README = (REPO / "README.md").read_text(encoding="utf-8")
@@ -45,7 +45,7 @@ def test_the_commands_of_the_readme_make_a_model_from_videos_and_a_sound_from_th
     for name in ("configs", "train"):
         shutil.copytree(REPO / name, clone / name)
     write_tiny_model(clone / "checkpoints/mini")
-    write_corpus(tmp_path / "shared/corpus/videos", videos=5, duration_s=1.5)
+    synthesise_corpus(tmp_path / "shared/corpus", 5, SynthesisSettings(duration_s=1.5), progress=False)
     prepare, encode, train, generate = commands("uv run diffaudio prepare")
 
     run(prepare, folder=clone)

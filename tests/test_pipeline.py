@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from synthetic import write_video
 from tiny_model import EMBEDDING_DIM, LATENT_CHANNELS, SAMPLE_RATE, tiny_parts, write_tiny_model
 
 import diffaudio
 from diffaudio import DiffAudioPipeline, model_folder
+from diffaudio.corpus.synthetic import SynthesisSettings, write_clip
 from diffaudio.diffusion.guidance import Guidance, Projection
 from diffaudio.diffusion.objectives import training_scheduler
 from diffaudio.model_folder import load_weak_unet
@@ -98,7 +98,7 @@ def test_text_crosses_the_bridge_and_pictures_do_not(pipe):
 
 def test_pictures_and_videos_may_be_files(pipe, tmp_path):
     PICTURES[0].save(tmp_path / "red.png")
-    write_video(tmp_path / "bell.mp4", "bell", duration_s=0.5)
+    write_clip(tmp_path / "bell.mp4", "bell", SynthesisSettings(duration_s=0.5))
     from_file = pipe(image=tmp_path / "red.png", generator=seeded(), **QUICK).audios
     assert near(from_file, pipe(image=PICTURES[0], generator=seeded(), **QUICK).audios)
     assert pipe(video=tmp_path / "bell.mp4", **QUICK).audios.shape == (1, 1, SAMPLES)

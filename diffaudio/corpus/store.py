@@ -148,12 +148,16 @@ def read_manifest(folder: Path, format: str, version: int) -> dict[str, Any]:
     """Read manifest.json.
 
     Args:
-        format: "diffaudio-clips" or "diffaudio-latents".
+        format: "diffaudio-clips", "diffaudio-latents" or "diffaudio-synthetic".
 
     Raises:
         ValueError: it is missing, damaged, of another format or of a newer version.
     """
-    made_by = {"diffaudio-clips": "diffaudio prepare", "diffaudio-latents": "diffaudio encode"}
+    made_by = {
+        "diffaudio-clips": "diffaudio prepare",
+        "diffaudio-latents": "diffaudio encode",
+        "diffaudio-synthetic": "diffaudio synthesise-corpus",
+    }
     path = folder / "manifest.json"
     if not path.is_file():
         raise ValueError(f"{folder}: is no corpus, manifest.json is missing; make one with `{made_by[format]}`")
