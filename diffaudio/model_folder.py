@@ -155,13 +155,13 @@ def load_weak_unet(model: str | Path, parts: Mapping[str, Any]) -> UNet1D:
 
 
 def load_encoders(
-    model: str | Path | None, *, autoencoder: Path | None = None, clip: str | None = None
+    model: str | Path | None, *, autoencoder: str | Path | None = None, clip: str | None = None
 ) -> tuple[Autoencoder, Clip]:
     """Load what turns clips into latents and embeddings.
 
     Args:
         model: the model folder or hub id to take them from; None is the bundled one.
-        autoencoder: a folder to take the autoencoder from instead.
+        autoencoder: a folder or hub id to take the autoencoder from instead, see `load_autoencoder`.
         clip: instead of the model's CLIP a folder, an `hf-hub:` id, or open_clip's name and tag as `ViT-B-32/openai`.
 
     Raises:

@@ -152,13 +152,13 @@ class Config:
     Attributes:
         data: encoded corpus, made by `diffaudio encode`.
         out: run folder.
-        autoencoder: folder of the autoencoder that encoded the corpus.
+        autoencoder: folder or hub id of the autoencoder that encoded the corpus.
         clip: the CLIP that encoded its frames: a folder, an hf-hub: id, or name and tag as ViT-B-32/openai.
     """
 
     data: Path
     out: Path
-    autoencoder: Path
+    autoencoder: str
     clip: str
     unet: UNetSettings = field(default_factory=UNetSettings)
     train: TrainSettings = field(default_factory=TrainSettings)

@@ -18,7 +18,11 @@ def run(arguments: list[str]) -> None:
     parser.add_argument(
         "--model", metavar="FOLDER|ID", help="whose autoencoder and CLIP to use (default: the one that comes along)"
     )
-    parser.add_argument("--autoencoder", type=Path, metavar="FOLDER", help="instead of the model's")
+    parser.add_argument(
+        "--autoencoder",
+        metavar="FOLDER|ID",
+        help="instead of the model's: ours, or in the format of its library, such as facebook/encodec_24khz",
+    )
     parser.add_argument(
         "--clip",
         metavar="FOLDER|NAME",

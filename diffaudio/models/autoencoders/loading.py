@@ -1,0 +1,121 @@
+"""Loading an autoencoder by folder or hub id: one of ours, or one in the format of the library it comes from.
+
+    facebook/encodec_24khz, facebook/encodec_48khz       config.json, model.safetensors
+    cvssp/audioldm, cvssp/audioldm2                      vae/ (AutoencoderKL) and vocoder/ (SpeechT5HifiGan)
+    a Kandinsky 6 pipeline                               audio_vae/ (MMAudioVAE) and vocoder/ (MMAudioVocoder)
+    stabilityai/stable-audio-open-1.0                    vae/ (AutoencoderOobleck)
+    a model of ours                                      autoencoder/
+
+Only the class' name is taken from a folder, and looked up here; no code and no pickle of a checkpoint is run.
+"""
+
+import importlib
+import json
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import snapshot_download
+from safetensors import SafetensorError
+
+from diffaudio.models.autoencoders.adapter import load_whole
+from diffaudio.models.autoencoders.base import Autoencoder
+
+__all__ = ["AUTOENCODERS", "load_autoencoder"]
+
+# our class -> the module that holds it
+AUTOENCODERS = {
+    "SpectralAutoencoder": "diffaudio.models.autoencoders.spectral",
+    "EncodecAutoencoder": "diffaudio.models.autoencoders.encodec",
+    "MelVAEAutoencoder": "diffaudio.models.autoencoders.mel_vae",
+    "MMAudioAutoencoder": "diffaudio.models.autoencoders.mmaudio",
+    "OobleckAutoencoder": "diffaudio.models.autoencoders.oobleck",
+}
+
+# a library's class -> our adapter of it, and the vocoder that it needs
+LIBRARIES: dict[str, tuple[str, str | None]] = {
+    "EncodecModel": ("EncodecAutoencoder", None),
+    "AutoencoderKL": ("MelVAEAutoencoder", "SpeechT5HifiGan"),
+    "MMAudioVAE": ("MMAudioAutoencoder", "MMAudioVocoder"),
+    "AutoencoderOobleck": ("OobleckAutoencoder", None),
+}
+
+
+def load_autoencoder(model: str | Path) -> Autoencoder:
+    """Load an autoencoder.
+
+    Args:
+        model: folder or hub id, of an autoencoder or of a model that has one in a folder of its own.
+
+    Raises:
+        ValueError: it is not there, its class is unknown here, a part or weights are missing, or the weights are
+            not safetensors.
+    """
+    folder = Path(model) if Path(model).exists() or not _is_hub_id(model) else _fetch(model, ["*config.json"])
+    networks = _networks(folder)
+    found = [name for name in networks if name in AUTOENCODERS or name in LIBRARIES]
+    if len(found) != 1:
+        what = (
+            f"several autoencoders, {', '.join(found)}; name the folder of one" if found else "no autoencoder of ours"
+        )
+        raise ValueError(f"{folder}: holds {what}")
+    adapter, vocoder = LIBRARIES.get(found[0], (None, None))
+    parts = [networks[found[0]]]
+    if vocoder is not None:
+        if vocoder not in networks:
+            raise ValueError(
+                f"{folder}: holds an {found[0]} without its vocoder; name the folder that holds both in folders of "
+                f"their own, the vocoder a {vocoder}"
+            )
+        parts.append(networks[vocoder])
+    if not Path(model).exists():
+        places = [part.relative_to(folder).as_posix() for part in parts]
+        patterns = ["*.safetensors*" if place == "." else f"{place}/*.safetensors*" for place in places]
+        _fetch(model, patterns)
+    try:
+        if adapter is None:
+            return load_whole(_ours(found[0]), parts[0])
+        return _ours(adapter).from_library(*parts)
+    except (OSError, RuntimeError, LookupError, TypeError, ValueError, SafetensorError) as error:
+        reason = " ".join(str(error).split())
+        place = "" if reason.startswith(str(folder)) else f"{folder}: cannot be loaded as {found[0]}: "
+        raise ValueError(f"{place}{reason}") from error
+
+
+def _ours(name: str) -> Any:
+    return getattr(importlib.import_module(AUTOENCODERS[name]), name)
+
+
+def _networks(folder: Path) -> dict[str, Path]:
+    """Name of the class -> folder: of the one here, or of those in the folders of this one."""
+    here = folder / "config.json"
+    if here.is_file():
+        name = _class_name(here)
+        if name not in AUTOENCODERS and name not in LIBRARIES:
+            choices = ", ".join([*AUTOENCODERS, *LIBRARIES])
+            raise ValueError(f"{here}: autoencoder '{name}' is unknown; choose from {choices}")
+        return {name: folder}
+    files = sorted(folder.glob("*/config.json"))
+    if not files:
+        raise ValueError(f"{folder}: not an autoencoder folder, config.json is missing")
+    return {_class_name(file): file.parent for file in files}
+
+
+def _class_name(config_file: Path) -> str:
+    """As diffusers and we write it, or as transformers does."""
+    try:
+        config = json.loads(config_file.read_text(encoding="utf-8"))
+        return str(config.get("_class_name") or (config.get("architectures") or ["?"])[0])
+    except (ValueError, AttributeError, LookupError) as error:
+        raise ValueError(f"{config_file}: damaged: {error}") from error
+
+
+def _is_hub_id(model: str | Path) -> bool:
+    return str(model).count("/") == 1 and str(model)[0] not in "./~" and not Path(model).parent.is_dir()
+
+
+def _fetch(model: str | Path, patterns: list[str]) -> Path:
+    try:
+        return Path(snapshot_download(str(model), allow_patterns=patterns))
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(f"{model}: no such folder here, and the hub did not give it: {reason}") from error
