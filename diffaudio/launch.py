@@ -7,6 +7,7 @@ in train/ and sample/ do.
 import os
 import sys
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import TypeVar
 
@@ -30,7 +31,7 @@ def run_script(main: Callable[[T], None], settings: type[T]) -> None:
         sys.exit(2)
 
 
-def join_processes(num_threads: int | None = None) -> PartialState:
+def join_processes(num_threads: int | None = None, *, patience: timedelta | None = None) -> PartialState:
     """This process among those that were launched.
 
     Accelerate joins several processes on CPUs only when it is told that they compute there, and leaves them one
@@ -38,9 +39,10 @@ def join_processes(num_threads: int | None = None) -> PartialState:
 
     Args:
         num_threads: of each process on a CPU, instead of its share.
+        patience: how long one waits for the others; None is torch's own, which is made for processes in step.
     """
     on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
-    state = PartialState(cpu=on_cpu)
+    state = PartialState(cpu=on_cpu, **({} if patience is None else {"timeout": patience}))
     if on_cpu:
         processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         torch.set_num_threads(num_threads or max(1, (os.cpu_count() or 1) // processes))

@@ -32,7 +32,18 @@ from diffaudio.plot import spectrogram_image
 from diffaudio.prompts import Prompt, items_of
 from diffaudio.rendering import Item, is_made, render
 
-__all__ = ["Sweep", "batches", "draw", "drawn_metrics", "make", "measure", "table", "unmeasured", "write_results"]
+__all__ = [
+    "Sweep",
+    "batches",
+    "draw",
+    "drawn_metrics",
+    "make",
+    "measure",
+    "table",
+    "unmade",
+    "unmeasured",
+    "write_results",
+]
 
 
 @dataclass(frozen=True)
@@ -86,23 +97,29 @@ def batches(sweep: Sweep, batch_size: int) -> list[tuple[Combination, list[Item]
     return parts
 
 
-def make(pipe: DiffAudioPipeline, parts: Sequence[tuple[Combination, list[Item]]]) -> Iterator[Item]:
-    """Make what is missing of some batches; each prompt is embedded once.
+def unmade(
+    pipe: DiffAudioPipeline, parts: Sequence[tuple[Combination, list[Item]]]
+) -> list[tuple[Combination, list[Item]]]:
+    """What is missing of some batches.
 
     Raises:
         ValueError: a sound is there that was made with other settings.
     """
     model = pipe.name_or_path
     missing = [(each, [item for item in batch if not is_made(item, each.settings, model)]) for each, batch in parts]
-    prompts = list(dict.fromkeys(item.prompt for _, batch in missing for item in batch))
+    return [(combination, batch) for combination, batch in missing if batch]
+
+
+def make(pipe: DiffAudioPipeline, parts: Sequence[tuple[Combination, list[Item]]]) -> Iterator[Item]:
+    """Make the sounds of some batches; each prompt is embedded once."""
+    prompts = list(dict.fromkeys(item.prompt for _, batch in parts for item in batch))
     embeds = dict(zip(prompts, pipe.encode_prompt(prompts, warn_if_far=True), strict=True)) if prompts else {}
-    weaker = {each.settings.weak_model for each, batch in missing if batch}
+    weaker = {combination.settings.weak_model for combination, _ in parts}
     weak = {name: load_weak_unet(name, pipe.components) for name in weaker if name is not None}
-    for combination, batch in missing:
-        if batch:
-            settings, weak_unet = combination.settings, weak.get(combination.settings.weak_model or "")
-            batch[0].path.parent.mkdir(parents=True, exist_ok=True)
-            yield from render(pipe, batch, settings, batch_size=len(batch), prompt_embeds=embeds, weak_unet=weak_unet)
+    for combination, batch in parts:
+        settings, weak_unet = combination.settings, weak.get(combination.settings.weak_model or "")
+        batch[0].path.parent.mkdir(parents=True, exist_ok=True)
+        yield from render(pipe, batch, settings, batch_size=len(batch), prompt_embeds=embeds, weak_unet=weak_unet)
 
 
 @dataclass(frozen=True)
@@ -136,7 +153,11 @@ def unmeasured(sweep: Sweep, combinations: Sequence[Combination], report: Report
 
 def _by(sweep: Sweep, combination: Combination, report: Report) -> dict[str, Any]:
     sounds = [[item.path.name, item.prompt, item.label] for item in sweep.sounds[combination]]
-    return json.loads(json.dumps({**asdict(report), "sounds": sounds}))
+    return json.loads(json.dumps({**asdict(report), "sounds": sounds, "first": _is_first(sweep, combination)}))
+
+
+def _is_first(sweep: Sweep, combination: Combination) -> bool:
+    return combination is next(iter(sweep.sounds))
 
 
 def measure(
@@ -150,7 +171,7 @@ def measure(
         evaluated_row(heard, reference, name=combination.name, **drawn),
         shuffled_row(heard, reference, name=f"{combination.name}, shuffled", **drawn),
     ]
-    if reference is not None and combination is next(iter(sweep.sounds)):
+    if reference is not None and _is_first(sweep, combination):
         rows.append(real_row(reference, like=heard, name="real recordings", **drawn))
     file.parent.mkdir(exist_ok=True)
     measured = Measured(_by(sweep, combination, report), rows, _heard_as(heard))

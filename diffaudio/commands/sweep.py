@@ -6,6 +6,7 @@ All processes that were launched make sounds, then measure them, by index; the f
 import argparse
 import sys
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,28 +28,18 @@ def run(arguments: list[str]) -> None:
 
     from tqdm import tqdm
 
+    from diffaudio import sweeping
     from diffaudio.grid import suitable
     from diffaudio.launch import join_processes
     from diffaudio.metrics.evaluation import load_listener, make_report
     from diffaudio.model_folder import bundled_model
     from diffaudio.prompts import read_prompts
     from diffaudio.rendering import Settings, choose_dtype, load_pipeline, process_device
-    from diffaudio.sweeping import (
-        Sweep,
-        batches,
-        draw,
-        drawn_metrics,
-        make,
-        measure,
-        table,
-        unmeasured,
-        write_results,
-    )
 
     prompts, recordings = read_prompts(given.prompts), _recordings(given)
     axes = {axis: getattr(given, axis) for axis in AXES}
 
-    state = join_processes()
+    state = join_processes(patience=timedelta(days=7))  # one may be done hours before the others
     share = slice(state.process_index, None, state.num_processes)
     quiet = not (sys.stderr.isatty() and state.is_local_main_process)
     device = process_device(given.device, state)
@@ -58,33 +49,41 @@ def run(arguments: list[str]) -> None:
     if state.is_main_process:
         for name, reason in left_out.items():
             print(f"left out {name}: {reason}")
-    sweep = Sweep.of(given.out, prompts, axes, suiting, left_out, seed=given.seed, takes=given.takes)
+    sweep = sweeping.Sweep.of(given.out, prompts, axes, suiting, left_out, seed=given.seed, takes=given.takes)
     listener = load_listener(given.backbone, given.clip or bundled_model() / "clip", device=device)
     told = {"reference": given.reference and str(given.reference), "labels": given.labels and str(given.labels)}
     report = make_report(listener, [], seed=given.seed, resamples=given.resamples, **told)
 
-    mine = batches(sweep, given.batch_size)[share]
-    for _ in tqdm(make(pipe, mine), total=sum(len(batch) for _, batch in mine), unit="sound", disable=quiet):
+    # everybody looks before anybody begins, so that all know the same list
+    missing = sweeping.unmade(pipe, sweeping.batches(sweep, given.batch_size))
+    state.wait_for_everyone()
+    mine = missing[share]
+    for _ in tqdm(sweeping.make(pipe, mine), total=sum(len(batch) for _, batch in mine), unit="sound", disable=quiet):
         pass
     state.wait_for_everyone()
-    pending = unmeasured(sweep, suiting[share], report)
-    reference = _hear(listener, recordings) if pending and recordings else None
-    for combination in tqdm(pending, unit="combination", disable=quiet):
-        measure(sweep, combination, listener, reference, report)
+    pending = sweeping.unmeasured(sweep, suiting, report)
     state.wait_for_everyone()
-    rows = table(sweep)
-    draw(sweep, rows, drawn_metrics(rows)[share])
+    reference = _hear(listener, recordings, quiet) if pending[share] and recordings else None
+    for combination in tqdm(pending[share], unit="combination", disable=quiet):
+        sweeping.measure(sweep, combination, listener, reference, report)
+    state.wait_for_everyone()
+    rows = sweeping.table(sweep)
+    sweeping.draw(sweep, rows, sweeping.drawn_metrics(rows)[share])
     state.wait_for_everyone()
     if state.is_main_process:
-        facts = {"model": pipe.name_or_path, "prompts": len(prompts), "takes": given.takes}
-        facts |= {"seconds": given.duration, "seed": given.seed, "device": str(device), "batch size": given.batch_size}
-        facts |= {"processes": state.num_processes, "diffaudio": report.diffaudio_version}
-        facts |= {
-            axis: values[0] for axis, values in axes.items() if len(values) == 1 and values[0] != AXES[axis].plain
-        }
-        write_results(sweep, rows, report, facts)
+        facts = {"model": pipe.name_or_path, "device": device.type, "processes": state.num_processes}
+        facts |= _facts(given, axes) | {"diffaudio": report.diffaudio_version}
+        sweeping.write_results(sweep, rows, report, facts)
         print(f"{given.out / 'index.html'}: {len(suiting)} combinations of {len(prompts) * given.takes} sounds")
     state.destroy_process_group()
+
+
+def _facts(given: argparse.Namespace, axes: dict[str, list[Any]]) -> dict[str, Any]:
+    """What all sounds have in common."""
+    facts = {"seconds": given.duration, "takes": given.takes, "seed": given.seed, "batch size": given.batch_size}
+    facts |= {} if given.negative_prompt is None else {"negative prompt": given.negative_prompt}
+    single = {name: values[0] for name, values in axes.items() if len(values) == 1}
+    return facts | {name: value for name, value in single.items() if value != AXES[name].plain}
 
 
 def _recordings(given: argparse.Namespace) -> "list[SoundFile]":
@@ -102,11 +101,14 @@ def _recordings(given: argparse.Namespace) -> "list[SoundFile]":
     return find_sounds(given.reference, read_texts(given.labels) if given.labels else {})
 
 
-def _hear(listener: "Listener", recordings: "list[SoundFile]") -> "Reference":
+def _hear(listener: "Listener", recordings: "list[SoundFile]", quiet: bool) -> "Reference":
+    from tqdm import tqdm
+
     from diffaudio.metrics.measuring import Reference
     from diffaudio.metrics.sources import read_sounds
 
-    return Reference(listener.hear(read_sounds(recordings)))
+    sounds = tqdm(read_sounds(recordings), total=len(recordings), unit="recording", disable=quiet)
+    return Reference(listener.hear(sounds))
 
 
 def _parser() -> Parser:

@@ -109,7 +109,7 @@ function cell(row, column, best) {
   const element = make("td", { className: column.text ? "text" : "" }, text);
   const [low, high] = [row[`${column.name}_low`], row[`${column.name}_high`]];
   if (typeof low === "number" && typeof high === "number") {
-    element.append(make("small", {}, ` ${number(low)} – ${number(high)}`));
+    element.append(make("small", {}, ` ${number(low)} to ${number(high)}`));
     element.title = `95 % interval, ${row[`${column.name}_n`]} sounds`;
   }
   if (typeof value === "number" && value === best[column.name]) element.classList.add("best");
