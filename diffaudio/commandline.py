@@ -57,7 +57,9 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
         help="0 ignores the prompt, 1 follows it, more exaggerates it (default: %(default)s)",
     )
     parser.add_argument("--negative-prompt", metavar="TEXT", help="what to steer away from")
-    parser.add_argument("--sampler", default="ddim", help="one that `diffaudio samplers` lists (default: %(default)s)")
+    parser.add_argument(
+        "--sampler", default="dpm++2m_sde", help="one that `diffaudio samplers` lists (default: %(default)s)"
+    )
     parser.add_argument(
         "--spacing",
         metavar="NAME",

@@ -175,7 +175,7 @@ class DiffAudioPipeline:
         audio_length_in_s: float = 5.0,
         num_waveforms_per_prompt: int = 1,
         generator: torch.Generator | list[torch.Generator] | None = None,
-        sampler: str | None = "ddim",
+        sampler: str | None = "dpm++2m_sde",
         spacing: str | None = None,
         eta: float | None = None,
         prompt_embeds: Tensor | None = None,

@@ -1,5 +1,6 @@
 """The `diffaudio` command: files, sidecars, and one clear line for whatever is wrong."""
 
+import inspect
 import json
 import re
 import shutil
@@ -12,7 +13,7 @@ from tiny_model import EMBEDDING_DIM, LATENT_CHANNELS, SAMPLE_RATE, write_tiny_m
 
 from diffaudio import DiffAudioPipeline, __version__, rendering
 from diffaudio.cli import main
-from diffaudio.commandline import slug
+from diffaudio.commandline import Parser, add_settings, slug
 from diffaudio.corpus import encode as encoding
 from diffaudio.corpus import prepare as preparing
 
@@ -106,7 +107,7 @@ def test_spacing_eta_and_a_weaker_model_are_told_in_the_sidecar_and_heard(genera
         ("eta", ["--eta", "0.5"]),
         ("weak_model", ["--weak-model", "weak"]),
     ):
-        settings = ["--duration", "1", "--steps", "3", "--seed", "1"]
+        settings = ["--duration", "1", "--steps", "3", "--seed", "1", "--sampler", "ddim"]
         assert generate("rain", "-o", f"{name}.wav", *options, settings=settings)[0] == 0
         if options:
             assert str(json.loads(Path(f"{name}.json").read_text())[name]) == options[1]
@@ -121,6 +122,20 @@ def test_the_command_makes_the_sound_that_python_makes_with_the_same_seed(genera
     audio = pipe("rain", num_inference_steps=1, audio_length_in_s=1, generator=generator).audios[0, 0]
     written = torch.from_numpy(soundfile.read("rain.wav", dtype="float32")[0])
     assert torch.allclose(written, audio, atol=1e-4)
+
+
+def test_the_command_and_python_have_the_same_defaults():
+    parser = Parser()
+    add_settings(parser)
+    told = vars(parser.parse_args([]))
+    called = inspect.signature(DiffAudioPipeline.__call__).parameters
+    for option, argument in {
+        "steps": "num_inference_steps",
+        "guidance_scale": "guidance_scale",
+        "sampler": "sampler",
+        "duration": "audio_length_in_s",
+    }.items():
+        assert told[option] == called[argument].default
 
 
 def test_an_unset_seed_is_drawn_and_printed_and_makes_the_sound_again(generate):

@@ -132,7 +132,7 @@ def test_a_folder_with_sounds_of_other_settings_is_not_added_to(generate):
     Path("out/dog.wav").unlink()
     code, _, told = generate("--sampler", "euler")
     assert code == 2
-    assert "00000-rain.wav: was made with other settings (sampler was ddim, now euler); use the same, or" in told
+    assert "00000-rain.wav: was made with other settings (sampler was dpm++2m_sde, now euler); use the same, or" in told
     assert "dog.wav" not in times()
     Path("out/00000-rain.json").unlink()
     assert "00000-rain.wav: is there without its 00000-rain.json; remove it, or write" in generate()[2]

@@ -80,8 +80,9 @@ def test_a_sound_depends_on_its_own_generator_and_not_on_the_batch_around_it(pip
 def test_a_single_generator_draws_the_sounds_one_after_another(pipe):
     generator = seeded(3)
     latents = torch.stack([torch.randn(LATENT_CHANNELS, 5, generator=generator) for _ in range(2)])
-    drawn = pipe(["rain", "a dog"], generator=seeded(3), **QUICK).audios
-    assert near(drawn, pipe(["rain", "a dog"], latents=latents, **QUICK).audios)
+    settings = {**QUICK, "sampler": "ddim"}  # which draws nothing in its steps
+    drawn = pipe(["rain", "a dog"], generator=seeded(3), **settings).audios
+    assert near(drawn, pipe(["rain", "a dog"], latents=latents, **settings).audios)
 
 
 def test_text_crosses_the_bridge_and_pictures_do_not(pipe):
@@ -304,7 +305,7 @@ def test_a_damaged_file_is_refused_with_its_place(folder, tmp_path, file):
     shutil.copytree(folder, tmp_path / "model")
     path = tmp_path / "model" / file
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with pytest.raises(ValueError, match=f"model/{file.split('/')[0]}: "):
+    with pytest.raises(ValueError, match=f"model/{file.split('/')[0]}(/config.json)?: "):
         DiffAudioPipeline.from_pretrained(tmp_path / "model")
 
 

@@ -138,7 +138,7 @@ class SampleSettings:
 
     prompts: list[str] = field(default_factory=list)
     every: Count = 500
-    sampler: str = "ddim"
+    sampler: str = "dpm++2m_sde"
     num_inference_steps: Count = 25
     guidance_scale: NonNegative = 2.0
     duration_s: Positive = 5.0
