@@ -267,7 +267,8 @@ def tagger(tmp_path_factory):
 
 def command(model: Path, tagger: Path, out: str, grid: list[str]) -> list[str]:
     same = ["--prompts", "prompts.csv", "--model", str(model), "--backbone", str(tagger), "--duration", "1"]
-    return [str(SCRIPT), *same, "--resamples", "20", "--batch-size", "2", "--out", out, *grid]
+    same += ["--clip", str(model / "clip"), "--resamples", "20", "--batch-size", "2", "--out", out]
+    return [str(SCRIPT), *same, *grid]
 
 
 def test_killed_and_run_again_it_loses_no_sound(model, tagger, tmp_path):
