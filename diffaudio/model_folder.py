@@ -18,12 +18,12 @@ from typing import Any
 
 import diffusers
 import torch
-from huggingface_hub import snapshot_download
 from safetensors import SafetensorError
 from torch import nn
 
 from diffaudio.diffusion.objectives import prediction_type
 from diffaudio.files import replaced_whole
+from diffaudio.hub import fetch, is_hub_id
 from diffaudio.models.autoencoders import Autoencoder, load_autoencoder
 from diffaudio.models.bridge import load_bridge
 from diffaudio.models.clip import Clip
@@ -78,13 +78,9 @@ def find_model(model: str | Path, **hub_settings: Any) -> Path:
     folder = Path(model)
     if folder.is_dir():
         return folder
-    if str(model).count("/") != 1 or str(model)[0] in "./~" or folder.parent.is_dir():
+    if not is_hub_id(model):
         raise ValueError(f"{model}: there is no such model folder")
-    try:
-        return Path(snapshot_download(str(model), allow_patterns=["*.json", "*.safetensors", "*.txt"], **hub_settings))
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"{model}: no such folder here, and the hub did not give it: {reason}") from error
+    return fetch(model, **hub_settings)
 
 
 def load_parts(folder: Path, dtype: torch.dtype, *, only: Collection[str] = tuple(_FILES)) -> dict[str, Any]:

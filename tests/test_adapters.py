@@ -15,13 +15,13 @@ from torch.nn.utils import parameters_to_vector
 from transformers import EncodecModel, SpeechT5HifiGan
 from transformers.audio_utils import mel_filter_bank, spectrogram, window_function
 
-from diffaudio import DiffAudioPipeline
+from diffaudio import DiffAudioPipeline, hub
 from diffaudio.cli import main
 from diffaudio.corpus.dataset import LatentDataset
 from diffaudio.corpus.encode import encode
 from diffaudio.diffusion.objectives import diffusion_loss, training_scheduler
 from diffaudio.model_folder import save_parts
-from diffaudio.models.autoencoders import load_autoencoder, loading
+from diffaudio.models.autoencoders import load_autoencoder
 from diffaudio.models.unet import UNet1D
 
 EVERY = pytest.mark.parametrize("kind", LIBRARY_FORMATS)
@@ -238,7 +238,7 @@ def test_of_a_hub_id_only_the_autoencoder_is_fetched(folders, monkeypatch):
         asked.append((model, allow_patterns))
         return folders["mel_vae"]
 
-    monkeypatch.setattr(loading, "snapshot_download", download)
+    monkeypatch.setattr(hub, "snapshot_download", download)
     assert load_autoencoder("owner/audioldm").name == "mel_vae_16khz_8x25hz"
     assert asked == [
         ("owner/audioldm", ["*config.json"]),

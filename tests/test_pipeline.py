@@ -13,7 +13,7 @@ from PIL import Image
 from tiny_model import EMBEDDING_DIM, LATENT_CHANNELS, SAMPLE_RATE, tiny_parts, write_tiny_model
 
 import diffaudio
-from diffaudio import DiffAudioPipeline, model_folder
+from diffaudio import DiffAudioPipeline, hub, model_folder
 from diffaudio.corpus.synthetic import SynthesisSettings, write_clip
 from diffaudio.diffusion.guidance import Guidance, Projection
 from diffaudio.diffusion.objectives import training_scheduler
@@ -358,7 +358,7 @@ def test_a_model_may_come_from_the_hub(folder, tmp_path, monkeypatch):
         return str(folder)
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(model_folder, "snapshot_download", download)
+    monkeypatch.setattr(hub, "snapshot_download", download)
     pipe = DiffAudioPipeline.from_pretrained("owner/name", revision="v1")
     assert asked == [("owner/name", "v1")]
     assert pipe.name_or_path == "owner/name"

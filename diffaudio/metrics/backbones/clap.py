@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import snapshot_download
 from torch import Tensor
 from transformers import AutoTokenizer, ClapFeatureExtractor, ClapModel
 
 from diffaudio.audio import RESAMPLER
+from diffaudio.hub import fetch, is_hub_id
 from diffaudio.metrics.backbones.base import sha256, slug
 
 __all__ = ["Clap"]
@@ -88,10 +88,6 @@ def _find(model: str | Path) -> Path:
     folder = Path(model)
     if folder.is_dir():
         return folder
-    if str(model).count("/") != 1 or str(model)[0] in "./~" or folder.parent.is_dir():
+    if not is_hub_id(model):
         raise ValueError(f"{model}: there is no such folder of CLAP")
-    try:
-        return Path(snapshot_download(str(model), allow_patterns=["*.json", "*.safetensors", "*.txt"]))
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"{model}: no such folder here, and the hub did not give it: {reason}") from error
+    return fetch(model)

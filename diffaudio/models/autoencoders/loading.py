@@ -14,9 +14,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import snapshot_download
 from safetensors import SafetensorError
 
+from diffaudio.hub import fetch, is_hub_id
 from diffaudio.models.autoencoders.adapter import load_whole
 from diffaudio.models.autoencoders.base import Autoencoder
 
@@ -50,7 +50,7 @@ def load_autoencoder(model: str | Path) -> Autoencoder:
         ValueError: it is not there, its class is unknown here, a part or weights are missing, or the weights are
             not safetensors.
     """
-    folder = Path(model) if Path(model).exists() or not _is_hub_id(model) else _fetch(model, ["*config.json"])
+    folder = Path(model) if Path(model).exists() or not is_hub_id(model) else fetch(model, ["*config.json"])
     networks = _networks(folder)
     found = [name for name in networks if name in AUTOENCODERS or name in LIBRARIES]
     if len(found) != 1:
@@ -70,7 +70,7 @@ def load_autoencoder(model: str | Path) -> Autoencoder:
     if not Path(model).exists():
         places = [part.relative_to(folder).as_posix() for part in parts]
         patterns = ["*.safetensors*" if place == "." else f"{place}/*.safetensors*" for place in places]
-        _fetch(model, patterns)
+        fetch(model, patterns)
     try:
         if adapter is None:
             return load_whole(_ours(found[0]), parts[0])
@@ -107,15 +107,3 @@ def _class_name(config_file: Path) -> str:
         return str(config.get("_class_name") or (config.get("architectures") or ["?"])[0])
     except (ValueError, AttributeError, LookupError) as error:
         raise ValueError(f"{config_file}: damaged: {error}") from error
-
-
-def _is_hub_id(model: str | Path) -> bool:
-    return str(model).count("/") == 1 and str(model)[0] not in "./~" and not Path(model).parent.is_dir()
-
-
-def _fetch(model: str | Path, patterns: list[str]) -> Path:
-    try:
-        return Path(snapshot_download(str(model), allow_patterns=patterns))
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"{model}: no such folder here, and the hub did not give it: {reason}") from error
