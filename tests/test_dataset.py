@@ -109,7 +109,7 @@ def test_what_is_no_finished_encoded_corpus_is_refused(folder, tmp_path):
         LatentDataset(tmp_path)
     with pytest.raises(ValueError, match="format 'diffaudio-clips', wanted is 'diffaudio-latents'"):
         LatentDataset(folder.parent / "clips")
-    manifest = store.read_manifest(folder, "diffaudio-latents", 1)
+    manifest = store.read_manifest(folder, "diffaudio-latents", 2)
     store.write_manifest(tmp_path, manifest | {"finished": False})
     with pytest.raises(ValueError, match="is not finished; run `diffaudio encode` on it again"):
         LatentDataset(tmp_path)

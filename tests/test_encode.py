@@ -53,7 +53,7 @@ def test_the_manifest_names_the_makers(clips, tmp_path):
     returned = run(clips, tmp_path / "out")
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert manifest == returned
-    assert (manifest["format"], manifest["version"], manifest["finished"]) == ("diffaudio-latents", 1, True)
+    assert (manifest["format"], manifest["version"], manifest["finished"]) == ("diffaudio-latents", 2, True)
     weights = manifest["autoencoder"].pop("weights")
     assert manifest["autoencoder"] == {
         "name": "fake",
@@ -123,7 +123,7 @@ def test_a_run_that_stops_keeps_its_parts_and_says_that_it_is_not_finished(clips
     with pytest.raises(KeyboardInterrupt):
         run(clips, out, autoencoder=Failing())
     assert sorted(path.name for path in out.iterdir()) == ["latents-00000.parquet", "manifest.json"]
-    assert store.read_manifest(out, "diffaudio-latents", 1)["finished"] is False
+    assert store.read_manifest(out, "diffaudio-latents", 2)["finished"] is False
     run(clips, out)
     run(clips, tmp_path / "whole")
     assert rows_of(out) == rows_of(tmp_path / "whole")

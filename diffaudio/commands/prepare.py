@@ -11,6 +11,7 @@ __all__ = ["run"]
 
 
 def run(arguments: list[str]) -> None:
+    from diffaudio.corpus.filters import FilterSettings
     from diffaudio.corpus.prepare import PrepareSettings, prepare
 
     parser = Parser(
@@ -19,7 +20,8 @@ def run(arguments: list[str]) -> None:
     )
     parser.add_argument("sources", nargs="+", type=Path, metavar="SOURCE", help="media files, and folders of them")
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder of the corpus")
-    described = dict(re.findall(r"^ +(\w+): (.+)$", PrepareSettings.__doc__ or "", re.MULTILINE))
+    documented = f"{FilterSettings.__doc__}{PrepareSettings.__doc__}"
+    described = dict(re.findall(r"^ +(\w+): (.+)$", documented, re.MULTILINE))
     for field in fields(PrepareSettings):
         parser.add_argument(
             f"--{field.name.replace('_', '-')}",

@@ -1,6 +1,6 @@
 """One media file -> clips: sound with a few pictures, checked.
 
-    source  path of the file, relative to the folder of all sources
+    source  the file's name in the corpus, `Media.name`
     clip    at most `clip_s` seconds of it, from `start_s` on, with `frames_per_clip` pictures
 
 Sound and pictures have to be there both: a clip ends where the sound does.
@@ -10,7 +10,6 @@ import hashlib
 import io
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from PIL import Image
@@ -18,6 +17,8 @@ from torch import Tensor
 
 from diffaudio.audio import encode_flac, mix_channels, resample
 from diffaudio.corpus import filters
+from diffaudio.corpus.filters import FilterSettings
+from diffaudio.corpus.sources import Media, Segment
 from diffaudio.video import MediaError, probe, read_frames, read_sound
 
 __all__ = ["PrepareSettings", "cut_clips"]
@@ -26,8 +27,8 @@ JPEG_QUALITY = 90
 
 
 @dataclass(frozen=True)
-class PrepareSettings:
-    """How media become clips.
+class PrepareSettings(FilterSettings):
+    """How media become clips, and which are left out.
 
     Attributes:
         clip_s: longest clip; longer files are cut into several.
@@ -37,9 +38,6 @@ class PrepareSettings:
         channels: 1 or 2.
         frames_per_clip: pictures taken of each clip, evenly over its time.
         frame_size: longest side of a picture at most, in pixels.
-        min_level_db: a clip is silent when its loudest tenth of a second is below (RMS, dB below full scale).
-        max_clipped_fraction: a clip is overloaded when more of its samples stand at full scale.
-        min_brightness: a picture is black when 99 % of it is darker (0 black, 1 white).
         sources_per_part: media files that go into one Parquet file.
     """
 
@@ -50,9 +48,6 @@ class PrepareSettings:
     channels: int = 1
     frames_per_clip: int = 4
     frame_size: int = 224
-    min_level_db: float = -60.0
-    max_clipped_fraction: float = 0.12
-    min_brightness: float = 0.1
     sources_per_part: int = 64
 
     def __post_init__(self) -> None:
@@ -73,34 +68,31 @@ class _Dropped(Exception):
         self.reason, self.detail, self.duration_s = reason, detail, duration_s
 
 
-def cut_clips(
-    base: Path, source: str, settings: PrepareSettings, dropped: list[dict[str, Any]]
-) -> Iterator[dict[str, Any]]:
+def cut_clips(media: Media, settings: PrepareSettings, dropped: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """Cut one media file into rows of `store.CLIP_SCHEMA`.
 
     Nothing that is wrong with the file raises: what is left out is added to `dropped`, with the columns of
-    `store.DROPPED_COLUMNS`. Reasons are unreadable, no_sound, no_picture, too_short, damaged, silent, clipped, black.
-
-    Args:
-        base: folder of all sources.
-        source: path of the file, relative to `base`.
+    `store.DROPPED_COLUMNS`. Reasons are unreadable, too_short, and those of `filters`.
     """
-    start_s, index = 0.0, 0
+    start_s = media.segments[0].start_s
     try:
-        total_s = _checked_duration(base / source)
-        while (row := _window(base / source, start_s, total_s, settings)) is not None:
-            if isinstance(row, _Dropped):
-                dropped.append(_dropped_row(source, start_s, row))
-            else:
-                identity = hashlib.blake2b(f"{source}\n{start_s:.6f}".encode(), digest_size=8).hexdigest()
-                yield {"id": identity, "source": source, "start_s": start_s, **row}
-            index += 1
-            start_s = index * (settings.hop_s or settings.clip_s)
+        total_s = _checked_duration(media, settings)
+        for segment in media.segments:
+            start_s, index = segment.start_s, 0
+            while (row := _window(media.path, segment, start_s, total_s, settings)) is not None:
+                if isinstance(row, _Dropped):
+                    dropped.append(_dropped_row(media.name, start_s, row))
+                else:
+                    identity = hashlib.blake2b(f"{media.name}\n{start_s:.6f}".encode(), digest_size=8).hexdigest()
+                    head = {"id": identity, "source": media.name, "start_s": start_s, "caption": segment.caption}
+                    yield head | row | {"fingerprint": None, "reason": None}
+                index += 1
+                start_s = segment.start_s + index * (settings.hop_s or settings.clip_s)
     except _Dropped as reason:
-        dropped.append(_dropped_row(source, start_s, reason))
+        dropped.append(_dropped_row(media.name, start_s, reason))
     except Exception as error:  # decoders fail in ways that nobody lists, and one file must not end the run
-        detail = str(error).removeprefix(f"{base / source}: ") or type(error).__name__
-        dropped.append(_dropped_row(source, start_s, _Dropped("unreadable", detail)))
+        detail = str(error).removeprefix(f"{media.path}: ") or type(error).__name__
+        dropped.append(_dropped_row(media.name, start_s, _Dropped("unreadable", detail)))
 
 
 def _dropped_row(source: str, start_s: float, reason: _Dropped) -> dict[str, Any]:
@@ -113,44 +105,36 @@ def _dropped_row(source: str, start_s: float, reason: _Dropped) -> dict[str, Any
     }
 
 
-def _checked_duration(path: Path) -> float | None:
-    info = probe(path)
-    if not info.has_audio:
-        raise _Dropped("no_sound", "the file has no sound track", info.duration_s)
-    if not info.has_video:
-        raise _Dropped("no_picture", "the file has no picture track", info.duration_s)
+def _checked_duration(media: Media, settings: PrepareSettings) -> float | None:
+    info = probe(media.path)
+    verdict = filters.judge_file(info, settings)
+    if verdict:
+        raise _Dropped(*verdict, info.duration_s)
     return info.duration_s
 
 
 def _window(
-    path: Path, start_s: float, total_s: float | None, settings: PrepareSettings
+    path: str, segment: Segment, start_s: float, total_s: float | None, settings: PrepareSettings
 ) -> dict[str, Any] | _Dropped | None:
-    """The clip that begins at `start_s`, why there is none, or None where the file has ended."""
-    wanted_s = settings.clip_s if total_s is None else min(settings.clip_s, total_s - start_s)
-    if start_s > 0 and wanted_s < settings.min_clip_s:
+    """The clip that begins at `start_s`, why there is none, or None where the segment has ended."""
+    ends_s = min((end_s for end_s in (segment.end_s, total_s) if end_s is not None), default=None)
+    wanted_s = settings.clip_s if ends_s is None else min(settings.clip_s, ends_s - start_s)
+    is_first = start_s == segment.start_s
+    if not is_first and wanted_s < settings.min_clip_s:
         return None
     waveform, rate = read_sound(path, start_s=start_s, duration_s=wanted_s)
     duration_s = waveform.shape[-1] / rate
     if duration_s < settings.min_clip_s:
-        if start_s > 0:
+        if not is_first:
             return None
         detail = f"{duration_s:.2f} s of sound, below {settings.min_clip_s:g} s"
         raise _Dropped("too_short", detail, duration_s)
-    return _check_sound(waveform, rate, settings) or _clip(path, waveform, rate, start_s, settings)
-
-
-def _check_sound(waveform: Tensor, rate: int, settings: PrepareSettings) -> _Dropped | None:
-    checks = (
-        ("damaged", filters.damaged_sound(waveform)),
-        ("silent", filters.silent_sound(waveform, rate, min_level_db=settings.min_level_db)),
-        ("clipped", filters.clipped_sound(waveform, max_fraction=settings.max_clipped_fraction)),
-    )
-    duration_s = waveform.shape[-1] / rate
-    return next((_Dropped(reason, detail, duration_s) for reason, detail in checks if detail), None)
+    verdict = filters.judge_sound(waveform.numpy(), rate, settings)
+    return _Dropped(*verdict, duration_s) if verdict else _clip(path, waveform, rate, start_s, settings)
 
 
 def _clip(
-    path: Path, waveform: Tensor, rate: int, start_s: float, settings: PrepareSettings
+    path: str, waveform: Tensor, rate: int, start_s: float, settings: PrepareSettings
 ) -> dict[str, Any] | _Dropped:
     """Take the pictures; scale sound that reaches beyond full scale instead of cutting off its peaks."""
     duration_s = waveform.shape[-1] / rate
@@ -162,9 +146,10 @@ def _clip(
         return _Dropped("damaged", str(error).removeprefix(f"{path}: "), duration_s)
     if not pictures:
         return _Dropped("no_picture", "the picture ends before this clip", duration_s)
-    seen = [(t, p) for t, p in pictures if not filters.is_black(p, min_brightness=settings.min_brightness)]
-    if not seen:
-        return _Dropped("black", f"all {len(pictures)} pictures are black", duration_s)
+    verdict = filters.judge_pictures([picture for _, picture in pictures], settings)
+    if verdict:
+        return _Dropped(*verdict, duration_s)
+    seen = [(t, p) for t, p in pictures if not filters.is_black(p, settings.min_brightness)]
     waveform = resample(mix_channels(waveform, settings.channels), rate, settings.sample_rate)
     waveform = waveform / waveform.abs().max().clamp_min(1.0)
     return {

@@ -21,7 +21,7 @@ from diffaudio.corpus import prepare, store
 
 __all__ = ["encode"]
 
-FORMAT, VERSION = "diffaudio-latents", 1
+FORMAT, VERSION = "diffaudio-latents", 2
 
 
 @torch.no_grad()
@@ -118,7 +118,8 @@ def _encoded_rows(
         embeddings = torch.cat([clip.encode_image(batch).float().cpu() for batch in batches])
         by_clip = embeddings.split([len(row["frames"]) for row in rows])
         for row, latent, embedding in zip(rows, latents, by_clip, strict=True):
-            yield {key: row[key] for key in ("id", "source", "start_s", "duration_s")} | {
+            yield {key: row.get(key) for key in ("id", "source", "start_s", "duration_s", "caption")} | {
+                "copy": 0,
                 "num_latent_frames": latent.shape[1],
                 "latents": _half(latent).ravel(),
                 "embeddings": list(_half(embedding)),

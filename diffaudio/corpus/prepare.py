@@ -16,10 +16,11 @@ from tqdm import tqdm
 
 from diffaudio.corpus import store
 from diffaudio.corpus.cut import PrepareSettings, cut_clips
+from diffaudio.corpus.sources import Media
 
 __all__ = ["MEDIA_SUFFIXES", "PrepareReport", "PrepareSettings", "find_media", "prepare"]
 
-FORMAT, VERSION = "diffaudio-clips", 1
+FORMAT, VERSION = "diffaudio-clips", 2
 MEDIA_SUFFIXES = (
     *(".3gp", ".asf", ".avi", ".f4v", ".flv", ".m2ts", ".m4a", ".m4v", ".mka", ".mkv", ".mov"),
     *(".mp4", ".mpeg", ".mpg", ".mts", ".mxf", ".ogg", ".ogv", ".ts", ".webm", ".wmv"),
@@ -146,5 +147,5 @@ def _part_rows(
     base: Path, sources: list[str], settings: PrepareSettings, dropped: list[dict[str, Any]], bar: Any
 ) -> Iterator[dict[str, Any]]:
     for source in sources:
-        yield from cut_clips(base, source, settings, dropped)
+        yield from cut_clips(Media(source, str(base / source)), settings, dropped)
         bar.update()

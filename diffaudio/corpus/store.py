@@ -41,10 +41,22 @@ DROPPED_COLUMNS: list[str] = ["source", "start_s", "duration_s", "reason", "deta
 
 _CLIP_ID = [("id", pa.string()), ("source", pa.string()), ("start_s", pa.float64()), ("duration_s", pa.float64())]
 _FRAME = pa.struct([("time_s", pa.float64()), ("image", pa.binary())])
-CLIP_SCHEMA = pa.schema([*_CLIP_ID, ("sample_rate", pa.int32()), ("audio", pa.binary()), ("frames", pa.list_(_FRAME))])
+CLIP_SCHEMA = pa.schema(
+    [
+        *_CLIP_ID,
+        ("caption", pa.string()),  # of the source, where one was given
+        ("sample_rate", pa.int32()),
+        ("audio", pa.binary()),
+        ("frames", pa.list_(_FRAME)),
+        ("fingerprint", pa.binary()),  # of the sound, by `duplicates.fingerprint`
+        ("reason", pa.string()),  # why the clip would be dropped, where such clips are kept; else null
+    ]
+)
 LATENT_SCHEMA = pa.schema(
     [
         *_CLIP_ID,
+        ("caption", pa.string()),
+        ("copy", pa.int32()),  # 0 as recorded, 1 … augmented
         ("num_latent_frames", pa.int32()),
         ("latents", pa.list_(pa.float16())),
         ("embeddings", pa.list_(pa.list_(pa.float16()))),
