@@ -17,7 +17,7 @@ REPO = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((REPO / "pyproject.toml").read_text(encoding="utf-8"))
 
 FLOORS = [
-    {"files", "hub", "audio", "video", "config", "plot"},
+    {"files", "hub", "audio", "video", "config", "plot", "seeding"},
     {"models"},
     {"diffusion"},
     {"corpus", "metrics"},

@@ -1,18 +1,14 @@
 """A sweep as one HTML page: table, pictures, spectrograms and players, with filters and sorting.
 
-It asks for nothing beyond its own folder, so it works from a disk, offline. The page's parts are in the folder
-`page/`: they become one file, with the data as JSON.
+What all pages share, and this one's parts, are in diffaudio/pages.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
-from diffaudio.files import written_whole
+from diffaudio import pages
 from diffaudio.metrics.sweep import direction
 
 __all__ = ["PageSound", "sound_path", "write_page"]
@@ -51,7 +47,7 @@ class PageSound:
 
 def sound_path(file: Path, folder: Path) -> str:
     """A `PageSound.path`."""
-    return quote(file.relative_to(folder).with_suffix("").as_posix())
+    return pages.address(file.with_suffix(""), folder)
 
 
 def write_page(
@@ -95,18 +91,7 @@ def write_page(
         "prompts": [{"text": prompt} for prompt in prompts],
         "sounds": [asdict(sound) for sound in sounds],
     }
-    part = files("diffaudio.metrics") / "page"
-    # "<" as an escape, so that no text of the user's ends the script
-    told = json.dumps(data, ensure_ascii=False, allow_nan=False).replace("<", "\\u003c")
-    page = (part / "page.html").read_text(encoding="utf-8")
-    for mark, text in (
-        ("/*STYLE*/", (part / "page.css").read_text(encoding="utf-8")),
-        ("/*SCRIPT*/", (part / "page.js").read_text(encoding="utf-8")),
-        ("/*DATA*/", told),
-    ):
-        page = page.replace(mark, text, 1)
-    with written_whole(folder / "index.html") as temporary:
-        temporary.write_text(page, encoding="utf-8")
+    pages.write_page(folder / "index.html", "sweep", data)
 
 
 def _columns(rows: Sequence[Mapping[str, Any]], axes: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
