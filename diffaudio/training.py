@@ -13,7 +13,6 @@ Randomness is a function of (seed, process, step), so `state/` keeps no generato
 stopped and started again draws what it would have drawn.
 """
 
-import hashlib
 import json
 import math
 import shutil
@@ -32,6 +31,7 @@ from diffaudio.corpus.dataset import LatentDataset
 from diffaudio.files import replaced_whole, written_whole
 from diffaudio.models.autoencoders import Autoencoder
 from diffaudio.models.clip import Clip
+from diffaudio.seeding import seeded_generator
 
 __all__ = [
     "RunLog",
@@ -101,12 +101,6 @@ def check_encoders(folder: Path, dataset: LatentDataset, autoencoder: Autoencode
             f"{folder}: embeddings were made by CLIP '{dataset.clip['name']}', the checkpoint wants '{clip.name}'; "
             "encode the corpus again with that one as --clip"
         )
-
-
-def seeded_generator(seed: int, *position: int) -> torch.Generator:
-    """A CPU generator that is a function of its arguments alone, such as (seed, process, step)."""
-    digest = hashlib.blake2b(repr((seed, *position)).encode(), digest_size=8).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
 
 
 def learning_rate(step: int, *, peak: float, warmup_steps: int, total_steps: int, final_fraction: float = 0.0) -> float:
