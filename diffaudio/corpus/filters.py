@@ -32,11 +32,14 @@ class FilterSettings:
         min_level_db: a clip is silent when its loudest tenth of a second is below (RMS, dB below full scale).
         max_clipped_fraction: a clip is overloaded when more of its samples stand at full scale.
         min_brightness: a picture is black when 99 % of it is darker (0 black, 1 white).
+        max_duplicate_distance: a clip is a duplicate when its fingerprint differs by no more from that of a clip of
+            another source (0 equal, 0.5 unrelated; see `duplicates`); None keeps duplicates.
     """
 
     min_level_db: float = -60.0
     max_clipped_fraction: float = 0.12
     min_brightness: float = 0.1
+    max_duplicate_distance: float | None = 0.2
 
 
 def judge_file(info: MediaInfo, settings: FilterSettings) -> Verdict | None:
