@@ -15,7 +15,7 @@ from PIL import Image
 
 from diffaudio.video import MediaInfo
 
-__all__ = ["FilterSettings", "Verdict", "is_black", "judge_file", "judge_pictures", "judge_sound"]
+__all__ = ["FilterSettings", "Verdict", "is_black", "judge_file", "judge_pictures", "judge_sound", "loudest_level_db"]
 
 Verdict = tuple[str, str]  # reason, detail
 
@@ -81,11 +81,16 @@ def is_black(picture: Image.Image, min_brightness: float) -> bool:
     return float(np.percentile(np.asarray(picture.convert("L")), 99)) < 255 * min_brightness
 
 
-def _silent(x: np.ndarray, sample_rate: int, min_level_db: float) -> str | None:
+def loudest_level_db(x: np.ndarray, sample_rate: int) -> float:
+    """RMS of the loudest `WINDOW_S` of a sound, in dB below full scale; -120 for digital silence."""
     window = min(round(WINDOW_S * sample_rate), x.shape[-1])
     power = np.square(x, dtype=np.float64).mean(axis=0)
     loudest = power[: len(power) // window * window].reshape(-1, window).mean(axis=1).max()
-    level_db = 10 * float(np.log10(max(loudest, 1e-12)))
+    return 10 * float(np.log10(max(loudest, 1e-12)))
+
+
+def _silent(x: np.ndarray, sample_rate: int, min_level_db: float) -> str | None:
+    level_db = loudest_level_db(x, sample_rate)
     return f"loudest {WINDOW_S} s at {level_db:.1f} dB, below {min_level_db:g} dB" if level_db < min_level_db else None
 
 
