@@ -9,6 +9,12 @@ from diffaudio.models.autoencoders import SpectralAutoencoder, load_autoencoder
 RATE = 8000
 
 
+def stereo_sounds() -> torch.Tensor:
+    """[4, 2, samples]: tones on the left, on the right, in the middle, and between"""
+    levels = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0], [1.0, 0.3]])
+    return sounds() * levels[:, :, None]
+
+
 def tiny(**settings) -> SpectralAutoencoder:
     given = {"n_fft": 256, "hop_length": 80, "num_mels": 32, "patch_steps": 4, "latent_channels": 32} | settings
     return SpectralAutoencoder(RATE, **given)
@@ -25,7 +31,7 @@ def sounds(number: int = 4, duration_s: float = 0.8) -> torch.Tensor:
 
 def fitted(waveforms: torch.Tensor, **settings) -> tuple[SpectralAutoencoder, torch.Tensor]:
     autoencoder = tiny(**settings)
-    patches = autoencoder.patches(waveforms[:, 0]).transpose(0, 1).flatten(1).double()
+    patches = autoencoder.patches(waveforms).transpose(0, 1).flatten(1).double()
     return autoencoder, autoencoder.fit(patches.shape[1], patches.sum(dim=1), patches @ patches.T)
 
 
@@ -59,7 +65,7 @@ def test_components_are_orthonormal_and_the_variance_they_leave_out_is_the_error
     autoencoder, variances = fitted(waveforms)
     components = autoencoder.components
     torch.testing.assert_close(components.T @ components, torch.eye(32), rtol=0, atol=1e-5)
-    patches = autoencoder.patches(waveforms[:, 0])
+    patches = autoencoder.patches(waveforms)
     restored = components @ (autoencoder.encode(waveforms) * autoencoder.scale[:, None]) + autoencoder.mean[:, None]
     error = (patches - restored).square().sum(dim=1).mean().item()
     assert error == pytest.approx(variances[32:].sum().item(), rel=1e-3)
@@ -92,6 +98,40 @@ def test_more_iterations_bring_the_spectrogram_nearer_to_the_one_asked_for():
         return (autoencoder.log_mel(autoencoder.from_log_mel(wanted)) - wanted).abs().mean().item()
 
     assert distance(8) < 0.75 * distance(0)
+
+
+def test_in_stereo_each_side_keeps_its_level_and_what_is_the_same_on_both_stays_so():
+    waveforms = stereo_sounds()
+    autoencoder, _ = fitted(waveforms, audio_channels=2, latent_channels=64)
+    assert (autoencoder.name, autoencoder.audio_channels) == ("spectral_stereo_8khz_64x25hz", 2)
+    latents = autoencoder.encode(waveforms)
+    restored = autoencoder.decode(latents, num_samples=waveforms.shape[-1])
+    assert latents.shape == (4, 64, 20) and restored.shape == waveforms.shape
+    levels, before = restored.square().mean(dim=2).sqrt(), waveforms.square().mean(dim=2).sqrt()
+    torch.testing.assert_close(levels, before, rtol=0.2, atol=0.01)
+    every, _ = fitted(waveforms, audio_channels=2, latent_channels=256)
+    left, right = every.decode(every.encode(waveforms[2:3]))[0]
+    torch.testing.assert_close(left, right, rtol=1e-3, atol=1e-3)
+
+
+def test_one_channel_of_a_stereo_code_is_what_mono_makes_of_it():
+    mono, stereo = tiny(latent_channels=128), tiny(audio_channels=2, latent_channels=256)
+    left, right = sounds(2)
+    both = stereo.encode(torch.stack([left[0], right[0]])[None])
+    torch.testing.assert_close(both[:, :128], mono.encode(left[None]))
+    torch.testing.assert_close(both[:, 128:], mono.encode(right[None]))
+    torch.testing.assert_close(stereo.decode(both)[:, 1:], mono.decode(mono.encode(right[None])), rtol=1e-3, atol=1e-4)
+
+
+def test_a_folder_from_before_stereo_is_mono(tmp_path: Path):
+    autoencoder, _ = fitted(sounds())
+    autoencoder.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    del config["audio_channels"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    loaded = load_autoencoder(tmp_path)
+    assert loaded.audio_channels == 1 and loaded.name == "spectral_8khz_32x25hz"
+    assert torch.equal(loaded.encode(sounds(1)), autoencoder.encode(sounds(1)))
 
 
 def test_silence_stays_silence():
@@ -129,6 +169,10 @@ def test_errors_say_what_was_given(tmp_path: Path):
         autoencoder.decode(torch.zeros(1, 7, 3))
     with pytest.raises(ValueError, match=r"latent_channels is 129; num_mels \* patch_steps allow 1 to 128"):
         tiny(latent_channels=129)
+    with pytest.raises(ValueError, match=r"latent_channels is 257; 2 \* num_mels \* patch_steps allow 1 to 256"):
+        tiny(latent_channels=257, audio_channels=2)
+    with pytest.raises(ValueError, match=r"audio_channels is 3; choose 1 \(mono\) or 2 \(stereo\)"):
+        tiny(audio_channels=3)
     with pytest.raises(ValueError, match=r"not an autoencoder folder, config.json is missing"):
         load_autoencoder(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({"_class_name": "Other"}))

@@ -17,11 +17,11 @@ REPO = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((REPO / "pyproject.toml").read_text(encoding="utf-8"))
 
 FLOORS = [
-    {"files", "hub", "audio", "video", "config", "plot", "seeding"},
+    {"files", "hub", "audio", "video", "config", "plot", "seeding", "streaming"},
     {"models"},
     {"diffusion"},
     {"corpus", "metrics"},
-    {"inputs", "launch", "model_folder", "pipeline", "rendering", "training"},
+    {"bridging", "inputs", "launch", "model_folder", "pipeline", "rendering", "training"},
     {"prompts", "axes", "grid", "sweeping", "commandline"},
     {"commands"},
     {"cli"},

@@ -39,7 +39,7 @@ def test_the_fitted_autoencoder_is_the_principal_components_of_the_corpus(
     clips = [row for part in part_files(corpus, "clips") for rows in read_groups(part) for row in rows]
     assert len(clips) == 3
     waveforms = [scale_to_peak(decode_flac(row["audio"])[0], 0.7) for row in clips]
-    patches = torch.cat([autoencoder.patches(waveform)[0] for waveform in waveforms], dim=1)
+    patches = torch.cat([autoencoder.patches(waveform[None])[0] for waveform in waveforms], dim=1)
     latents = torch.cat([autoencoder.encode(waveform[None])[0] for waveform in waveforms], dim=1)
     assert latents.square().mean().sqrt() == pytest.approx(1, abs=0.01)
     directions = torch.linalg.svd(patches - patches.mean(dim=1, keepdim=True), full_matrices=False).U[:, :4]

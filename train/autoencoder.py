@@ -47,6 +47,7 @@ class Config:
     log_floor: float = 1e-4
     phase_iterations: int = 8
     phase_momentum: float = 0.99
+    audio_channels: int = 1
 
 
 def main(config: Config) -> None:
@@ -63,15 +64,16 @@ def main(config: Config) -> None:
         log_floor=config.log_floor,
         phase_iterations=config.phase_iterations,
         phase_momentum=config.phase_momentum,
+        audio_channels=config.audio_channels,
     )
-    width = config.num_mels * config.patch_steps
+    width = config.audio_channels * config.num_mels * config.patch_steps
     count, total, products = torch.zeros(1).double(), torch.zeros(width).double(), torch.zeros(width, width).double()
     parts = store.part_files(config.data, "clips")
     for part in tqdm(parts[accelerator.process_index :: accelerator.num_processes], unit="part"):
         for row in (row for rows in store.read_groups(part, ["audio"]) for row in rows):
             waveform, rate = decode_flac(row["audio"])
-            waveform = resample(mix_channels(waveform, 1), rate, config.sample_rate)
-            patches = autoencoder.patches(scale_to_peak(waveform, config.peak))[0].double()
+            waveform = resample(mix_channels(waveform, config.audio_channels), rate, config.sample_rate)
+            patches = autoencoder.patches(scale_to_peak(waveform, config.peak)[None])[0].double()
             count += patches.shape[1]
             total += patches.sum(dim=1)
             products += patches @ patches.T

@@ -11,6 +11,7 @@ sounds that a model is to learn, z has mean 0 and deviation 1, as the noise has:
     autoencoder.save_pretrained("encodec")     # from now on `--autoencoder encodec`
 """
 
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diffaudio.models.autoencoders.base import Autoencoder
+from diffaudio.models.autoencoders.base import Autoencoder, Reach
 
-__all__ = ["AdaptedAutoencoder", "load_whole", "settings_of"]
+__all__ = ["AdaptedAutoencoder", "frames_reached", "load_whole", "settings_of"]
+
+CONTEXT_S = 1.0  # around windows of what looks at everything
 
 
 class AdaptedAutoencoder(Autoencoder):
@@ -48,6 +51,12 @@ class AdaptedAutoencoder(Autoencoder):
         self.latent_mean = nn.Parameter(torch.zeros(latent_channels))
         self.latent_scale = nn.Parameter(torch.full((latent_channels,), latent_scale))
         self.eval().requires_grad_(False)
+
+    @property
+    def reach(self) -> Reach:
+        """Unless a subclass knows better: everything has an effect on everything."""
+        frames = math.ceil(CONTEXT_S * self.latent_rate)
+        return Reach(frames, frames, exact=False)
 
     def _encode(self, waveform: Tensor) -> Tensor:
         """[batch, audio_channels, samples] -> h [batch, latent_channels, frames]"""
@@ -107,6 +116,18 @@ class AdaptedAutoencoder(Autoencoder):
                 "`diffaudio.audio.mix_channels` makes mono and stereo of each other"
             )
         return waveform.to(self.latent_mean)
+
+
+def frames_reached(layers: Iterable[tuple[int, int, int]], hop_length: int) -> int:
+    """How many latent frames on each side a stack of convolutions looks at, or one more.
+
+    Args:
+        layers: kernel size, dilation, and how many samples of sound lie between two neighbours that the kernel is
+            laid over; of a transposed convolution between two that it makes.
+        hop_length: samples in a latent frame.
+    """
+    samples = sum(math.ceil((kernel - 1) * dilation / 2) * spacing for kernel, dilation, spacing in layers)
+    return math.ceil(samples / hop_length) + 1
 
 
 def load_whole(network: type, folder: Path) -> Any:

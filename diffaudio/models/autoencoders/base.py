@@ -5,11 +5,29 @@ latents   [batch, latent_channels, frames], mean 0 and deviation 1 over the corp
 """
 
 import math
+from dataclasses import dataclass
 
 from diffusers import ConfigMixin, ModelMixin
 from torch import Tensor
 
-__all__ = ["Autoencoder"]
+__all__ = ["Autoencoder", "Reach"]
+
+
+@dataclass(frozen=True)
+class Reach:
+    """How far around a latent frame encoding and decoding look: what `windows.py` has to know.
+
+    Attributes:
+        encode, decode: latent frames on each side.
+        grid: windows begin at multiples of so many frames, because the autoencoder itself cuts there.
+        exact: whether nothing beyond has an effect, so that windows with this much context give what the whole
+            sound gives, to rounding. Otherwise the autoencoder looks at everything, and windows are cross-faded.
+    """
+
+    encode: int
+    decode: int
+    grid: int = 1
+    exact: bool = True
 
 
 class Autoencoder(ModelMixin, ConfigMixin):
@@ -21,6 +39,7 @@ class Autoencoder(ModelMixin, ConfigMixin):
         audio_channels: 1 or 2.
         latent_channels: width of the latents.
         latent_rate: latent frames a second.
+        keeps_phase: whether decoding gives back the waveform, not only its spectrogram: what SI-SDR asks.
     """
 
     config_name = "config.json"
@@ -29,6 +48,12 @@ class Autoencoder(ModelMixin, ConfigMixin):
     audio_channels: int
     latent_channels: int
     latent_rate: float
+    keeps_phase = False
+
+    @property
+    def reach(self) -> Reach:
+        """See `Reach`."""
+        raise NotImplementedError
 
     def encode(self, waveform: Tensor) -> Tensor:
         """[batch, audio_channels, samples] -> [batch, latent_channels, frames]; the end is padded to a whole frame."""
@@ -37,6 +62,20 @@ class Autoencoder(ModelMixin, ConfigMixin):
     def decode(self, latents: Tensor, *, num_samples: int | None = None) -> Tensor:
         """[batch, latent_channels, frames] -> [batch, audio_channels, samples], cut to `num_samples` where given."""
         raise NotImplementedError
+
+    def decode_window(self, latents: Tensor, *, first_frame: int) -> Tensor:
+        """Decode frames of a longer sound that stand at `first_frame` and after.
+
+        Where decoding draws something at random, what it draws belongs to the place in the sound.
+
+        Args:
+            latents: [batch, latent_channels, frames].
+
+        Returns:
+            [batch, audio_channels, samples]; what the whole gives there, but for `reach` on either side.
+        """
+        del first_frame  # most draw nothing
+        return self.decode(latents)
 
     def num_latent_frames(self, duration_s: float) -> int:
         """How many latent frames hold `duration_s` seconds."""

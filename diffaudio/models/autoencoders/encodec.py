@@ -23,6 +23,7 @@ from torch import Tensor
 from transformers import EncodecConfig, EncodecModel, PreTrainedConfig
 
 from diffaudio.models.autoencoders.adapter import AdaptedAutoencoder, load_whole
+from diffaudio.models.autoencoders.base import Reach
 
 __all__ = ["EncodecAutoencoder"]
 
@@ -37,6 +38,8 @@ class EncodecAutoencoder(AdaptedAutoencoder):
         bandwidth: in kbit/s, one of the network's `target_bandwidths`, to quantise latents at before they are
             decoded; None leaves them as they are.
     """
+
+    keeps_phase = True
 
     @register_to_config
     def __init__(self, network_config: dict[str, Any], bandwidth: float | None = None) -> None:
@@ -53,6 +56,14 @@ class EncodecAutoencoder(AdaptedAutoencoder):
             latent_channels=config.hidden_size + config.normalize,
             hop_length=config.hop_length,
         )
+
+    @property
+    def reach(self) -> Reach:
+        """Chunks know nothing of each other; without chunks there is the LSTM, whose memory only fades."""
+        if self._chunk_frames is None:
+            return super().reach
+        stride = self._chunk_frames - self._overlap_frames
+        return Reach(self._overlap_frames, stride, grid=stride)
 
     @classmethod
     def from_library(cls, folder: Path) -> "EncodecAutoencoder":

@@ -10,7 +10,8 @@ from diffusers import AutoencoderOobleck
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor
 
-from diffaudio.models.autoencoders.adapter import AdaptedAutoencoder, load_whole, settings_of
+from diffaudio.models.autoencoders.adapter import AdaptedAutoencoder, frames_reached, load_whole, settings_of
+from diffaudio.models.autoencoders.base import Reach
 
 __all__ = ["OobleckAutoencoder"]
 
@@ -21,6 +22,8 @@ class OobleckAutoencoder(AdaptedAutoencoder):
     Args:
         network_config: settings of diffusers' `AutoencoderOobleck`.
     """
+
+    keeps_phase = True
 
     @register_to_config
     def __init__(self, network_config: dict[str, Any]) -> None:
@@ -34,6 +37,16 @@ class OobleckAutoencoder(AdaptedAutoencoder):
             latent_channels=config["decoder_input_channels"],
             hop_length=self.network.hop_length,
         )
+
+    @property
+    def reach(self) -> Reach:
+        """Convolutions only: residual units of kernel 7 and dilations 1, 3, 9 before or after every change of rate."""
+        blocks, spacing = [], 1
+        for ratio in self.network.config["downsampling_ratios"]:
+            blocks += [(7, 1, spacing), (7, 3, spacing), (7, 9, spacing), (2 * ratio + 1, 1, spacing)]
+            spacing *= ratio
+        encoder, decoder = [(7, 1, 1), *blocks, (3, 1, spacing)], [(7, 1, spacing), *blocks, (7, 1, 1)]
+        return Reach(frames_reached(encoder, spacing), frames_reached(decoder, spacing))
 
     @classmethod
     def from_library(cls, folder: Path) -> "OobleckAutoencoder":

@@ -1,0 +1,126 @@
+"""Long sound: encoded and decoded in windows, so that memory does not depend on its length.
+
+    latents = torch.cat(list(encode_windows(autoencoder, waveform)), dim=-1)
+    pieces = decode_windows(autoencoder, encode_windows(autoencoder, pieces))     # a stream from end to end
+
+Every window gets as much of the sound around it as the autoencoder looks at (`Autoencoder.reach`), and what it makes
+of that context is thrown away. How far the result is from encoding and decoding the whole at once, as the largest
+difference by the RMS of the whole (`tests/test_windows.py` holds them to it, on random weights):
+
+    spectral, Oobleck, EnCodec 48 kHz    1e-3: rounding; nothing beyond the context has an effect
+    EnCodec 24 kHz                       1e-2: its LSTM's memory only fades; a second of context
+    MMAudio                              attention over everything: other latents, not worse ones; a second of
+    AudioLDM's mel VAE                   context and a cross-fade of a quarter; they learnt on such windows
+
+A sound that fits into one window with its context is encoded and decoded whole.
+"""
+
+import math
+import sys
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch import Tensor
+
+from diffaudio.models.autoencoders.base import Autoencoder
+from diffaudio.streaming import slide
+
+__all__ = ["WINDOW_S", "decode_windows", "encode_windows"]
+
+WINDOW_S = 10.0
+SHORTEST_S = 0.5
+FADE_S = 0.25  # between windows that differ
+
+
+@torch.no_grad()
+def encode_windows(
+    autoencoder: Autoencoder, waveform: Tensor | Iterable[Tensor], *, window_s: float = WINDOW_S
+) -> Iterator[Tensor]:
+    """Encode a sound of any length.
+
+    Args:
+        waveform: [batch, audio_channels, samples], or a stream of such pieces.
+        window_s: seconds encoded at once, beside their context; rounded to what the autoencoder cuts into.
+
+    Yields:
+        [batch, latent_channels, frames], one piece a window.
+
+    Raises:
+        ValueError: `window_s` is below 0.5, or a waveform is not what the autoencoder takes.
+    """
+    size, fade = _frames(autoencoder, window_s)
+    reach = autoencoder.reach
+    yield from slide(
+        _stream(waveform),
+        lambda window, _: autoencoder.encode(window),
+        step=_samples(autoencoder),
+        made_per_step=1,
+        size=size,
+        before=_on_grid(reach.encode, reach.grid),
+        after=reach.encode,
+        fade=fade,
+    )
+
+
+@torch.no_grad()
+def decode_windows(
+    autoencoder: Autoencoder,
+    latents: Tensor | Iterable[Tensor],
+    *,
+    window_s: float = WINDOW_S,
+    num_samples: int | None = None,
+) -> Iterator[Tensor]:
+    """Decode latents of any length.
+
+    Args:
+        latents: [batch, latent_channels, frames], or a stream of such pieces.
+        window_s: seconds decoded at once, beside their context; rounded to what the autoencoder cuts into.
+        num_samples: what is cut to.
+
+    Yields:
+        [batch, audio_channels, samples], one piece a window.
+
+    Raises:
+        ValueError: `window_s` is below 0.5, or latents are not the autoencoder's.
+    """
+    size, fade = _frames(autoencoder, window_s)
+    reach = autoencoder.reach
+    left = sys.maxsize if num_samples is None else num_samples
+    for piece in slide(
+        _stream(latents),
+        lambda window, first: autoencoder.decode_window(window, first_frame=first),
+        step=1,
+        made_per_step=_samples(autoencoder),
+        size=size,
+        before=_on_grid(reach.decode, reach.grid),
+        after=reach.decode,
+        fade=fade,
+    ):
+        if left <= 0:
+            return
+        piece = piece[..., :left]
+        left -= piece.shape[-1]
+        yield piece
+
+
+def _frames(autoencoder: Autoencoder, window_s: float) -> tuple[int, int]:
+    """Of a window and of a cross-fade."""
+    if not window_s >= SHORTEST_S:
+        raise ValueError(f"window_s is {window_s}; choose {SHORTEST_S:g} or more")
+    reach = autoencoder.reach
+    size = _on_grid(max(1, round(window_s * autoencoder.latent_rate)), reach.grid)
+    return size, 0 if reach.exact else max(1, round(FADE_S * autoencoder.latent_rate))
+
+
+def _on_grid(frames: int, grid: int) -> int:
+    """The next multiple."""
+    return math.ceil(frames / grid) * grid
+
+
+def _samples(autoencoder: Autoencoder) -> int:
+    """In a latent frame."""
+    return round(autoencoder.sample_rate / autoencoder.latent_rate)
+
+
+def _stream(values: Tensor | Iterable[Tensor]) -> Iterable[Tensor]:
+    return [values] if isinstance(values, Tensor) else values
