@@ -1,29 +1,32 @@
 """How a script under `accelerate launch` or `torchrun` begins and ends.
 
 This is the one module that reads the environment, sets threads and exits; the library never calls it, the scripts
-in train/ and sample/ do.
+in train/ and sample/ and the commands do. It imports torch only where processes join.
 """
 
+import ctypes
 import os
+import signal
 import sys
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-import torch
-from accelerate import PartialState
-from accelerate.utils import parse_flag_from_env
+if TYPE_CHECKING:
+    from accelerate import PartialState
 
-from diffaudio.config import parse
-
-__all__ = ["join_processes", "run_script"]
+__all__ = ["end_with_launcher", "is_launched_as_several", "join_processes", "run_script", "share_of_cores"]
 
 T = TypeVar("T")
+
+PR_SET_PDEATHSIG = 1  # of Linux' prctl
 
 
 def run_script(main: Callable[[T], None], settings: type[T]) -> None:
     """Call `main` with the settings of the command line; a user's error is one line on stderr and exit code 2."""
+    from diffaudio.config import parse
+
     try:
         main(parse(settings))
     except ValueError as error:
@@ -31,7 +34,26 @@ def run_script(main: Callable[[T], None], settings: type[T]) -> None:
         sys.exit(2)
 
 
-def join_processes(num_threads: int | None = None, *, patience: timedelta | None = None) -> PartialState:
+def is_launched_as_several() -> bool:
+    """Whether this process is one of several that `accelerate launch` or `torchrun` started."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def share_of_cores() -> int:
+    """How many of the cores that this process may use are its own, where several were launched on the machine."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
+def end_with_launcher() -> None:
+    """See that this process ends when its launcher is killed, instead of waiting for the others for days (Linux)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def join_processes(
+    num_threads: int | None = None, *, patience: timedelta | None = None, on_cpu: bool | None = None
+) -> "PartialState":
     """This process among those that were launched.
 
     Accelerate joins several processes on CPUs only when it is told that they compute there, and leaves them one
@@ -40,8 +62,14 @@ def join_processes(num_threads: int | None = None, *, patience: timedelta | None
     Args:
         num_threads: of each process on a CPU, instead of its share.
         patience: how long one waits for the others; None is torch's own, which is made for processes in step.
+        on_cpu: whether they compute there; None is where there is nothing faster, or accelerate was told so.
     """
-    on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
+    import torch
+    from accelerate import PartialState
+    from accelerate.utils import parse_flag_from_env
+
+    if on_cpu is None:
+        on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
     state = PartialState(cpu=on_cpu, **({} if patience is None else {"timeout": patience}))
     if on_cpu:
         processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))

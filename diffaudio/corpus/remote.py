@@ -1,0 +1,85 @@
+"""Files elsewhere, by addresses that fsspec opens: `s3://bucket/a.mp4`, `memory://…`, `zip://a.mp4::videos.zip`."""
+
+import glob
+import posixpath
+import re
+from collections.abc import Callable
+from typing import IO, Any, TypeVar
+
+__all__ = ["find_remote", "is_remote", "open_anywhere", "path_beside"]
+
+T = TypeVar("T")
+
+ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:[:/]")
+
+
+def is_remote(source: str) -> bool:
+    """Whether this is an address, and no local path (not even one that begins with a drive's letter)."""
+    return ADDRESS.match(source) is not None
+
+
+def find_remote(address: str, suffixes: tuple[str, ...]) -> list[str]:
+    """The files at an address: itself, those below a folder, or those that match a pattern.
+
+    Args:
+        suffixes: of the files that are looked for; a file that is named itself may have any.
+
+    Raises:
+        ValueError: nothing is there, it cannot be read, or a package is missing that reads such addresses.
+    """
+    _, *beyond = address.split("::")  # of zip://*.mp4::s3://bucket/videos.zip only the first part is looked through
+
+    def find() -> list[str]:
+        import fsspec
+
+        files, path = fsspec.url_to_fs(address)
+        if glob.has_magic(path):
+            found = [name for name in files.glob(path) if name.lower().endswith(suffixes)]
+        elif files.isfile(path):
+            found = [path]
+        else:
+            found = [name for name in files.find(path) if _is_wanted(name.removeprefix(path), suffixes)]
+            if not found and not files.exists(path):
+                raise FileNotFoundError("there is no such file or folder")
+        return ["::".join([files.unstrip_protocol(name), *beyond]) for name in found]
+
+    return _tried(address, find)
+
+
+def open_anywhere(source: str, mode: str = "rb") -> IO[Any]:
+    """Open a local file, or the one at an address.
+
+    Raises:
+        ValueError: the address cannot be read, or a package is missing that reads such.
+        OSError: the local file cannot be read.
+    """
+    if not is_remote(source):
+        return open(source, mode)  # noqa: SIM115
+
+    def opened() -> IO[Any]:
+        import fsspec
+
+        return fsspec.open(source, mode).open()  # pyright: ignore[reportAttributeAccessIssue]
+
+    return _tried(source, opened)
+
+
+def path_beside(address: str, path: str) -> str:
+    """`path` counted from the folder of the file at an address."""
+    first, *beyond = address.split("::")
+    protocol, _, place = first.partition("://")
+    return "::".join([f"{protocol}://{posixpath.normpath(posixpath.join(posixpath.dirname(place), path))}", *beyond])
+
+
+def _is_wanted(path: str, suffixes: tuple[str, ...]) -> bool:
+    return path.lower().endswith(suffixes) and not any(part.startswith(".") for part in path.split("/"))
+
+
+def _tried(address: str, attempt: Callable[[], T]) -> T:
+    try:
+        return attempt()
+    except ImportError as error:
+        raise ValueError(f"{address}: a package is missing that reads such addresses ({error})") from error
+    except Exception as error:  # each protocol has errors of its own
+        detail = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"{address}: cannot be read ({detail})") from error
