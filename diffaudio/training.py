@@ -41,6 +41,7 @@ __all__ = [
     "latest_state",
     "learning_rate",
     "load_state",
+    "loss_by_level",
     "resolve_precision",
     "save_state",
     "seeded_generator",
@@ -80,11 +81,8 @@ def _dotted(content: dict[str, Any], above: str = "") -> dict[str, Any]:
     return values
 
 
-def check_encoders(folder: Path, dataset: LatentDataset, autoencoder: Autoencoder, clip: Clip) -> None:
+def check_encoders(dataset: LatentDataset, autoencoder: Autoencoder, clip: Clip) -> None:
     """See that a corpus was encoded by the models that go into the checkpoint.
-
-    Args:
-        folder: of the corpus, for the message.
 
     Raises:
         ValueError: it was not.
@@ -92,14 +90,15 @@ def check_encoders(folder: Path, dataset: LatentDataset, autoencoder: Autoencode
     made, wanted = dataset.autoencoder, autoencoder
     if made["name"] != wanted.name:
         raise ValueError(
-            f"{folder}: latents were made by autoencoder '{made['name']}' ({made['latent_rate']:g} Hz, "
-            f"{made['latent_channels']} channels), the checkpoint wants '{wanted.name}' ({wanted.latent_rate:g} Hz, "
-            f"{wanted.latent_channels} channels); encode the corpus again with that one as --autoencoder"
+            f"{dataset.folders[0]}: latents were made by autoencoder '{made['name']}' "
+            f"({made['latent_rate']:g} Hz, {made['latent_channels']} channels), the checkpoint wants '{wanted.name}' "
+            f"({wanted.latent_rate:g} Hz, {wanted.latent_channels} channels); "
+            "encode the corpus again with that one as --autoencoder"
         )
     if dataset.clip["name"] != clip.name:
         raise ValueError(
-            f"{folder}: embeddings were made by CLIP '{dataset.clip['name']}', the checkpoint wants '{clip.name}'; "
-            "encode the corpus again with that one as --clip"
+            f"{dataset.folders[0]}: embeddings were made by CLIP '{dataset.clip['name']}', "
+            f"the checkpoint wants '{clip.name}'; encode the corpus again with that one as --clip"
         )
 
 
@@ -109,6 +108,16 @@ def learning_rate(step: int, *, peak: float, warmup_steps: int, total_steps: int
         return peak * (step + 1) / warmup_steps
     progress = min(1.0, (step - warmup_steps) / max(1, total_steps - warmup_steps))
     return peak * (final_fraction + (1 - final_fraction) * 0.5 * (1 + math.cos(math.pi * progress)))
+
+
+def loss_by_level(seen: Tensor) -> dict[str, float]:
+    """The mean loss, and that of each quarter of the noise levels; [items, 2] holds loss and level (0 clean to 1)."""
+    losses, levels = seen.unbind(dim=1)
+    values = {"loss": losses.mean().item()}
+    quarters = (levels * 4).long().clamp(0, 3)
+    for quarter in quarters.unique().tolist():
+        values[f"loss_level_{quarter * 25}_{quarter * 25 + 25}"] = losses[quarters == quarter].mean().item()
+    return values
 
 
 def average_decay(num_updates: int, max_decay: float) -> float:

@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 from fakes import FakeAutoencoder, FakeClip, write_clips
@@ -33,7 +34,8 @@ def dataset(folder):
 
 def draw(dataset, seed=0, batch_size=64, num_frames=8, tile=True):
     generator = torch.Generator().manual_seed(seed)
-    return draw_batch(dataset, batch_size=batch_size, num_frames=num_frames, generator=generator, tile=tile)
+    clips = np.arange(batch_size) % len(dataset)
+    return draw_batch(dataset, clips, num_frames=num_frames, generator=generator, tile=tile)
 
 
 def positions(latents):
@@ -47,7 +49,7 @@ def test_items_are_the_clips(dataset):
     assert dataset.autoencoder["name"] == "fake" and dataset.clip["name"] == "colours"
     for index, num_frames in enumerate(FRAMES):
         item = dataset[index]
-        assert item["id"] == f"clip{index}"
+        assert dataset.describe(index)["id"] == f"clip{index}"
         assert item["latents"].shape == (100, num_frames) and item["latents"].dtype == torch.float32
         assert torch.allclose(item["latents"][0], (torch.arange(num_frames) + 1) / 100, atol=1e-3)
         assert item["embeddings"].shape == (len(COLOURS[index]), 3) and item["embeddings"].dtype == torch.float32
@@ -55,7 +57,7 @@ def test_items_are_the_clips(dataset):
 
 
 def test_all_embeddings_are_those_of_every_picture(dataset):
-    everything = dataset.all_embeddings()
+    everything = dataset.pictures()
     assert torch.equal(everything, torch.cat([dataset[index]["embeddings"] for index in range(3)]))
 
 
@@ -66,8 +68,8 @@ def test_a_batch_is_a_function_of_its_generator(dataset):
 
 
 def test_longer_clips_are_cut_anywhere(dataset):
-    latents, embeddings = draw(dataset, batch_size=300)
-    assert latents.shape == (300, 100, 8) and embeddings.shape == (300, 3)
+    latents, embeddings = draw(dataset, batch_size=600)
+    assert latents.shape == (600, 100, 8) and embeddings.shape == (600, 3)
     frames, clips = positions(latents)
     long = frames[clips == 0]
     assert ((long[:, 1:] - long[:, :-1]) == 1).all()
@@ -100,7 +102,7 @@ def test_every_clip_and_each_of_its_pictures_is_drawn_and_they_belong_together(d
 
 
 def test_batches_of_nothing_are_refused(dataset):
-    with pytest.raises(ValueError, match="batch_size is 0 and num_frames is 8; both must be at least 1"):
+    with pytest.raises(ValueError, match="0 clips of 8 frames are no batch; both must be at least 1"):
         draw(dataset, batch_size=0)
 
 

@@ -14,13 +14,15 @@ from safetensors.torch import load_file
 from scripts import load_script
 from tiny_model import write_tiny_model
 
+from diffaudio.bridging import read_lines
 from diffaudio.config import parse
 from diffaudio.corpus import store
 from diffaudio.corpus.dataset import LatentDataset
+from diffaudio.corpus.order import Order
 from diffaudio.models.autoencoders import load_autoencoder
 from diffaudio.models.unet import UNet1D
 from diffaudio.pipeline import DiffAudioPipeline
-from diffaudio.training import seeded_generator
+from diffaudio.training import loss_by_level, seeded_generator
 
 REPO = Path(__file__).resolve().parent.parent
 SCRIPT = REPO / "train/diffusion.py"
@@ -39,7 +41,8 @@ def write_latents(folder: Path, model: Path, *, clips: int = 3, **autoencoder: s
         latents = torch.randn(made_by.latent_channels, frames, generator=generator).cumsum(1) / frames**0.5
         embeddings = torch.nn.functional.normalize(torch.randn(2, 16, generator=generator), dim=1)
         row = {"id": str(index), "source": f"{index}.mp4", "start_s": 0.0, "duration_s": frames / made_by.latent_rate}
-        row |= {"num_latent_frames": frames, "latents": latents.flatten().half().tolist()}
+        row |= {"copy": 0, "num_latent_frames": frames, "num_pictures": 2}
+        row |= {"latents": latents.flatten().half().tolist()}
         rows.append(row | {"embeddings": embeddings.half().tolist()})
     folder.mkdir()
     store.write_part(store.part_path(folder, "latents", 0), "latents", rows, {})
@@ -162,12 +165,14 @@ def test_two_processes_train_one_model_on_different_draws(data, tmp_path):
     assert (tmp_path / "run/model/model_index.json").is_file()
 
     config = parse(script.Config, arguments(data, tmp_path / "run", *more))
-    dataset = LatentDataset(config.data)
+    dataset = LatentDataset(data / "corpus")
+    order = Order(dataset.sizes, seed=config.train.seed)
     unet, pipe = script.build(config, dataset, torch.device("cpu"))
     losses = []
     for process in (0, 1):
         generator = seeded_generator(config.train.seed, process, 0)
-        losses.append(script.batch_loss(unet, dataset, pipe.scheduler, config.train, generator)[0])
+        clips = order.clips(process * config.train.batch_size, config.train.batch_size)
+        losses.append(script.batch_loss(unet, dataset, clips, pipe.scheduler, config.train, generator)[0])
     assert losses[0].tolist() != losses[1].tolist()
     torch.cat(losses).mean().backward()
     norm = torch.nn.utils.get_total_norm([p.grad for p in unet.parameters() if p.grad is not None])
@@ -202,7 +207,7 @@ def test_a_finished_run_writes_its_model_anew_with_the_bridge_that_is_asked_for(
 
 def test_the_loss_is_given_by_quarters_of_the_noise_level():
     seen = torch.tensor([[1.0, 0.0], [3.0, 0.2], [5.0, 0.5], [7.0, 1.0]])
-    assert script.loss_by_level(seen) == {
+    assert loss_by_level(seen) == {
         "loss": 4.0,
         "loss_level_0_25": 2.0,
         "loss_level_50_75": 5.0,
@@ -221,12 +226,12 @@ def test_the_network_s_settings_are_those_of_the_u_net():
 def test_a_config_is_complete_but_for_the_folders(name):
     given = ["--config", str(REPO / f"configs/{name}/diffusion.yaml"), "--data", "a", "--out", "b"]
     bridge = parse(script.Config, given).bridge
-    assert bridge.texts or script.read_lines(REPO / bridge.texts_file)
+    assert bridge.texts or read_lines(REPO / bridge.texts_file)
 
 
 def test_the_base_config_names_every_setting():
     content = yaml.safe_load((REPO / "configs/base/diffusion.yaml").read_text())
-    for section in ("unet", "train", "bridge", "samples"):
+    for section in ("unet", "train", "bridge", "validation", "samples"):
         names = [field.name for field in dataclasses.fields(getattr(script.Config("", "", "", ""), section))]
         assert list(content[section]) == names
 
@@ -255,7 +260,7 @@ def test_a_bridge_setting_without_effect_is_refused(data, tmp_path):
 
 def test_texts_come_from_the_settings_and_a_file(data, tmp_path):
     (tmp_path / "texts.txt").write_text("rain on a roof\n\n  the dog \n")
-    assert script.read_lines(tmp_path / "texts.txt") == ["rain on a roof", "the dog"]
+    assert read_lines(tmp_path / "texts.txt") == ["rain on a roof", "the dog"]
     missing = tmp_path / "none.txt"
     with pytest.raises(ValueError, match=r"bridge.texts_file: .*none.txt cannot be read: No such file"):
         train(data, tmp_path / "run", "--bridge.texts_file", str(missing))

@@ -2,17 +2,18 @@
 
     accelerate launch train/diffusion.py --config configs/mini/diffusion.yaml --data corpora/mine --out runs/mine
 
-The same command goes on with a run that was stopped. Every draw (clips, crops, frames, noise, dropout) is
-a function of (seed, process, step), so that a stopped run equals an uninterrupted one.
+The same command goes on with a run that was stopped. Every draw (clips, copies, crops, frames, noise,
+dropout) is a function of (seed, process, step), so that a stopped run equals an uninterrupted one.
 """
 
 import copy
 import sys
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
@@ -21,14 +22,14 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from diffaudio.audio import write_audio
+from diffaudio.bridging import BridgeSettings, make_bridge
 from diffaudio.config import Count, NonNegative, NonNegativeCount, Positive, Share
 from diffaudio.corpus.dataset import LatentDataset, draw_batch
+from diffaudio.corpus.order import Order
 from diffaudio.diffusion.objectives import diffusion_loss, training_scheduler
 from diffaudio.files import replaced_whole
 from diffaudio.launch import join_processes, run_script
 from diffaudio.model_folder import load_encoders
-from diffaudio.models.bridge import Bridge, fit_bridge
-from diffaudio.models.clip import Clip
 from diffaudio.models.unet import UNet1D
 from diffaudio.pipeline import DiffAudioPipeline
 from diffaudio.plot import spectrogram_figure
@@ -40,6 +41,7 @@ from diffaudio.training import (
     latest_state,
     learning_rate,
     load_state,
+    loss_by_level,
     resolve_precision,
     save_state,
     seeded_generator,
@@ -48,7 +50,7 @@ from diffaudio.training import (
 
 # What may change while a run goes on; all else would make it another run.
 FREE_SETTINGS = {
-    "data", "out", "autoencoder", "clip", "bridge", "samples",
+    "data", "out", "autoencoder", "clip", "bridge", "validation", "samples",
     "train.steps", "train.precision", "train.threads", "train.save_every", "train.log_every",
 }  # fmt: skip
 
@@ -107,23 +109,16 @@ class TrainSettings:
 
 
 @dataclass
-class BridgeSettings:
-    """How a text's embedding is carried to where pictures' lie; see `diffaudio.models.bridge`.
+class ValidationSettings:
+    """The loss on clips that are held out from training, where `held_out` is above 0.
 
     Attributes:
-        texts: what pictures may show or users may write; see `fit_bridge` for what each kind makes of them.
-        texts_file: more of them, one a line.
-        max_pictures: how many of the corpus' pictures `retrieval` remembers at most, drawn at random.
-        temperature: of `retrieval`; None takes its default.
-        familiarity_threshold: below it a prompt is far from all that was heard; None never says so.
+        every: steps between.
+        clips: how many, at most; always the same, with the same crops and noise.
     """
 
-    kind: Literal["none", "shift", "retrieval"] = "retrieval"
-    texts: list[str] = field(default_factory=list)
-    texts_file: Path | None = None
-    max_pictures: Count = 4096
-    temperature: float | None = None
-    familiarity_threshold: float | None = None
+    every: Count = 500
+    clips: Count = 256
 
 
 @dataclass
@@ -150,19 +145,24 @@ class Config:
     """Settings of `train/diffusion.py`.
 
     Attributes:
-        data: encoded corpus, made by `diffaudio encode`.
+        data: encoded corpus, made by `diffaudio encode`, or a list of several made by the same models.
         out: run folder.
         autoencoder: folder or hub id of the autoencoder that encoded the corpus.
         clip: the CLIP that encoded its frames: a folder, an hf-hub: id, or name and tag as ViT-B-32/openai.
+        weights: how often clips of each corpus are met, in proportion; empty meets every clip equally often.
+        held_out: share of the sources that are left out of training and measured instead.
     """
 
-    data: Path
+    data: list[Path] | Path
     out: Path
     autoencoder: str
     clip: str
+    weights: list[float] = field(default_factory=list)
+    held_out: Share = 0.0
     unet: UNetSettings = field(default_factory=UNetSettings)
     train: TrainSettings = field(default_factory=TrainSettings)
     bridge: BridgeSettings = field(default_factory=BridgeSettings)
+    validation: ValidationSettings = field(default_factory=ValidationSettings)
     samples: SampleSettings = field(default_factory=SampleSettings)
 
 
@@ -170,7 +170,8 @@ def main(config: Config) -> None:
     settings = config.train
     device: Any = join_processes(settings.threads).device
     accelerator = Accelerator(mixed_precision=resolve_precision(settings.precision, device))
-    dataset = LatentDataset(config.data)
+    dataset, held_out = open_data(config)
+    order = Order(dataset.sizes, tuple(config.weights), settings.seed)
     unet, pipe = build(config, dataset, device)
     average = pipe.unet
     if accelerator.is_main_process:
@@ -186,7 +187,9 @@ def main(config: Config) -> None:
 
     for step in tqdm(range(done, settings.steps), initial=done, total=settings.steps, disable=log is None):
         generator = seeded_generator(settings.seed, accelerator.process_index, step)
-        losses, levels = batch_loss(network, dataset, pipe.scheduler, settings, generator)
+        place = (step * accelerator.num_processes + accelerator.process_index) * settings.batch_size
+        clips = order.clips(place, settings.batch_size)
+        losses, levels = batch_loss(network, dataset, clips, pipe.scheduler, settings, generator)
         lr = learning_rate(
             step,
             peak=settings.lr,
@@ -215,6 +218,9 @@ def main(config: Config) -> None:
         if log and ((step + 1) % settings.save_every == 0 or step + 1 == settings.steps):
             save_state(config.out / "state", step + 1, **kept)
             pipe.save_pretrained(config.out / "model", dtype=torch.float16)
+        if log and held_out and ((step + 1) % config.validation.every == 0 or step + 1 == settings.steps):
+            values = loss_by_level(held_out_losses(pipe, held_out, settings, config.validation.clips))
+            log.scalars(step + 1, {f"held_out_{name}": value for name, value in values.items()})
         if log and config.samples.prompts and (step + 1) % config.samples.every == 0:
             listen(config, pipe, log, step + 1)
     if log and done >= settings.steps:  # a finished run: the model anew, with the bridge that is asked for now
@@ -225,6 +231,21 @@ def main(config: Config) -> None:
     accelerator.end_training()
 
 
+def open_data(config: Config) -> tuple[LatentDataset, LatentDataset | None]:
+    """The clips to train on, and those held out, where any are.
+
+    Raises:
+        ValueError: a corpus cannot be used, or a setting has no effect.
+    """
+    folders = config.data if isinstance(config.data, list) else [config.data]
+    if config.weights and len(folders) == 1:
+        raise ValueError("weights has no effect with one corpus; leave it out, or give several as data")
+    dataset = LatentDataset(*folders, held_out=config.held_out)
+    if not config.held_out:
+        return dataset, None
+    return dataset, LatentDataset(*folders, held_out=config.held_out, part="held_out")
+
+
 def build(config: Config, dataset: LatentDataset, device: torch.device) -> tuple[UNet1D, DiffAudioPipeline]:
     """The network to train, and the pipeline around its average.
 
@@ -232,7 +253,7 @@ def build(config: Config, dataset: LatentDataset, device: torch.device) -> tuple
         ValueError: a part is not there or does not fit, or the corpus was encoded by other models.
     """
     autoencoder, clip = load_encoders(None, autoencoder=config.autoencoder, clip=config.clip)
-    check_encoders(config.data, dataset, autoencoder, clip)
+    check_encoders(dataset, autoencoder, clip)
     torch.manual_seed(config.train.seed)
     unet = UNet1D(dataset.latent_channels, dataset.embedding_dim, **asdict(config.unet))
     pipe = DiffAudioPipeline(
@@ -247,15 +268,18 @@ def build(config: Config, dataset: LatentDataset, device: torch.device) -> tuple
 
 
 def batch_loss(
-    network: Any, dataset: LatentDataset, scheduler: Any, settings: TrainSettings, generator: torch.Generator
+    network: Any,
+    dataset: LatentDataset,
+    clips: np.ndarray,
+    scheduler: Any,
+    settings: TrainSettings,
+    generator: torch.Generator,
 ) -> tuple[Tensor, Tensor]:
-    """Draw a batch; the loss of each item [batch], and its noise level in 0..1 [batch]."""
+    """Draw a batch of these clips; the loss of each [clips], and its noise level in 0..1 [clips]."""
     device = next(network.parameters()).device
     torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))  # the U-Net's dropout knows no generator
     num_frames = round(settings.duration_s * dataset.latent_rate)
-    latents, embeddings = draw_batch(
-        dataset, batch_size=settings.batch_size, num_frames=num_frames, generator=generator
-    )
+    latents, embeddings = draw_batch(dataset, clips, num_frames=num_frames, generator=generator)
     noise = settings.embedding_noise * embeddings.shape[1] ** -0.5 * torch.randn(embeddings.shape, generator=generator)
     return diffusion_loss(
         network,
@@ -267,42 +291,19 @@ def batch_loss(
     )
 
 
-def loss_by_level(seen: Tensor) -> dict[str, float]:
-    """The mean loss, and that of each quarter of the noise levels; [items, 2] holds loss and level (0 clean to 1)."""
-    losses, levels = seen.unbind(dim=1)
-    values = {"loss": losses.mean().item()}
-    quarters = (levels * 4).long().clamp(0, 3)
-    for quarter in quarters.unique().tolist():
-        values[f"loss_level_{quarter * 25}_{quarter * 25 + 25}"] = losses[quarters == quarter].mean().item()
-    return values
+@torch.no_grad()
+def held_out_losses(pipe: DiffAudioPipeline, dataset: LatentDataset, settings: TrainSettings, most: int) -> Tensor:
+    """Loss and noise level of clips that were not trained on, for the averaged weights: [clips, 2].
 
-
-def make_bridge(settings: BridgeSettings, dataset: LatentDataset, clip: Clip) -> Bridge:
-    """Fit the bridge to the pictures of the corpus.
-
-    Raises:
-        ValueError: a setting has no effect with this kind.
+    Clips, crops, frames and noise are the same at every call; conditions are neither dropped nor made noisy.
     """
-    given: dict[str, Any] = {"familiarity_threshold": settings.familiarity_threshold}
-    if settings.temperature is not None:
-        if settings.kind != "retrieval":
-            raise ValueError(f"bridge.temperature has no effect with bridge.kind {settings.kind}; leave it out")
-        given["temperature"] = settings.temperature
-    pictures = dataset.all_embeddings()
-    if settings.kind == "retrieval" and len(pictures) > settings.max_pictures:
-        pictures = pictures[torch.randperm(len(pictures), generator=seeded_generator(0))[: settings.max_pictures]]
-    sentences = settings.texts + read_lines(settings.texts_file)
-    batches = [clip.encode_text(sentences[start : start + 64]) for start in range(0, len(sentences), 64)]
-    return fit_bridge(settings.kind, pictures, torch.cat(batches) if batches else None, **given)
-
-
-def read_lines(path: Path | None) -> list[str]:
-    if path is None:
-        return []
-    try:
-        return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except OSError as error:
-        raise ValueError(f"bridge.texts_file: {path} cannot be read: {error.strerror}") from None
+    clips = Order(dataset.sizes).clips(0, min(most, len(dataset)))
+    settings = replace(settings, embedding_noise=0.0, condition_dropout=0.0)
+    losses = []
+    for place in range(0, len(clips), settings.batch_size):
+        batch, generator = clips[place : place + settings.batch_size], seeded_generator(0, place)
+        losses.append(torch.stack(batch_loss(pipe.unet, dataset, batch, pipe.scheduler, settings, generator), dim=1))
+    return torch.cat(losses)
 
 
 def listen(config: Config, pipe: DiffAudioPipeline, log: RunLog, step: int) -> None:

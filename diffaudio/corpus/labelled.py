@@ -4,7 +4,6 @@ For what is evaluated with; nothing that generates sound reads labels.
 """
 
 import csv
-import hashlib
 import io
 from collections import Counter
 from dataclasses import dataclass, replace
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from diffaudio.audio import decode_flac, mix_channels, resample
 from diffaudio.corpus import prepare, store
+from diffaudio.corpus.splits import is_held_out
 
 __all__ = ["LabelledClips", "label_by_clip", "read_labelled_clips", "read_labels", "split_by_source"]
 
@@ -112,16 +112,11 @@ def split_by_source(clips: LabelledClips, held_out: float) -> tuple[LabelledClip
     """Divide into a part to train on and a part held out: never two clips of one source on both sides.
 
     Args:
-        held_out: share of the sources, chosen by the hash of their names, so that adding others changes nothing.
+        held_out: share of the sources; see `splits.is_held_out`.
     """
-    is_held_out = [_position(source) < held_out for source in clips.sources]
-    kept, left = ([i for i, out in enumerate(is_held_out) if out is side] for side in (False, True))
+    sides = [is_held_out(source, held_out) for source in clips.sources]
+    kept, left = ([i for i, side in enumerate(sides) if side is wanted] for wanted in (False, True))
     return clips.subset(kept), clips.subset(left)
-
-
-def _position(source: str) -> float:
-    """0 to 1, by the name alone."""
-    return int.from_bytes(hashlib.blake2b(source.encode(), digest_size=8).digest(), "big") / 2**64
 
 
 def _clip_parts(corpus: Path) -> list[Path]:

@@ -1,6 +1,7 @@
 """A corpus on disk: Parquet parts, the list of what was dropped, and a manifest.
 
     manifest.json            format, version, settings, totals; `finished` is false until the last part is there
+    README.md                the same for a reader, and for a hub that shows data sets
     clips-00000.parquet …    one row a clip (CLIP_SCHEMA), or
     latents-00000.parquet …  one row an encoded clip (LATENT_SCHEMA)
     dropped.csv              source, start_s, duration_s, reason, detail
@@ -31,9 +32,12 @@ __all__ = [
     "read_groups",
     "read_manifest",
     "read_note",
+    "read_tables",
+    "write_card",
     "write_dropped",
     "write_manifest",
     "write_part",
+    "write_tables",
 ]
 
 NOTE = b"diffaudio"
@@ -58,11 +62,14 @@ LATENT_SCHEMA = pa.schema(
         ("caption", pa.string()),
         ("copy", pa.int32()),  # 0 as recorded, 1 … augmented
         ("num_latent_frames", pa.int32()),
+        ("num_pictures", pa.int32()),
         ("latents", pa.list_(pa.float16())),
         ("embeddings", pa.list_(pa.list_(pa.float16()))),
     ]
 )
 SCHEMAS = {"clips": CLIP_SCHEMA, "latents": LATENT_SCHEMA}
+# Latents lie plain and in one piece a row group (no page is as large), where `mapped` reads them.
+LAYOUTS: dict[str, dict[str, Any]] = {"clips": {}, "latents": {"compression": "none", "data_page_size": 2**30}}
 
 
 def make_folder(folder: Path) -> None:
@@ -88,7 +95,7 @@ def part_path(folder: Path, kind: str, index: int) -> Path:
 
 def part_files(folder: Path, kind: str) -> list[Path]:
     """The finished parts, in order."""
-    return sorted(folder.glob(f"{kind}-[0-9]*.parquet"))
+    return sorted(folder.glob(f"{kind}-[0-9]*.parquet"), key=lambda path: (len(path.name), path.name))
 
 
 def write_part(
@@ -103,7 +110,7 @@ def write_part(
     schema = SCHEMAS[kind]
     with (
         written_whole(path) as temporary,
-        pq.ParquetWriter(temporary, schema, use_dictionary=False) as writer,
+        pq.ParquetWriter(temporary, schema, use_dictionary=False, **LAYOUTS[kind]) as writer,
     ):
         group: list[dict[str, Any]] = []
         for row in rows:
@@ -113,6 +120,31 @@ def write_part(
                 group = []
         if group:
             writer.write_table(pa.Table.from_pylist(group, schema=schema))
+        writer.add_key_value_metadata({NOTE: json.dumps(note, ensure_ascii=False)})
+
+
+def write_tables(
+    path: Path, kind: str, tables: Iterable[pa.Table], note: dict[str, Any], *, rows_per_group: int = 32
+) -> None:
+    """Write one part whole out of rows that are Arrow tables already, such as those of other parts.
+
+    Args:
+        tables: of any number of rows; the row groups of the part do not depend on how the rows are spread over them.
+        note: as for `write_part`.
+    """
+    schema = SCHEMAS[kind]
+    with (
+        written_whole(path) as temporary,
+        pq.ParquetWriter(temporary, schema, use_dictionary=False, **LAYOUTS[kind]) as writer,
+    ):
+        held = schema.empty_table()
+        for table in tables:
+            held = pa.concat_tables([held, table])
+            while held.num_rows >= rows_per_group:
+                writer.write_table(held.slice(0, rows_per_group).combine_chunks())
+                held = held.slice(rows_per_group)
+        if held.num_rows:
+            writer.write_table(held.combine_chunks())
         writer.add_key_value_metadata({NOTE: json.dumps(note, ensure_ascii=False)})
 
 
@@ -129,16 +161,34 @@ def read_note(path: Path) -> dict[str, Any]:
 
 
 def count_rows(path: Path) -> tuple[int, float]:
-    """Number of rows of a part, and the seconds of sound in them."""
-    durations = pq.read_table(path, columns=["duration_s"])["duration_s"].to_pylist()
+    """Number of usable rows of a part, and the seconds of sound in them."""
+    durations = [row["duration_s"] for rows in read_groups(path, ["duration_s"]) for row in rows]
     return len(durations), sum(durations)
 
 
-def read_groups(path: Path, columns: list[str] | None = None) -> Iterator[list[dict[str, Any]]]:
-    """The rows of a part, one row group in memory at a time."""
+def read_groups(
+    path: Path, columns: list[str] | None = None, *, condemned: bool = False
+) -> Iterator[list[dict[str, Any]]]:
+    """The rows of a part, one row group in memory at a time.
+
+    Args:
+        columns: to read; None reads all.
+        condemned: whether rows come too that are kept although a filter condemns them; they have a `reason`.
+    """
+    for table in read_tables(path, columns, condemned=condemned):
+        yield table.to_pylist()
+
+
+def read_tables(path: Path, columns: list[str] | None = None, *, condemned: bool = False) -> Iterator[pa.Table]:
+    """Like `read_groups`, as Arrow tables."""
     with pq.ParquetFile(path) as file:
+        has_reasons = "reason" in file.schema_arrow.names and not condemned
+        read = [*columns, "reason"] if columns is not None and has_reasons and "reason" not in columns else columns
         for index in range(file.num_row_groups):
-            yield file.read_row_group(index, columns=columns).to_pylist()
+            table = file.read_row_group(index, columns=read)
+            if has_reasons:
+                table = table.filter(table["reason"].is_null())
+            yield table if columns is None else table.select([name for name in columns if name in table.column_names])
 
 
 def write_dropped(folder: Path, dropped: Iterable[dict[str, Any]]) -> None:
@@ -154,6 +204,13 @@ def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
     """Write manifest.json."""
     with written_whole(folder / "manifest.json") as temporary:
         temporary.write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def write_card(folder: Path, kind: str, title: str, text: str) -> None:
+    """Write README.md: what the folder holds, and where `datasets` and a hub's viewer find the rows."""
+    head = f"---\nconfigs:\n- config_name: default\n  data_files:\n  - split: train\n    path: {kind}-*.parquet\n---\n"
+    with written_whole(folder / "README.md") as temporary:
+        temporary.write_text(f"{head}\n# {title}\n\n{text}\n", encoding="utf-8")
 
 
 def read_manifest(folder: Path, format: str, version: int) -> dict[str, Any]:
