@@ -7,11 +7,17 @@ the process id: two writers never share a file, and what a killed one left is re
 import glob
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["replaced_whole", "written_whole"]
+try:
+    import fcntl
+except ImportError:  # no such locks on Windows
+    fcntl = None
+
+__all__ = ["locked", "replaced_whole", "written_whole"]
 
 
 @contextmanager
@@ -48,6 +54,40 @@ def written_whole(target: Path) -> Iterator[Path]:
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(path: Path, patience_s: float) -> Iterator[bool]:
+    """Hold a lock while the block runs; it is open again as soon as this process has ended, however it ends.
+
+    Args:
+        path: of a file that stands for the lock, there only as long as it is held.
+        patience_s: how long to wait for another process that holds it.
+
+    Yields:
+        Whether it was to be had. Where the file system knows no locks, it always is.
+    """
+    until = time.monotonic() + patience_s
+    with path.open("w") as file:
+        while not (free := _lock(file.fileno())) and time.monotonic() < until:
+            time.sleep(0.1)
+        try:
+            yield free
+        finally:
+            if free:
+                path.unlink(missing_ok=True)
+
+
+def _lock(file: int) -> bool:
+    if fcntl is None:
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks
+        return True
+    return True
 
 
 def _beside(target: Path, role: str) -> Path:

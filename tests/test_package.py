@@ -21,10 +21,10 @@ FLOORS = [
     {"models"},
     {"diffusion"},
     {"corpus", "metrics"},
-    {"bridging", "inputs", "launch", "model_folder", "pipeline", "rendering", "training"},
+    {"bridging", "inputs", "launch", "model_folder", "pipeline", "reconstruction", "rendering", "training"},
     {"prompts", "axes", "grid", "sweeping", "commandline"},
     {"commands"},
-    {"cli"},
+    {"cli", "__main__"},
 ]
 
 

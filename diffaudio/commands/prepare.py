@@ -1,38 +1,113 @@
-"""`diffaudio prepare`: videos -> a corpus of clips."""
+"""`diffaudio prepare`: videos -> a corpus of clips, by any number of processes on any number of machines."""
 
+import argparse
 import re
 import sys
-from dataclasses import fields
+from dataclasses import MISSING, Field, fields
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
-from diffaudio.commandline import Parser
+from diffaudio.commandline import Parser, between
 
 __all__ = ["run"]
 
 
 def run(arguments: list[str]) -> None:
-    from diffaudio.corpus.filters import FilterSettings
+    from diffaudio import launch
     from diffaudio.corpus.prepare import PrepareSettings, prepare
+    from diffaudio.corpus.workers import WorkerLimits
+
+    given = vars(_parser().parse_args(arguments))
+    sources, output = given.pop("sources"), given.pop("output")
+    num_workers = given.pop("workers") or launch.share_of_cores()
+    limits = WorkerLimits(**{field.name: given.pop(field.name) for field in fields(WorkerLimits)})
+    settings, state = PrepareSettings(**given), None
+    if launch.is_launched_as_several():
+        launch.end_with_launcher()
+        state = launch.join_processes(patience=timedelta(days=7), on_cpu=True)  # one may be done hours before others
+    is_main = state is None or state.is_main_process
+    progress = sys.stderr.isatty() and is_main
+    try:
+        report = prepare(
+            sources, output, settings, num_workers=num_workers, limits=limits, state=state, progress=progress
+        )
+    except (ValueError, OSError):
+        if is_main:
+            raise
+        sys.exit(2)  # the main process tells the error
+    if state:
+        state.destroy_process_group()
+    if not is_main:
+        return
+    hours = f"{report.media_seconds / 3600:.1f} hours, " if report.media_seconds else ""
+    print(f"{output}: {report.clips} clips, {report.seconds / 60:.1f} minutes, from {hours}{report.sources} files")
+    if report.dropped:
+        reasons = ", ".join(f"{reason} {count}" for reason, count in report.reasons.items())
+        kept = f", {report.condemned} of them kept" if report.condemned else ""
+        print(f"left out {report.dropped}{kept} ({reasons}); see {output / 'dropped.csv'}")
+
+
+def _parser() -> Parser:
+    from diffaudio.corpus.filters import FilterSettings
+    from diffaudio.corpus.lists import LIST_SUFFIXES
+    from diffaudio.corpus.prepare import PrepareSettings
+    from diffaudio.corpus.workers import WorkerLimits
 
     parser = Parser(
         prog="diffaudio prepare",
         description="Cut videos into clips of sound with a few pictures. Running it again continues.",
+        epilog="Under `accelerate launch -m diffaudio prepare …` all processes share the work; the corpus is the same.",
     )
-    parser.add_argument("sources", nargs="+", type=Path, metavar="SOURCE", help="media files, and folders of them")
+    parser.add_argument(
+        "sources",
+        nargs="+",
+        metavar="SOURCE",
+        help="media files and folders of them, addresses such as s3://bucket/folder, and lists of files "
+        f"({', '.join(LIST_SUFFIXES)}): a path a line, or columns path, start, end (seconds) and caption",
+    )
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder of the corpus")
-    documented = f"{FilterSettings.__doc__}{PrepareSettings.__doc__}"
-    described = dict(re.findall(r"^ +(\w+): (.+)$", documented, re.MULTILINE))
-    for field in fields(PrepareSettings):
-        parser.add_argument(
-            f"--{field.name.replace('_', '-')}",
-            type=float if "float" in str(field.type) else int,
-            default=field.default,
-            help=f"{described[field.name].replace('%', '%%')} (default: %(default)s)",
-        )
-    given = vars(parser.parse_args(arguments))
-    sources, output = given.pop("sources"), given.pop("output")
-    report = prepare(sources, output, PrepareSettings(**given), progress=sys.stderr.isatty())
-    print(f"{output}: {report.clips} clips, {report.seconds / 60:.1f} minutes, from {report.sources} files")
-    if report.dropped:
-        reasons = ", ".join(f"{reason} {count}" for reason, count in report.reasons.items())
-        print(f"left out {report.dropped} ({reasons}); see {output / 'dropped.csv'}")
+    parser.add_argument(
+        "--workers",
+        type=between(int, 1),
+        metavar="N",
+        help="child processes that cut (default: one a core, shared out among the processes on a machine)",
+    )
+    for group, kind in (("clips and filters", PrepareSettings), ("what a file may cost", WorkerLimits)):
+        inherited = FilterSettings.__doc__ if kind is PrepareSettings else ""
+        described = _described(f"{inherited}{kind.__doc__}")
+        options = parser.add_argument_group(group)
+        for field in fields(kind):
+            _add_option(options, field, described[field.name])
+    return parser
+
+
+def _described(documented: str) -> dict[str, str]:
+    """What the docstring of a dataclass says of each attribute."""
+    attributes = re.findall(r"^ {8}(\w+): (.+(?:\n {12}.+)*)", documented, re.MULTILINE)
+    return {name: re.sub(r"\s+", " ", text) for name, text in attributes}
+
+
+def _add_option(options: "argparse._ArgumentGroup", field: "Field[Any]", described: str) -> None:
+    name, kind, described = f"--{field.name.replace('_', '-')}", str(field.type), described.replace("%", "%%")
+    assert field.default is not MISSING
+    if field.type is bool:
+        options.add_argument(name, action="store_true", help=described)
+        return
+    number = float if "float" in kind else int
+    may_be_none = "None" in kind and field.default is not None
+    options.add_argument(
+        name,
+        type=_number_or_none(number) if may_be_none else number,
+        default=field.default,
+        metavar="NUMBER|none" if may_be_none else field.name.upper(),
+        help=f"{described} (default: %(default)s)",
+    )
+
+
+def _number_or_none(number: type) -> Any:
+    def parse(text: str) -> Any:
+        return None if text.lower() == "none" else number(text)
+
+    parse.__name__ = "number or none"
+    return parse

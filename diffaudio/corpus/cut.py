@@ -39,6 +39,7 @@ class PrepareSettings(FilterSettings):
         frames_per_clip: pictures taken of each clip, evenly over its time.
         frame_size: longest side of a picture at most, in pixels.
         sources_per_part: media files that go into one Parquet file.
+        keep_dropped: whether clips that a filter condemns stay in the corpus, with the reason.
     """
 
     clip_s: float = 10.0
@@ -49,8 +50,10 @@ class PrepareSettings(FilterSettings):
     frames_per_clip: int = 4
     frame_size: int = 224
     sources_per_part: int = 64
+    keep_dropped: bool = False
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("clip_s", "min_clip_s", "sample_rate", "frames_per_clip", "frame_size", "sources_per_part"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0")
@@ -60,6 +63,8 @@ class PrepareSettings(FilterSettings):
             raise ValueError(f"min_clip_s is {self.min_clip_s}, above clip_s, which is {self.clip_s}")
         if self.channels not in (1, 2):
             raise ValueError(f"channels is {self.channels}; choose 1 (mono) or 2 (stereo)")
+        if self.min_motion > 0 and self.frames_per_clip == 1:
+            raise ValueError(f"min_motion is {self.min_motion}, which compares pictures, but frames_per_clip is 1")
 
 
 class _Dropped(Exception):

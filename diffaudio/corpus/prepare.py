@@ -1,30 +1,57 @@
 """Media files -> clips: sound with a few pictures, cut, checked, and written as a Parquet corpus.
 
-Parts take the sources in the order of their names, `sources_per_part` each. Running again does what is missing;
-new files in the folders make new parts, finished ones stay as they are.
+    part      `sources_per_part` media files, in the order of their names, and the clips of these
+    fragment  the clips of one media file on their way into a part
+
+Every process takes its share of the missing parts by index, and cuts their files in child processes. The rows and
+bytes of a corpus do not depend on how many there are of either. Running again does what is missing; new files make
+new parts, finished ones stay as they are.
 """
 
+import contextlib
+import hashlib
 import itertools
-import os
+import json
+import math
+import secrets
+import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import pyarrow as pa
 from tqdm import tqdm
 
 from diffaudio.corpus import store
-from diffaudio.corpus.cut import PrepareSettings, cut_clips
-from diffaudio.corpus.sources import Media
+from diffaudio.corpus.cut import PrepareSettings
+from diffaudio.corpus.deduplicate import drop_duplicates
+from diffaudio.corpus.sources import Media, read_sources
+from diffaudio.corpus.workers import WorkerLimits, cut_in_workers
+from diffaudio.files import locked
 
-__all__ = ["MEDIA_SUFFIXES", "PrepareReport", "PrepareSettings", "find_media", "prepare"]
+__all__ = ["FORMAT", "VERSION", "PrepareReport", "PrepareSettings", "prepare"]
+
+T = TypeVar("T")
 
 FORMAT, VERSION = "diffaudio-clips", 2
-MEDIA_SUFFIXES = (
-    *(".3gp", ".asf", ".avi", ".f4v", ".flv", ".m2ts", ".m4a", ".m4v", ".mka", ".mkv", ".mov"),
-    *(".mp4", ".mpeg", ".mpg", ".mts", ".mxf", ".ogg", ".ogv", ".ts", ".webm", ".wmv"),
-)
+WORK, LOCK = ".work", ".lock"
+PATIENCE_S = 20.0  # for the processes of a run that was killed to be gone
+CARD = """\
+{clips} clips ({seconds:.0f} seconds) out of {sources} media files, cut and checked by `diffaudio prepare`; {dropped}
+files and clips were left out, or are kept with a `reason`. What was left out stands in dropped.csv, the settings in
+manifest.json.
+
+| column | |
+| --- | --- |
+| id | of the clip |
+| source, start_s, duration_s | the file it was cut from, and where, in seconds |
+| caption | of the source, where one was given |
+| sample_rate, audio | the sound as FLAC |
+| frames | pictures as JPEG, with their times in the source in seconds |
+| fingerprint | of the sound, by which duplicates are found |
+| reason | why the clip would be left out, where such clips are kept |"""
 
 
 @dataclass(frozen=True)
@@ -33,119 +60,241 @@ class PrepareReport:
 
     Attributes:
         sources: media files looked at.
-        clips: clips kept.
-        seconds: of sound kept.
-        dropped: files and clips left out, as in dropped.csv.
+        media_seconds: of these, as far as it is known.
+        clips: clips to train on.
+        seconds: of sound in them.
+        condemned: clips that are kept although a filter condemns them.
+        dropped: files and clips condemned or left out, as in dropped.csv.
         reasons: how many of these for each reason.
     """
 
-    sources: int
-    clips: int
-    seconds: float
-    dropped: int
+    sources: int = 0
+    media_seconds: float = 0.0
+    clips: int = 0
+    seconds: float = 0.0
+    condemned: int = 0
+    dropped: int = 0
     reasons: dict[str, int] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class _Job:
+    """What is to do, as the main process tells it to all.
+
+    Attributes:
+        run: a name that no other run has.
+        plan: number of each part that is missing, and the files that go into it.
+        is_new: whether the corpus has to be finished, be it that all parts are there.
+    """
+
+    run: str
+    plan: list[tuple[int, list[Media]]]
+    is_new: bool
+
+
+Notes = dict[Path, dict[str, Any]]  # of all parts, in order
+
+
 def prepare(
-    sources: list[Path], out: Path, settings: PrepareSettings | None = None, *, progress: bool = True
+    sources: Sequence[str | Path],
+    out: Path,
+    settings: PrepareSettings | None = None,
+    *,
+    num_workers: int = 1,
+    limits: WorkerLimits | None = None,
+    state: Any = None,
+    progress: bool = True,
 ) -> PrepareReport:
     """Cut media files into clips and write them as a corpus; files that cannot be used go to dropped.csv.
 
     Args:
-        sources: files, and folders that are searched for media files with everything below them.
+        sources: files, folders, lists, manifests and addresses; see `sources.read_sources`.
         out: folder of the corpus, made where it is missing; a corpus begun there is continued.
+        num_workers: child processes that cut, of each process.
+        limits: what a file may cost.
+        state: `accelerate.PartialState` where several processes were launched to share the work.
         progress: show a progress bar.
 
+    Returns:
+        What the corpus holds, the same on all processes.
+
     Raises:
-        ValueError: a source does not exist, no media file was found, `out` holds something else, or a corpus made
-            with other settings.
+        ValueError: a source is wrong (see `read_sources`), `out` holds something else, a corpus made with other
+            settings, or one that another run is writing to.
     """
     settings = settings or PrepareSettings()
-    base, media = find_media(sources)
-    _begin(out, settings)
-    done = {source for part in store.part_files(out, "clips") for source in store.read_note(part)["sources"]}
-    names = [source for source in media if source not in done]
-    if names:
-        _write_manifest(out, settings, PrepareReport(0, 0, 0.0, 0), finished=False)
-    free = (index for index in itertools.count() if not store.part_path(out, "clips", index).exists())
-    with tqdm(total=len(media), initial=len(media) - len(names), unit="file", disable=not progress) as bar:
-        for first in range(0, len(names), settings.sources_per_part):
-            part_sources = names[first : first + settings.sources_per_part]
-            note: dict[str, Any] = {"sources": part_sources, "dropped": []}
-            rows = _part_rows(base, part_sources, settings, note["dropped"], bar)
-            store.write_part(store.part_path(out, "clips", next(free)), "clips", rows, note)
-    return _finish(out, settings)
+    index, count = (state.process_index, state.num_processes) if state else (0, 1)
+    notes: Notes = {}
+    with contextlib.ExitStack() as held:
+        job = _told(state, lambda: _begin(sources, out, settings, notes, held))
+        if not out.is_dir():
+            raise ValueError(f"{out}: is not there on all machines; name a folder that they share")
+        share, work = job.plan[index::count], out / WORK / f"{job.run}-{index}"
+        with tqdm(total=sum(len(media) for _, media in share), unit="file", disable=not progress) as bar:
+            _make_parts(out, share, settings, num_workers, limits, work, bar)
+        if state:
+            state.wait_for_everyone()
+        return _told(state, lambda: _finish(out, settings, job, notes))
 
 
-def find_media(sources: list[Path]) -> tuple[Path, list[str]]:
-    """Find the media files among `sources` and in the folders among them.
+def _told(state: Any, main_does: Callable[[], T]) -> T:
+    """Have the main process do something, and all know what came of it, be it an error."""
+    if state is None:
+        return main_does()
+    from accelerate.utils import broadcast_object_list
 
-    Returns:
-        The folder that holds them all, and their paths relative to it, in order.
-
-    Raises:
-        ValueError: a source does not exist, or no media file was found.
-    """
-    folders, files = [], set[Path]()
-    for source in sources:
-        path = Path(source).absolute()
-        if path.is_dir():
-            folders.append(path)
-            found = (p for p in path.rglob("*") if p.suffix.lower() in MEDIA_SUFFIXES and not p.name.startswith("."))
-            files.update(p for p in found if p.is_file())
-        elif path.is_file():
-            folders.append(path.parent)
-            files.add(path)
-        else:
-            raise ValueError(f"{source}: there is no such file or folder")
-    if not files:
-        given = ", ".join(str(s) for s in sources) or "nothing given"
-        raise ValueError(f"no media files found in {given}; looked for {', '.join(MEDIA_SUFFIXES)}")
-    base = Path(os.path.commonpath(folders))
-    return base, sorted(path.relative_to(base).as_posix() for path in files)
+    outcome: Any = None
+    if state.is_main_process:
+        try:
+            outcome = main_does()
+        except (ValueError, OSError) as error:
+            outcome = ValueError(str(error))
+    (outcome,) = broadcast_object_list([outcome])
+    if isinstance(outcome, ValueError):
+        raise outcome
+    return outcome
 
 
-def _begin(out: Path, settings: PrepareSettings) -> None:
-    """Make the folder, or see that the corpus there goes with these settings."""
-    if (out / "manifest.json").is_file():
-        before = store.read_manifest(out, FORMAT, VERSION)["settings"]
-        changed = [f"{k} was {before.get(k)}, now {v}" for k, v in asdict(settings).items() if before.get(k) != v]
-        if changed:
-            raise ValueError(
-                f"{out}: was prepared with other settings ({'; '.join(changed)}); "
-                "use the same, or write to another folder"
-            )
-    else:
+def _begin(
+    sources: Sequence[str | Path], out: Path, settings: PrepareSettings, notes: Notes, held: contextlib.ExitStack
+) -> _Job:
+    """Make the folder, or see that the corpus there goes with these settings and sources; find out what is missing."""
+    media = read_sources(sources)
+    if not (out / "manifest.json").is_file():
         store.make_folder(out)
+    if not held.enter_context(locked(out / LOCK, PATIENCE_S)):
+        raise ValueError(f"{out}: another run is writing to this corpus; wait until it has ended, or end it")
+    held.callback(shutil.rmtree, out / WORK, ignore_errors=True)
+    _clear(out)
+    is_finished = (out / "manifest.json").is_file() and _checked_manifest(out, settings)["finished"]
+    notes |= {part: store.read_note(part) for part in store.part_files(out, "clips")}
+    _check_sources(media, notes)
+    done = {name for note in notes.values() for name in note["sources"]}
+    missing = [one for one in media if one.name not in done]
+    free = (index for index in itertools.count() if store.part_path(out, "clips", index) not in notes)
+    size = settings.sources_per_part
+    plan = [(next(free), missing[first : first + size]) for first in range(0, len(missing), size)]
+    is_new = bool(plan) or not is_finished
+    if is_new:
+        _write_manifest(out, settings, PrepareReport(), finished=False)
+    return _Job(secrets.token_hex(4), plan, is_new)
 
 
-def _finish(out: Path, settings: PrepareSettings) -> PrepareReport:
-    """Add up the parts, and write dropped.csv and the final manifest."""
-    parts = store.part_files(out, "clips")
-    notes = [store.read_note(part) for part in parts]
-    dropped = [row for note in notes for row in note["dropped"]]
-    counts = [store.count_rows(part) for part in parts]
+def _clear(out: Path) -> None:
+    """Remove what a killed run left."""
+    shutil.rmtree(out / WORK, ignore_errors=True)
+    for path in out.glob(".*.part.*"):
+        path.unlink()
+
+
+def _checked_manifest(out: Path, settings: PrepareSettings) -> dict[str, Any]:
+    manifest = store.read_manifest(out, FORMAT, VERSION)
+    if manifest["version"] < VERSION:
+        raise ValueError(
+            f"{out}: was made by an older diffaudio (version {manifest['version']} of the format, now {VERSION}); "
+            "it stays readable, but new clips have to go to another folder"
+        )
+    before = manifest["settings"]
+    changed = [f"{k} was {before.get(k)}, now {v}" for k, v in asdict(settings).items() if before.get(k) != v]
+    if changed:
+        raise ValueError(
+            f"{out}: was prepared with other settings ({'; '.join(changed)}); use the same, or write to another folder"
+        )
+    return manifest
+
+
+def _check_sources(media: list[Media], notes: Notes) -> None:
+    """See that the finished parts hold what is wanted now of their sources."""
+    by_name = {one.name: one for one in media}
+    for part, note in notes.items():
+        again = [by_name[name] for name in note["sources"] if name in by_name]
+        if len(again) == len(note["sources"]) and _digest(again) != note["wanted"]:
+            raise ValueError(
+                f"{part}: was made when other stretches or captions of its sources were wanted, such as of "
+                f"{again[0].name}; write to another folder, or delete this file to have it made again"
+            )
+
+
+def _digest(media: list[Media]) -> str:
+    """Tells apart what is wanted of some files."""
+    wanted = [[one.name, *((s.start_s, s.end_s, s.caption) for s in one.segments)] for one in media]
+    return hashlib.blake2b(json.dumps(wanted).encode(), digest_size=8).hexdigest()
+
+
+def _make_parts(
+    out: Path,
+    share: list[tuple[int, list[Media]]],
+    settings: PrepareSettings,
+    num_workers: int,
+    limits: WorkerLimits | None,
+    work: Path,
+    bar: Any,
+) -> None:
+    """Cut the files of a process's parts without a pause between parts, and join the fragments of each."""
+    media = [one for _, part in share for one in part]
+    if not media:
+        return
+    cut: Any = cut_in_workers(media, settings, num_workers=min(num_workers, len(media)), folder=work, limits=limits)
+    with contextlib.closing(cut):
+        for index, part in share:
+            fragments = []
+            for _, fragment in itertools.islice(cut, len(part)):
+                fragments.append(fragment)
+                bar.update()
+            _join(store.part_path(out, "clips", index), part, fragments)
+            for fragment in fragments:
+                fragment.unlink()
+
+
+def _join(path: Path, media: list[Media], fragments: list[Path]) -> None:
+    """Write a part out of the fragments of its files."""
+    notes = [store.read_note(fragment) for fragment in fragments]
+    note: dict[str, Any] = {
+        "sources": [one.name for one in media],
+        "wanted": _digest(media),
+        "dropped": [row for each in notes for row in each["dropped"]],
+        "media_seconds": sum(each.get("media_seconds", 0.0) for each in notes),
+        "clips": 0,
+        "seconds": 0.0,
+        "condemned": 0,
+    }
+
+    def tables() -> Iterator[pa.Table]:
+        for fragment in fragments:
+            for table in store.read_tables(fragment, condemned=True):
+                seconds = table.filter(table["reason"].is_null())["duration_s"].to_pylist()
+                note["clips"] += len(seconds)
+                note["seconds"] += sum(seconds)
+                note["condemned"] += len(table) - len(seconds)
+                yield table
+
+    store.write_tables(path, "clips", tables(), note)
+
+
+def _finish(out: Path, settings: PrepareSettings, job: _Job, notes: Notes) -> PrepareReport:
+    """Drop duplicates, add up the parts, and write what tells of them; the manifest comes last."""
+    lacking = [path for path in (store.part_path(out, "clips", index) for index, _ in job.plan) if not path.exists()]
+    if lacking:
+        raise ValueError(f"{out}: {lacking[0].name} is not there, though it was written; run the same command again")
+    notes = {part: notes.get(part) or store.read_note(part) for part in store.part_files(out, "clips")}
+    if job.is_new and settings.max_duplicate_distance is not None:
+        drop_duplicates(notes, settings.max_duplicate_distance, keep=settings.keep_dropped)
+    dropped = [row for note in notes.values() for row in note["dropped"]]
+    totals = {key: sum(note[key] for note in notes.values()) for key in ("clips", "condemned")}
     report = PrepareReport(
-        sources=sum(len(note["sources"]) for note in notes),
-        clips=sum(clips for clips, _ in counts),
-        seconds=sum(seconds for _, seconds in counts),
+        sources=sum(len(note["sources"]) for note in notes.values()),
+        media_seconds=round(math.fsum(note["media_seconds"] for note in notes.values()), 3),
+        seconds=round(math.fsum(note["seconds"] for note in notes.values()), 3),
         dropped=len(dropped),
-        reasons=dict(Counter(row["reason"] for row in dropped).most_common()),
+        reasons=dict(Counter(sorted(row["reason"] for row in dropped)).most_common()),
+        **totals,
     )
     store.write_dropped(out, dropped)
+    store.write_card(out, "clips", "Sound with pictures, cut from video", CARD.format(**asdict(report)))
     _write_manifest(out, settings, report, finished=True)
     return report
 
 
 def _write_manifest(out: Path, settings: PrepareSettings, report: PrepareReport, *, finished: bool) -> None:
-    totals = {"clips": report.clips, "seconds": round(report.seconds, 3), "dropped": report.dropped}
     head = {"format": FORMAT, "version": VERSION, "settings": asdict(settings)}
-    store.write_manifest(out, {**head, **totals, "finished": finished})
-
-
-def _part_rows(
-    base: Path, sources: list[str], settings: PrepareSettings, dropped: list[dict[str, Any]], bar: Any
-) -> Iterator[dict[str, Any]]:
-    for source in sources:
-        yield from cut_clips(Media(source, str(base / source)), settings, dropped)
-        bar.update()
+    store.write_manifest(out, {**head, **asdict(report), "finished": finished})

@@ -54,7 +54,7 @@ def open_anywhere(source: str, mode: str = "rb") -> IO[Any]:
         OSError: the local file cannot be read.
     """
     if not is_remote(source):
-        return open(source, mode)  # noqa: SIM115
+        return open(source, mode)
 
     def opened() -> IO[Any]:
         import fsspec

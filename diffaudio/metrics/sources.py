@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from diffaudio.audio import read_audio
-from diffaudio.corpus.prepare import MEDIA_SUFFIXES
+from diffaudio.corpus.sources import MEDIA_SUFFIXES
 from diffaudio.metrics.heard import Sound
 
 __all__ = ["SUFFIXES", "SoundFile", "Texts", "find_sounds", "read_sounds", "read_texts"]
