@@ -37,10 +37,13 @@ class FakeClip(nn.Module):
         self.register_buffer("steps", torch.tensor(1))
         self.batches: list[int] = []
 
-    def encode_image(self, pictures: list[Image.Image]) -> Tensor:
-        self.batches.append(len(pictures))
-        colours = torch.tensor([picture.convert("RGB").resize((1, 1)).getpixel((0, 0)) for picture in pictures])
-        return nn.functional.normalize(colours.float(), dim=-1)
+    def preprocess(self, pictures: list[Image.Image]) -> Tensor:
+        colours = [picture.convert("RGB").resize((1, 1)).getpixel((0, 0)) for picture in pictures]
+        return torch.tensor(colours).float()
+
+    def encode_pixels(self, pixels: Tensor) -> Tensor:
+        self.batches.append(len(pixels))
+        return nn.functional.normalize(pixels, dim=-1)
 
 
 def write_clips(

@@ -337,16 +337,21 @@ def test_prepare_refuses_in_one_line(tmp_path, capsys):
 def test_encode_takes_the_models_parts_or_others(model, monkeypatch, capsys):
     taken = []
 
-    def encode(corpus, out, *, autoencoder, clip, device, batch_size, progress):
-        taken.append((autoencoder.latent_channels, clip.embedding_dim, batch_size, str(device)))
-        return {"clips": 2, "seconds": 30.0}
+    def encode(corpus, out, *, autoencoder, clip, settings, device, batch_size, **how):
+        taken.append((autoencoder.latent_channels, clip.embedding_dim, batch_size, str(device), settings.copies))
+        manifest = {"clips": 2 * (1 + settings.copies), "seconds": 30.0, "settings": {"copies": settings.copies}}
+        return encoding.EncodeReport(manifest, clips_s=30.0, took_s=6.0)
 
     monkeypatch.setattr(encoding, "encode", encode)
     parts = ["--autoencoder", str(model / "autoencoder"), "--clip", str(model / "clip")]
-    for choice in (["--model", str(model)], [*parts, "--batch-size", "4"]):
+    cost = "1 hour of clips takes 12.0 minutes on cpu\n"
+    for choice, printed in (
+        (["--model", str(model)], f"out: 2 clips, 0.5 minutes\n{cost}"),
+        ([*parts, "--batch-size", "4", "--copies", "3"], f"out: 2 clips and 3 copies of each, 0.5 minutes\n{cost}"),
+    ):
         assert main(["encode", "corpus", "-o", "out", "--device", "cpu", *choice]) == 0
-        assert capsys.readouterr().out == "out: 2 clips, 0.5 minutes\n"
-    assert taken == [(LATENT_CHANNELS, EMBEDDING_DIM, 16, "cpu"), (LATENT_CHANNELS, EMBEDDING_DIM, 4, "cpu")]
+        assert capsys.readouterr().out == printed
+    assert taken == [(LATENT_CHANNELS, EMBEDDING_DIM, 16, "cpu", 0), (LATENT_CHANNELS, EMBEDDING_DIM, 4, "cpu", 3)]
 
 
 def test_encode_refuses_in_one_line(model, tmp_path, capsys):
@@ -359,4 +364,13 @@ def test_encode_refuses_in_one_line(model, tmp_path, capsys):
     assert "autoencoder folder, config.json is missing" in told(*parts, "--autoencoder", str(tmp_path))
     assert "CLIP 'ViT-Z' is neither a folder" in told(*parts, "--clip", "ViT-Z/openai")
     assert re.search(r"corpus.*manifest.json", told("--model", str(model)))
+    assert "--augment and --seed have no effect without --copies" in told("--seed", "3")
+    assert "--pad has no effect without --crop: clips stay whole" in told("--pad")
+    assert "crop_s is 0.0; it must be above 0" in told("--crop", "0")
+    (tmp_path / "augment.yaml").write_text("filter_db: 3\nloudness: 2\n")
+    assert "augment.yaml: unknown key 'loudness'" in told("--copies", "1", "--augment", str(tmp_path / "augment.yaml"))
+    (tmp_path / "augment.yaml").write_text("gain_db: 90\n")
+    assert "gain_db is 90.0; choose 0 to 40" in told("--copies", "1", "--augment", str(tmp_path / "augment.yaml"))
+    (tmp_path / "augment.yaml").write_text("probability: 0.5\n")
+    assert "augment changes nothing" in told("--copies", "1", "--augment", str(tmp_path / "augment.yaml"))
     assert not (tmp_path / "out").exists()

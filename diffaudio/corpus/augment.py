@@ -27,6 +27,7 @@ from torch import Tensor
 from diffaudio.audio import crop_or_pad, resample
 
 __all__ = [
+    "HELPFUL",
     "AugmentSettings",
     "add_echo",
     "add_noise",
@@ -42,6 +43,11 @@ __all__ = [
 FILTER_BANDS = 8
 ECHO_DB = (-12.0, -3.0)  # an echo's level, below the sound
 REVERBERATION_DB = (-12.0, 0.0)  # energy of the room's answer, below that of the sound itself
+
+
+def _percents(ratio: float) -> range:
+    """The whole percents from 1 / ratio to ratio."""
+    return range(math.ceil(100 / ratio - 1e-9), math.floor(100 * ratio + 1e-9) + 1)
 
 
 @dataclass(frozen=True)
@@ -94,6 +100,9 @@ class AugmentSettings:
     def changes_pictures(self) -> bool:
         """Whether a copy's pictures can differ from the clip's."""
         return self.probability > 0 and (self.picture_crop > 0 or self.picture_flip)
+
+
+HELPFUL = AugmentSettings(filter_db=6.0, speed=0.06, picture_crop=0.3, picture_flip=True)
 
 
 def augment_sound(waveform: Tensor, sample_rate: int, settings: AugmentSettings, generator: torch.Generator) -> Tensor:
@@ -210,11 +219,6 @@ def _change_tempo(waveform: Tensor, sample_rate: int, factor: float) -> Tensor:
         while True:
             changed.append(graph.pull().to_ndarray())
     return torch.from_numpy(np.concatenate(changed, axis=1).reshape(-1, num_channels).T.copy())
-
-
-def _percents(ratio: float) -> range:
-    """The whole percents from 1 / ratio to ratio."""
-    return range(math.ceil(100 / ratio - 1e-9), math.floor(100 * ratio + 1e-9) + 1)
 
 
 def _random_part(waveform: Tensor, share: float, generator: torch.Generator) -> Tensor:

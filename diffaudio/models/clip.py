@@ -131,11 +131,18 @@ class Clip(nn.Module):
             tokens = tokens[:, : int((tokens != 0).sum(dim=1).max())]
         return self.model.encode_text(tokens, normalize=True).float()
 
-    @torch.no_grad()
     def encode_image(self, pictures: Sequence[Image.Image]) -> Tensor:
         """[len(pictures), embedding_dim]"""
-        pixels = torch.stack([self.transform(picture.convert("RGB")) for picture in pictures]).to(self.device)
-        return self.model.encode_image(pixels, normalize=True).float()
+        return self.encode_pixels(self.preprocess(pictures))
+
+    def preprocess(self, pictures: Sequence[Image.Image]) -> Tensor:
+        """Pictures as `encode_pixels` wants them, on the CPU: [len(pictures), 3, height, width]."""
+        return torch.stack([self.transform(picture.convert("RGB")) for picture in pictures])
+
+    @torch.no_grad()
+    def encode_pixels(self, pixels: Tensor) -> Tensor:
+        """[batch, 3, height, width] -> [batch, embedding_dim]"""
+        return self.model.encode_image(pixels.to(self.device), normalize=True).float()
 
     def encode_video(self, frames: Sequence[Image.Image]) -> Tensor:
         """[1, embedding_dim]: the mean of the frames' embeddings, brought back to unit norm."""
