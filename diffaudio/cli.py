@@ -18,7 +18,11 @@ COMMANDS = {
     "generate": "text -> sound files",
     "prepare": "videos -> a corpus of clips",
     "encode": "that corpus -> latents and embeddings to train on",
+    "inspect": "what is in a corpus, as tables and a page to look and listen",
+    "validate": "is every row of a corpus what it should be?",
     "evaluate": "a folder of sound -> numbers that say how good it is",
+    "reconstruct": "a sound there and back through an autoencoder: hear what the latents keep",
+    "latents": "mean, scale and faults of latents, channel by channel",
     "samplers": "what there is for generate's --sampler",
     "sweep": "samplers, steps and guidance scales compared on a prompt list",
 }

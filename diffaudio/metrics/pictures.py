@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from diffaudio.files import written_whole
 from diffaudio.metrics.sweep import direction, pareto_line
 
-__all__ = ["against_setting", "against_time", "picture_names", "write_pictures"]
+__all__ = ["COLOURS", "against_setting", "against_time", "picture_names", "write_pictures", "write_svg"]
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -42,9 +42,13 @@ def write_pictures(folder: Path, rows: Rows, axes: Mapping[str, Sequence[Any]], 
         else:
             along, across = ("steps", "guidance_scale") if what == "steps" else ("guidance_scale", "steps")
             figure = against_setting(rows, axes, metric, along=along, across=across)
-        # letters stay letters, and nothing in the file changes from one drawing to the next
-        with written_whole(folder / name) as temporary, rc_context({"svg.fonttype": "none", "svg.hashsalt": ""}):
-            figure.savefig(temporary, metadata={"Date": None})
+        write_svg(folder / name, figure)
+
+
+def write_svg(path: Path, figure: Figure) -> None:
+    """Write a picture, whole: letters stay letters, and nothing in the file changes from one drawing to the next."""
+    with written_whole(path) as temporary, rc_context({"svg.fonttype": "none", "svg.hashsalt": ""}):
+        figure.savefig(temporary, metadata={"Date": None})
 
 
 def against_setting(rows: Rows, axes: Mapping[str, Sequence[Any]], metric: str, *, along: str, across: str) -> Figure:
