@@ -99,7 +99,7 @@ def _plain(file: IO[bytes]) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def _table(delimiter: str) -> Callable[[IO[bytes]], Iterator[tuple[str, dict[str, Any]]]]:
     def rows(file: IO[bytes]) -> Iterator[tuple[str, dict[str, Any]]]:
-        reader = csv.reader(io.TextIOWrapper(file, encoding="utf-8-sig", newline=""), delimiter=delimiter)
+        reader = csv.reader(io.TextIOWrapper(file, encoding="utf-8-sig", newline=""), delimiter=delimiter, strict=True)
         try:
             header = [name.strip() for name in next(reader, [])]
             _check_columns(header)
@@ -123,7 +123,7 @@ def _json_lines(file: IO[bytes]) -> Iterator[tuple[str, dict[str, Any]]]:
         except json.JSONDecodeError as error:
             raise ValueError(f"line {number}: is no JSON ({error})") from error
         if not isinstance(cells, dict):
-            raise ValueError(f"line {number}: is no object; wanted is one such as {{\"path\": \"a.mp4\"}}")
+            raise ValueError(f'line {number}: is no object; wanted is one such as {{"path": "a.mp4"}}')
         _check_columns(list(cells), f"line {number}: ")
         yield f"line {number}", cells
 

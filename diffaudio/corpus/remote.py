@@ -1,12 +1,13 @@
 """Files elsewhere, by addresses that fsspec opens: `s3://bucket/a.mp4`, `memory://…`, `zip://a.mp4::videos.zip`."""
 
+import functools
 import glob
 import posixpath
 import re
 from collections.abc import Callable
 from typing import IO, Any, TypeVar
 
-__all__ = ["find_remote", "is_remote", "open_anywhere", "path_beside"]
+__all__ = ["check_protocol", "find_remote", "is_remote", "open_anywhere", "path_beside"]
 
 T = TypeVar("T")
 
@@ -16,6 +17,15 @@ ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:[:/]")
 def is_remote(source: str) -> bool:
     """Whether this is an address, and no local path (not even one that begins with a drive's letter)."""
     return ADDRESS.match(source) is not None
+
+
+def check_protocol(address: str) -> None:
+    """See that there is what reads such addresses.
+
+    Raises:
+        ValueError: the protocol is not known, or a package is missing that reads it.
+    """
+    _check_protocol(re.split("::|://", address, maxsplit=1)[0])
 
 
 def find_remote(address: str, suffixes: tuple[str, ...]) -> list[str]:
@@ -69,6 +79,13 @@ def path_beside(address: str, path: str) -> str:
     first, *beyond = address.split("::")
     protocol, _, place = first.partition("://")
     return "::".join([f"{protocol}://{posixpath.normpath(posixpath.join(posixpath.dirname(place), path))}", *beyond])
+
+
+@functools.lru_cache
+def _check_protocol(protocol: str) -> None:
+    import fsspec
+
+    _tried(f"{protocol}://", lambda: fsspec.get_filesystem_class(protocol))
 
 
 def _is_wanted(path: str, suffixes: tuple[str, ...]) -> bool:

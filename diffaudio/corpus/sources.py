@@ -142,7 +142,8 @@ def _walk(folder: str) -> Iterator[str]:
 
 def _listed(source: str) -> Iterator[_Found]:
     """What a list names; where none of the first files is there, something is wrong with all of them."""
-    if not remote.is_remote(source) and not os.path.isfile(source):
+    is_local = not remote.is_remote(source)
+    if is_local and not os.path.isfile(source):
         raise ValueError(f"{source}: there is no such file or folder")
     list_folder = os.path.join(os.path.dirname(os.path.abspath(source)), "")
     first: list[str] = []
@@ -152,12 +153,14 @@ def _listed(source: str) -> Iterator[_Found]:
         except ValueError as error:
             raise ValueError(f"{source}, {row.place}: {error}") from error
         folder = None
-        if not remote.is_remote(row.path):
+        if remote.is_remote(row.path):
+            remote.check_protocol(row.path)
+        else:
             is_below = row.is_relative and row.path.startswith(list_folder)
             folder = list_folder if is_below else os.path.dirname(row.path)
             if row.is_relative and not is_below:
                 folder = os.path.commonpath([folder, list_folder])
-            if len(first) < LOOKED_UP:
+            if is_local and len(first) < LOOKED_UP:
                 first.append(row.path)
         yield _Found(row.path, _Wanted(segment, source, row.place), folder)
     if first and not any(os.path.isfile(path) for path in first):
@@ -178,7 +181,9 @@ def _joined(path: str, rows: list[_Wanted]) -> tuple[Segment, ...]:
     """What is wanted of one file, each stretch once, in order of time."""
     if len(rows) == 1:
         return (rows[0].segment,)
-    first_said = {row.segment: row for row in reversed(rows)}
+    first_said: dict[Segment, _Wanted] = {}
+    for row in rows:
+        first_said.setdefault(row.segment, row)
     ordered = sorted(first_said.values(), key=lambda row: (row.segment.start_s, row.segment.end_s or math.inf))
     for before, after in itertools.pairwise(ordered):
         if before.segment.end_s is None or after.segment.start_s < before.segment.end_s:

@@ -91,7 +91,7 @@ def _repeated_rows(corpus: Corpus, reports: list[PartReport]) -> Iterator[Proble
         if not np.isin(report.row_keys, repeated).any():
             continue
         columns = ["id", "source"] + (["copy"] if corpus.kind == "latents" else [])
-        for place, row in enumerate(row for group in store.read_groups(part, columns) for row in group):
+        for place, row in enumerate(row for group in store.read_groups(part, columns, condemned=True) for row in group):
             if row_key(row) in repeated:
                 identity = (row["id"], row.get("copy") or 0)
                 if identity in first:
