@@ -21,18 +21,16 @@ from torch import Tensor
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from diffaudio.audio import write_audio
 from diffaudio.bridging import BridgeSettings, make_bridge
 from diffaudio.config import Count, NonNegative, NonNegativeCount, Positive, Share
 from diffaudio.corpus.dataset import LatentDataset, draw_batch
 from diffaudio.corpus.order import Order
 from diffaudio.diffusion.objectives import diffusion_loss, training_scheduler
-from diffaudio.files import replaced_whole
 from diffaudio.launch import join_processes, run_script
+from diffaudio.listening import SampleSettings, listen
 from diffaudio.model_folder import load_encoders
 from diffaudio.models.unet import UNet1D
 from diffaudio.pipeline import DiffAudioPipeline
-from diffaudio.plot import spectrogram_figure
 from diffaudio.training import (
     RunLog,
     average_decay,
@@ -122,25 +120,6 @@ class ValidationSettings:
 
 
 @dataclass
-class SampleSettings:
-    """What is generated while training.
-
-    Attributes:
-        prompts: texts; with none nothing is generated.
-        every: steps between.
-        num_inference_steps: of the sampler.
-    """
-
-    prompts: list[str] = field(default_factory=list)
-    every: Count = 500
-    sampler: str = "dpm++2m_sde"
-    num_inference_steps: Count = 25
-    guidance_scale: NonNegative = 2.0
-    duration_s: Positive = 5.0
-    seed: int = 0
-
-
-@dataclass
 class Config:
     """Settings of `train/diffusion.py`.
 
@@ -222,7 +201,7 @@ def main(config: Config) -> None:
             values = loss_by_level(held_out_losses(pipe, held_out, settings, config.validation.clips))
             log.scalars(step + 1, {f"held_out_{name}": value for name, value in values.items()})
         if log and config.samples.prompts and (step + 1) % config.samples.every == 0:
-            listen(config, pipe, log, step + 1)
+            listen(config.samples, pipe, config.out, log, step + 1)
     if log and done >= settings.steps:  # a finished run: the model anew, with the bridge that is asked for now
         pipe.save_pretrained(config.out / "model", dtype=torch.float16)
     if log:
@@ -304,25 +283,6 @@ def held_out_losses(pipe: DiffAudioPipeline, dataset: LatentDataset, settings: T
         batch, generator = clips[place : place + settings.batch_size], seeded_generator(0, place)
         losses.append(torch.stack(batch_loss(pipe.unet, dataset, batch, pipe.scheduler, settings, generator), dim=1))
     return torch.cat(losses)
-
-
-def listen(config: Config, pipe: DiffAudioPipeline, log: RunLog, step: int) -> None:
-    """Generate the prompts; sounds and spectrograms go into samples/ and TensorBoard."""
-    settings, rate = config.samples, pipe.autoencoder.sample_rate
-    output: Any = pipe(
-        settings.prompts,
-        num_inference_steps=settings.num_inference_steps,
-        guidance_scale=settings.guidance_scale,
-        audio_length_in_s=settings.duration_s,
-        sampler=settings.sampler,
-        generator=[seeded_generator(settings.seed, index) for index in range(len(settings.prompts))],
-    )
-    with replaced_whole(config.out / "samples" / f"step_{step:08d}") as folder:
-        for index, (prompt, waveform) in enumerate(zip(settings.prompts, output.audios, strict=True)):
-            picture = spectrogram_figure(waveform, rate, title=prompt)
-            write_audio(folder / f"{index:02d}.wav", waveform, rate)
-            picture.savefig(folder / f"{index:02d}.png")
-            log.sound(step, f"sample/{index:02d} {prompt}", waveform, rate, picture)
 
 
 if __name__ == "__main__":

@@ -112,7 +112,7 @@ def index_part(path: Path, latent_channels: int, embedding_dim: int, *, number: 
                 is_found = _find(rows, file.metadata, map_file(path), latent_channels, embedding_dim)
             if not is_found:
                 index.held = _read(rows, file, path, latent_channels, embedding_dim)
-    except (pa.ArrowException, KeyError) as error:
+    except (pa.ArrowException, OSError, KeyError) as error:
         raise ValueError(f"{path}: is damaged; delete it and run `diffaudio encode` again") from error
     if len(rows) and (min(rows["frames"].min(), rows["pictures"].min()) < 1 or rows["copy"][0] != 0):
         raise ValueError(f"{path}: holds a clip without latents, pictures or recording; encode the corpus again")

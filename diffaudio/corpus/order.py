@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
 from itertools import accumulate, pairwise
-from math import isqrt
+from math import inf, isqrt
 
 import numpy as np
 
@@ -82,11 +82,11 @@ class Order:
             raise ValueError(
                 f"weights: {len(self.weights)} were given for {len(self.sizes)} corpora; give one for each"
             )
-        for weight in self.weights:
-            if not weight * BLOCK >= sum(self.weights) or weight == float("inf"):
-                raise ValueError(
-                    f"weights: {weight:g} is not positive, or less than a {BLOCK}th of their sum; leave that corpus out"
-                )
+        unusable = [weight for weight in self.weights if not 0 < weight < inf]
+        for weight in unusable or [weight for weight in self.weights if weight * BLOCK < sum(self.weights)]:
+            raise ValueError(
+                f"weights: {weight:g} is not positive, or less than a {BLOCK}th of their sum; leave that corpus out"
+            )
 
     def clips(self, first: int, count: int) -> np.ndarray:
         """The clips at `count` places from `first` on: [count] int64."""
