@@ -17,11 +17,21 @@ REPO = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((REPO / "pyproject.toml").read_text(encoding="utf-8"))
 
 FLOORS = [
-    {"files", "hub", "audio", "video", "config", "plot", "seeding", "streaming"},
+    {"files", "hub", "audio", "sound", "tracks", "video", "config", "plot", "seeding", "streaming"},
     {"models"},
     {"diffusion"},
     {"corpus", "metrics"},
-    {"bridging", "inputs", "launch", "model_folder", "pipeline", "reconstruction", "rendering", "training"},
+    {
+        "bridging",
+        "inputs",
+        "launch",
+        "listening",
+        "model_folder",
+        "pipeline",
+        "reconstruction",
+        "rendering",
+        "training",
+    },
     {"prompts", "axes", "grid", "sweeping", "commandline"},
     {"commands"},
     {"cli", "__main__"},
