@@ -55,10 +55,7 @@ class Inspection:
     @property
     def warnings(self) -> list[str]:
         """What is wrong with the latents, as sentences."""
-        if self.channels is None or not self.sample:
-            return []
-        found = latent_warnings(self.channels)
-        return [what if channel is None else f"channel {channel}: {what}" for channel, what in found]
+        return latent_warnings(self.channels) if self.channels is not None and self.sample else []
 
 
 def inspect(
@@ -90,7 +87,7 @@ def inspect(
             seen(index, row)
         return Inspection(corpus, totals, sample, seed, thirds_hz)
     num_channels = corpus.manifest["autoencoder"]["latent_channels"]
-    channels = LatentStatistics.empty(num_channels)
+    channels = LatentStatistics(num_channels)
     embeddings: list[np.ndarray] = []
     for index, row in rows:
         channels.add(row["latents"].reshape(num_channels, -1))

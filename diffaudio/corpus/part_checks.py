@@ -75,13 +75,15 @@ class PartReport:
     """What was found in a part.
 
     Attributes:
+        num_rows: that could be read.
+        totals: of what manifest.json adds up, by the same names.
         row_keys: [rows] uint64.
         source_keys: [sources] uint64, of what its note says.
     """
 
     problems: list[Problem] = field(default_factory=list)
     num_rows: int = 0
-    seconds: float = 0.0
+    totals: Counter[str] = field(default_factory=Counter)
     dropped: Dropped = field(default_factory=Dropped)
     row_keys: np.ndarray = field(default_factory=lambda: np.empty(0, np.uint64))
     source_keys: np.ndarray = field(default_factory=lambda: np.empty(0, np.uint64))
@@ -110,6 +112,12 @@ def check_part(path: Path, *, kind: str, manifest: Mapping[str, Any], decode: bo
     report.source_keys = np.array([source_key(source) for source in note.get("sources", [])], np.uint64)
     for row in note.get("dropped", []):
         report.dropped.add(row)
+    if kind == "clips":
+        report.totals.update(sources=len(report.source_keys), dropped=report.dropped.lines.total())
+    for name in ("clips", "condemned", "seconds"):
+        if abs(note.get(name, report.totals[name]) - report.totals[name]) > 1e-3:
+            what = f"holds {round(report.totals[name], 3)} {name}, its note says {round(note[name], 3)}"
+            report.problems.append(Problem(path.name, what))
     return report
 
 
@@ -167,10 +175,17 @@ def _check_rows(
                     found.append("is of a source that the part does not name among its own")
                 report.problems += [Problem(name, what, place, row["id"], row["source"]) for what in found]
                 report.num_rows += 1
-                report.seconds += row["duration_s"] or 0.0
+                report.totals.update(_counted(row))
                 keys.append(row_key(row))
         first += size
     report.row_keys = np.array(keys, np.uint64)
+
+
+def _counted(row: Mapping[str, Any]) -> dict[str, float]:
+    """What a row adds to the totals."""
+    if row.get("reason") is not None:
+        return {"condemned": 1}
+    return {"clips": 1, "seconds": row["duration_s"] or 0.0}
 
 
 def _light_columns(file: pq.ParquetFile) -> list[str]:

@@ -6,7 +6,7 @@ Parts are checked on their own, by several processes where that is wanted. Of ea
 
 import csv
 import multiprocessing
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -90,7 +90,7 @@ def _repeated_rows(corpus: Corpus, reports: list[PartReport]) -> Iterator[Proble
     for part, report in zip(corpus.parts, reports, strict=True):
         if not np.isin(report.row_keys, repeated).any():
             continue
-        columns = ["id", "source"] + (["copy"] if corpus.kind == "latents" else [])
+        columns = ["id", "source", "copy"][: 3 if corpus.kind == "latents" else 2]
         for place, row in enumerate(row for group in store.read_groups(part, columns, condemned=True) for row in group):
             if row_key(row) in repeated:
                 identity = (row["id"], row.get("copy") or 0)
@@ -123,16 +123,13 @@ def _missing_parts(corpus: Corpus) -> Iterator[Problem]:
 
 
 def _wrong_totals(corpus: Corpus, reports: list[PartReport]) -> Iterator[Problem]:
-    found: dict[str, float] = {
-        "clips": sum(report.num_rows for report in reports),
-        "seconds": sum(report.seconds for report in reports),
-    }
-    if corpus.kind == "clips":
-        found["dropped"] = sum(report.dropped.lines.total() for report in reports)
-    for name, value in found.items():
+    found = Counter[str]()
+    for report in reports:
+        found.update(report.totals)
+    for name in ("sources", "clips", "seconds", "condemned", "dropped"):
         said = corpus.manifest.get(name)
-        if not isinstance(said, float | int) or abs(said - value) > (SECONDS_TOLERANCE if name == "seconds" else 0):
-            yield Problem("manifest.json", f"says {said} {name}, the parts hold {round(value, 3)}")
+        if said is not None and abs(said - found[name]) > (SECONDS_TOLERANCE if name == "seconds" else 0):
+            yield Problem("manifest.json", f"says {said} {name}, the parts hold {round(found[name], 3)}")
 
 
 def _wrong_dropped(corpus: Corpus, reports: list[PartReport]) -> Iterator[Problem]:
