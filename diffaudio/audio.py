@@ -3,8 +3,6 @@
 A waveform is a float32 tensor [channels, samples] in [-1, 1]; most functions also take a batch before that.
 """
 
-import io
-import math
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +11,7 @@ import torch
 import torchaudio
 from torch import Tensor
 
+from diffaudio import sound
 from diffaudio.files import written_whole
 from diffaudio.video import MediaError, read_sound
 
@@ -32,7 +31,6 @@ __all__ = [
 READ_DIRECTLY = (".wav", ".flac", ".ogg")
 WRITTEN = (".wav", ".flac")
 RESAMPLER = "torchaudio sinc_interp_hann, lowpass_filter_width 32, rolloff 0.95"  # what `resample` does
-SIDE_GAIN = math.sqrt(0.5)  # of centre and surround channels in a stereo downmix (ITU-R BS.775)
 
 
 def read_audio(
@@ -61,7 +59,8 @@ def read_audio(
     if path.suffix.lower() in READ_DIRECTLY and path.is_file():
         waveform, rate = _read_with_soundfile(path, start_s, duration_s)
     else:
-        waveform, rate = read_sound(path, start_s=start_s, duration_s=duration_s)
+        decoded, rate = read_sound(path, start_s=start_s, duration_s=duration_s)
+        waveform = torch.from_numpy(decoded)
     if channels is not None:
         waveform = mix_channels(waveform, channels)
     if sample_rate is not None:
@@ -129,27 +128,11 @@ def mix_channels(waveform: Tensor, channels: int) -> Tensor:
     Raises:
         ValueError: another number of channels.
     """
-    if channels not in (1, 2):
-        raise ValueError(f"channels is {channels}; choose 1 (mono) or 2 (stereo)")
     given = waveform.shape[-2]
+    weights = torch.from_numpy(sound.mixing_weights(given, channels)).to(waveform)
     if given == channels:
         return waveform
-    if given == 1:
-        return waveform.expand(*waveform.shape[:-2], channels, -1)
-    left, right = [0.0] * given, [0.0] * given
-    left[0] = right[1] = 1.0
-    for index in range(2, given):
-        surround = given in (6, 8)
-        if surround and index == 3:
-            continue
-        sides = ((left, right)[index % 2],) if surround and index > 3 else (left, right)
-        for side in sides:
-            side[index] = SIDE_GAIN
-    weights = torch.tensor([left, right], dtype=waveform.dtype, device=waveform.device)
-    weights = weights / weights.sum(dim=1, keepdim=True)
-    if channels == 1:
-        weights = weights.mean(dim=0, keepdim=True)
-    return weights @ waveform
+    return waveform.expand(*waveform.shape[:-2], channels, -1) if given == 1 else weights @ waveform
 
 
 def crop_or_pad(waveform: Tensor, duration_s: float, sample_rate: int, *, start_s: float = 0.0) -> Tensor:
@@ -193,15 +176,13 @@ def encode_flac(waveform: Tensor, sample_rate: int) -> bytes:
     Args:
         waveform: [channels, samples].
     """
-    file = io.BytesIO()
-    soundfile.write(file, _interleaved(waveform), sample_rate, format="FLAC", subtype="PCM_16")
-    return file.getvalue()
+    return sound.encode_flac(waveform.detach().cpu().float().numpy(), sample_rate)
 
 
 def decode_flac(data: bytes) -> tuple[Tensor, int]:
     """The inverse of `encode_flac`: [channels, samples] float32, and the sample rate in Hz."""
-    samples, rate = soundfile.read(io.BytesIO(data), dtype="float32", always_2d=True)
-    return torch.from_numpy(samples.T.copy()), rate
+    samples, rate = sound.decode_flac(data)
+    return torch.from_numpy(samples), rate
 
 
 def _interleaved(waveform: Tensor) -> np.ndarray:

@@ -12,13 +12,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from PIL import Image
-from torch import Tensor
 
-from diffaudio.audio import encode_flac, mix_channels, resample
 from diffaudio.corpus import filters
 from diffaudio.corpus.filters import FilterSettings
 from diffaudio.corpus.sources import Media, Segment
+from diffaudio.sound import encode_flac, mix_channels, resample
 from diffaudio.video import MediaError, probe, read_frames, read_sound
 
 __all__ = ["PrepareSettings", "cut_clips"]
@@ -134,12 +134,12 @@ def _window(
             return None
         detail = f"{duration_s:.2f} s of sound, below {settings.min_clip_s:g} s"
         raise _Dropped("too_short", detail, duration_s)
-    verdict = filters.judge_sound(waveform.numpy(), rate, settings)
+    verdict = filters.judge_sound(waveform, rate, settings)
     return _Dropped(*verdict, duration_s) if verdict else _clip(path, waveform, rate, start_s, settings)
 
 
 def _clip(
-    path: str, waveform: Tensor, rate: int, start_s: float, settings: PrepareSettings
+    path: str, waveform: np.ndarray, rate: int, start_s: float, settings: PrepareSettings
 ) -> dict[str, Any] | _Dropped:
     """Take the pictures; scale sound that reaches beyond full scale instead of cutting off its peaks."""
     duration_s = waveform.shape[-1] / rate
@@ -156,7 +156,7 @@ def _clip(
         return _Dropped(*verdict, duration_s)
     seen = [(t, p) for t, p in pictures if not filters.is_black(p, settings.min_brightness)]
     waveform = resample(mix_channels(waveform, settings.channels), rate, settings.sample_rate)
-    waveform = waveform / waveform.abs().max().clamp_min(1.0)
+    waveform = waveform / max(1.0, float(np.abs(waveform).max()))
     return {
         "duration_s": waveform.shape[-1] / settings.sample_rate,
         "sample_rate": settings.sample_rate,
