@@ -14,7 +14,7 @@ import importlib
 import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import diffusers
 import torch
@@ -34,6 +34,7 @@ __all__ = [
     "bundled_model",
     "find_model",
     "load_clip",
+    "load_coder",
     "load_encoders",
     "load_parts",
     "load_weak_unet",
@@ -50,6 +51,13 @@ _FILES = {
     "clip": ("open_clip_config.json", "open_clip_model.safetensors"),
     "bridge": ("config.json", _WEIGHTS),
 }
+
+
+@runtime_checkable
+class Quantised(Protocol):
+    """An autoencoder that can quantise its latents on the way back, such as `EncodecAutoencoder`."""
+
+    def set_bandwidth(self, bandwidth: float | None) -> None: ...
 
 
 def bundled_model() -> Path:
@@ -148,6 +156,26 @@ def load_weak_unet(model: str | Path, parts: Mapping[str, Any]) -> UNet1D:
             f"{model}: has no effect as weaker model, its U-Net is the same; name an earlier or smaller one"
         )
     return weak["unet"]
+
+
+def load_coder(autoencoder: str | Path | None = None, *, bandwidth: float | None = None) -> Autoencoder:
+    """Load an autoencoder alone.
+
+    Args:
+        autoencoder: see `load_autoencoder`; None is the bundled model's.
+        bandwidth: in kbit/s, that EnCodec quantises at on the way back.
+
+    Raises:
+        ValueError: it is not there or cannot be loaded, or has no such bandwidth.
+    """
+    coder = load_autoencoder(bundled_model() / "autoencoder" if autoencoder is None else autoencoder)
+    if bandwidth is not None:
+        if not isinstance(coder, Quantised):
+            raise ValueError(
+                f"bandwidth {bandwidth:g} has no effect: {coder.name} does not quantise, only EnCodec does"
+            )
+        coder.set_bandwidth(bandwidth)
+    return coder
 
 
 def load_encoders(

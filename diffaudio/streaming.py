@@ -15,12 +15,58 @@ import soundfile
 import torch
 from torch import Tensor
 
-from diffaudio.audio import check_audio_path, resample
+from diffaudio.audio import READ_DIRECTLY, check_audio_path, mix_channels, resample
 from diffaudio.files import written_whole
+from diffaudio.video import MediaError, read_sound
 
-__all__ = ["resample_pieces", "slide", "write_pieces"]
+__all__ = ["read_pieces", "resample_pieces", "slide", "write_pieces"]
 
-RESAMPLED_S = 2.0  # of sound at once
+PIECE_S = 2.0  # of sound, read or resampled at once
+
+
+def read_pieces(
+    path: Path, *, sample_rate: int, channels: int, start_s: float = 0.0, duration_s: float | None = None
+) -> Iterator[Tensor]:
+    """What `audio.read_audio` reads, as a stream.
+
+    Args:
+        sample_rate: to resample to.
+        channels: 1 or 2.
+        start_s: where to begin.
+        duration_s: how much to read; None reads to the end. Less comes where the sound ends before.
+
+    Yields:
+        [channels, samples] float32.
+
+    Raises:
+        MediaError: the file is not there, has no sound, or cannot be read.
+    """
+    if path.suffix.lower() in READ_DIRECTLY and path.is_file():
+        pieces, rate = _soundfile_pieces(path, start_s, duration_s)
+    else:
+        waveform, rate = read_sound(path, start_s=start_s, duration_s=duration_s)
+        pieces = iter([waveform])
+    yield from resample_pieces((mix_channels(piece, channels) for piece in pieces), rate, sample_rate)
+
+
+def _soundfile_pieces(path: Path, start_s: float, duration_s: float | None) -> tuple[Iterator[Tensor], int]:
+    try:
+        rate = soundfile.info(path).samplerate
+    except soundfile.SoundFileError as error:
+        raise MediaError(f"{path}: cannot be read as a sound file ({error})") from error
+
+    def pieces() -> Iterator[Tensor]:
+        left = math.inf if duration_s is None else round(duration_s * rate)
+        with soundfile.SoundFile(path) as file:
+            file.seek(min(round(start_s * rate), file.frames))
+            while left > 0:
+                samples = file.read(int(min(left, PIECE_S * rate)), dtype="float32", always_2d=True)
+                if len(samples) == 0:
+                    return
+                left -= len(samples)
+                yield torch.from_numpy(samples.T.copy())
+
+    return pieces(), rate
 
 
 def slide(
@@ -106,7 +152,7 @@ def resample_pieces(pieces: Iterable[Tensor], from_rate: int, to_rate: int) -> I
     step, made = from_rate // common, to_rate // common
     # the filter's half width of 32 zero crossings, in samples, with its cutoff at 0.95 of the lower rate
     context = math.ceil((32 * from_rate / (min(from_rate, to_rate) * 0.95) + 1) / step)
-    size = max(1, round(RESAMPLED_S * from_rate / step))
+    size = max(1, round(PIECE_S * from_rate / step))
     yield from slide(
         pieces,
         lambda window, _: resample(window, from_rate, to_rate),
@@ -132,9 +178,12 @@ def write_pieces(path: Path, pieces: Iterable[Tensor], sample_rate: int) -> int:
     if piece is None:
         raise ValueError(f"{path}: there is no sound to write")
     count = 0
-    with written_whole(path) as temporary:
-        with soundfile.SoundFile(temporary, "w", sample_rate, piece.shape[0], subtype="PCM_16") as file:
-            for each in chain([piece], stream):
-                file.write(each.detach().cpu().float().clamp(-1, 1).T.numpy())
-                count += each.shape[-1]
+    channels = piece.shape[0]
+    with (
+        written_whole(path) as temporary,
+        soundfile.SoundFile(temporary, "w", sample_rate, channels, subtype="PCM_16") as file,
+    ):
+        for each in chain([piece], stream):
+            file.write(each.detach().cpu().float().clamp(-1, 1).T.numpy())
+            count += each.shape[-1]
     return count

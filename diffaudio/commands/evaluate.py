@@ -15,6 +15,11 @@ __all__ = ["run"]
 
 
 def run(arguments: list[str]) -> None:
+    if arguments[:1] == ["reconstruction"]:
+        from diffaudio.commands import evaluate_reconstruction
+
+        evaluate_reconstruction.run(arguments[1:])
+        return
     given = _parser().parse_args(arguments)
     if given.output.suffix != ".json" or not given.output.parent.is_dir():
         raise ValueError(f"{given.output}: name a .json file in a folder that is there")
@@ -58,7 +63,8 @@ def _parser() -> Parser:
         prog="diffaudio evaluate",
         description="Measure a folder of sound, of diffaudio or any other program, against a folder of recordings.",
         epilog="What a sound should be is read from NAME.json beside NAME.wav (entries prompt and label), or from "
-        "--labels. Distances and shares come with 95 % intervals over the sounds.",
+        "--labels. Distances and shares come with 95 % intervals over the sounds. `diffaudio evaluate reconstruction` "
+        "measures autoencoders and has its own --help; a folder of that name is ./reconstruction.",
     )
     parser.add_argument("folder", type=Path, help="sounds or videos to evaluate, in folders of its own too")
     parser.add_argument(

@@ -4,114 +4,133 @@ A diffusion model starts from noise of mean 0 and deviation 1, and its losses we
 have that mean and deviation too, channel by channel or over all of them.
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 
-__all__ = ["LatentStatistics", "latent_warnings"]
+from diffaudio.corpus import store
+
+__all__ = ["LatentStatistics", "encoded_latents", "latent_warnings"]
 
 DEAD = 0.01  # of the median channel's deviation
-FAR = 0.5  # of the deviation over all channels, that a mean lies from 0
-SCALE = (0.5, 2.0)  # the deviation over all channels
-EXPLODING = 10.0  # a channel's deviation, where all together should have 1
+EXPLODING = 10.0  # times the median channel's deviation
 OUTLYING = 30.0  # deviations between a channel's mean and one of its values
+OFF = 0.5  # of the deviation over all channels, that a mean lies from 0
+SCALE = (0.5, 2.0)  # the deviation over all channels
 
 
-@dataclass
 class LatentStatistics:
     """Running sums over frames, by channel; memory does not depend on how many there are.
 
     Attributes:
-        sounds: how many were added.
-        count: finite values of each channel [channels].
-        not_finite: NaN and infinite values of each channel [channels].
-        sums: of the values' powers 1 to 4 [4, channels].
-        minimum, maximum: [channels]; infinite until something was added.
+        channels: how many there are.
+        num_sounds, num_frames: how many were added.
+        not_finite: NaN and infinite values of each channel [channels]; they are in no other number.
+        minimum, maximum: [channels]; NaN where a channel has no finite value.
     """
 
-    sounds: int
-    count: np.ndarray
-    not_finite: np.ndarray
-    sums: np.ndarray
-    minimum: np.ndarray
-    maximum: np.ndarray
-
-    @classmethod
-    def empty(cls, channels: int) -> "LatentStatistics":
-        """Before the first sound."""
-        zeros, infinite = np.zeros(channels, np.int64), np.full(channels, np.inf)
-        return cls(0, zeros, zeros.copy(), np.zeros((4, channels)), infinite, -infinite)
+    def __init__(self, channels: int) -> None:
+        self.channels, self.num_sounds, self.num_frames = channels, 0, 0
+        self.not_finite = np.zeros(channels, np.int64)
+        self.minimum, self.maximum = np.full((2, channels), np.nan)
+        self._powers = np.zeros((4, channels))  # sums of values, their squares, …
 
     def add(self, latents: np.ndarray) -> None:
         """Add the latents [channels, frames] of one sound, at any precision.
 
         Raises:
-            ValueError: another number of channels.
+            ValueError: another number of channels, or no frame.
         """
-        if latents.ndim != 2 or len(latents) != len(self.count):
-            raise ValueError(f"latents are {latents.shape}; expected [{len(self.count)}, frames]")
-        values = latents.astype(np.float64)
-        finite = np.isfinite(values)
-        self.sounds += 1
-        self.count += finite.sum(axis=1)
+        if latents.ndim != 2 or len(latents) != self.channels or latents.shape[1] == 0:
+            raise ValueError(f"latents are {latents.shape}; expected [{self.channels}, frames]")
+        finite = np.isfinite(latents)
+        values = np.where(finite, latents, np.nan).astype(np.float64)
+        self.num_sounds, self.num_frames = self.num_sounds + 1, self.num_frames + latents.shape[1]
         self.not_finite += (~finite).sum(axis=1)
-        self.minimum = np.minimum(self.minimum, np.where(finite, values, np.inf).min(axis=1, initial=np.inf))
-        self.maximum = np.maximum(self.maximum, np.where(finite, values, -np.inf).max(axis=1, initial=-np.inf))
-        values = np.where(finite, values, 0)
-        self.sums += np.stack([(values**power).sum(axis=1) for power in (1, 2, 3, 4)])
+        self.minimum = np.fmin(self.minimum, np.fmin.reduce(values, axis=1))
+        self.maximum = np.fmax(self.maximum, np.fmax.reduce(values, axis=1))
+        values = np.nan_to_num(values)
+        self._powers += np.stack([(values**power).sum(axis=1) for power in (1, 2, 3, 4)])
 
     @property
     def mean(self) -> np.ndarray:
-        """[channels]; 0 where a channel has no finite value."""
-        return self.sums[0] / np.maximum(self.count, 1)
+        """[channels]"""
+        return self._moment(1)
 
     @property
     def deviation(self) -> np.ndarray:
         """[channels], about the mean."""
-        return np.sqrt(np.maximum(self.sums[1] / np.maximum(self.count, 1) - self.mean**2, 0))
+        return np.sqrt(np.maximum(self._moment(2) - self.mean**2, 0))
 
     @property
     def kurtosis(self) -> np.ndarray:
         """[channels]: fourth central moment by the squared variance, less 3: 0 for a Gaussian, NaN for a constant."""
-        m, n = self.mean, np.maximum(self.count, 1)
-        fourth = self.sums[3] / n - 4 * m * self.sums[2] / n + 6 * m**2 * self.sums[1] / n - 3 * m**4
-        variance = self.deviation**2
-        return np.divide(fourth, variance**2, out=np.full(len(m), np.nan), where=variance > 1e-12) - 3
+        m, variance = self.mean, self.deviation**2
+        fourth = self._moment(4) - 4 * m * self._moment(3) + 6 * m**2 * self._moment(2) - 3 * m**4
+        return np.divide(fourth, variance**2, out=np.full(self.channels, np.nan), where=variance > 1e-12) - 3
 
     @property
     def overall_deviation(self) -> float:
         """About the channels' own means, over all channels."""
         return float(np.sqrt((self.deviation**2).mean()))
 
+    def dead(self) -> list[int]:
+        """Channels that hardly move: their deviation is a hundredth of the median channel's, or less."""
+        return np.flatnonzero(self.deviation <= DEAD * np.median(self.deviation)).tolist()
 
-def latent_warnings(statistics: LatentStatistics) -> list[tuple[int | None, str]]:
-    """What is wrong: channel, or None for all together, and a sentence; the worst first.
+    def exploding(self) -> list[int]:
+        """Channels that move ten times as much as the median one, or hold a value far out.
 
-    A channel is dead when it hardly varies beside the others, exploding when its deviation is above 10 or a value
-    lies 30 deviations from its mean, and off where its mean is far from 0.
-    """
-    mean, deviation = statistics.mean, statistics.deviation
+        Far out is 30 deviations from the mean, or not finite.
+        """
+        wide = self.deviation >= EXPLODING * np.median(self.deviation)
+        found = (wide & (self.deviation > 0)) | (self._furthest() > OUTLYING) | (self.not_finite > 0)
+        return np.flatnonzero(found).tolist()
+
+    def off(self) -> list[int]:
+        """Channels whose mean is half the deviation over all channels from 0, or more."""
+        return np.flatnonzero(np.abs(self.mean) >= OFF * max(self.overall_deviation, 1e-12)).tolist()
+
+    def _moment(self, power: int) -> np.ndarray:
+        return self._powers[power - 1] / np.maximum(self.num_frames - self.not_finite, 1)
+
+    def _furthest(self) -> np.ndarray:
+        """[channels]: of a value from the mean, in deviations; 0 for a channel that does not move."""
+        distance = np.fmax(self.maximum - self.mean, self.mean - self.minimum)
+        return np.divide(distance, self.deviation, out=np.zeros(self.channels), where=self.deviation > 1e-9)
+
+
+def latent_warnings(statistics: LatentStatistics) -> list[str]:
+    """What is wrong, a sentence each: of all channels together first, then of single ones."""
+    mean, deviation, furthest = statistics.mean, statistics.deviation, statistics._furthest()
     overall, median = statistics.overall_deviation, float(np.median(deviation))
-    scaled = np.maximum(deviation, 1e-12)
-    furthest = np.maximum(statistics.maximum - mean, mean - statistics.minimum)
-    found: list[tuple[int | None, str]] = [
-        (channel, f"{number} values are not finite") for channel, number in _where(statistics.not_finite)
-    ]
+    found = []
     if not SCALE[0] <= overall <= SCALE[1]:
-        found.append((None, f"the deviation over all channels is {overall:.3g}, it should be about 1"))
-    dead = deviation <= DEAD * median
-    found += [(c, f"dead: its deviation is {deviation[c]:.2g}, the median's {median:.2g}") for c, _ in _where(dead)]
-    exploding = (deviation > EXPLODING) & ~dead
-    found += [(c, f"exploding: its deviation is {deviation[c]:.3g}") for c, _ in _where(exploding)]
-    outlying = (furthest > OUTLYING * scaled) & ~dead & ~exploding & (statistics.count > 0)
-    found += [
-        (c, f"exploding: a value lies {furthest[c] / scaled[c]:.0f} deviations from the mean")
-        for c, _ in _where(outlying)
+        found.append(f"the deviation over all channels is {overall:.3g}; a diffusion model wants about 1")
+    for channel in statistics.exploding():
+        if statistics.not_finite[channel]:
+            what = f"{statistics.not_finite[channel]} of {statistics.num_frames} values are not finite"
+        elif furthest[channel] > OUTLYING:
+            what = f"a value lies {furthest[channel]:.0f} deviations from the mean"
+        else:
+            what = f"the deviation is {deviation[channel]:.3g}, the median channel's {median:.3g}"
+        found.append(f"channel {channel} explodes: {what}")
+    for channel in statistics.dead():
+        found.append(f"channel {channel} is dead: its deviation is {deviation[channel]:.2g}, the median {median:.2g}")
+    off = statistics.off()
+    return found + [
+        f"channel {channel} is off: its mean is {mean[channel]:.3g}, it should be near 0" for channel in off
     ]
-    off = np.abs(mean) > FAR * max(overall, 1e-12)
-    return found + [(c, f"off: its mean is {mean[c]:.3g}, it should be 0") for c, _ in _where(off)]
 
 
-def _where(values: np.ndarray) -> list[tuple[int, int]]:
-    """Channel and value, where it is not 0."""
-    return [(int(channel), int(values[channel])) for channel in np.flatnonzero(values)]
+def encoded_latents(folder: Path) -> Iterator[np.ndarray]:
+    """The latents [channels, frames] of every row of an encoded corpus, a few in memory at a time."""
+    for part in store.part_files(folder, "latents"):
+        with pq.ParquetFile(part) as file:
+            for batch in file.iter_batches(batch_size=32, columns=["latents", "num_latent_frames"]):
+                latents, frames = batch.column("latents"), batch.column("num_latent_frames").to_pylist()
+                ends = np.cumsum(latents.value_lengths().to_numpy())
+                rows = np.split(latents.flatten().to_numpy(zero_copy_only=False), ends[:-1])
+                yield from (row.reshape(-1, count) for row, count in zip(rows, frames, strict=True))

@@ -133,6 +133,10 @@ class Table:
         )
         self._add(name, value, interval, n, reference_n)
 
+    def add_plain(self, name: str, value: float, n: int) -> None:
+        """A number without an interval."""
+        self._add(name, value, None, n, None)
+
     def _add(self, name: str, value: float, interval: Interval | None, n: int, reference_n: int | None) -> None:
         low, high, method = (interval.low, interval.high, interval.method) if interval else (None, None, None)
         self.metrics.append(Metric(name, value, low, high, method, n, reference_n))

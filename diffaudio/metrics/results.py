@@ -2,9 +2,10 @@
 
 A metric's name says its backbone: `fd_tagger_mini`, `accuracy_tagger_mini`. A row is one set of sounds:
 
-    evaluated   a folder, or one combination of a sweep
-    real        recordings of the reference held against the others: what is reached by sounds that are real
-    shuffled    the evaluated sounds with their labels and prompts dealt anew: what is reached without listening
+    evaluated       a folder, or one combination of a sweep
+    real            recordings of the reference held against the others: what is reached by sounds that are real
+    shuffled        the evaluated sounds with their labels and prompts dealt anew: what is reached without listening
+    reconstructed   recordings after a round trip through an autoencoder
 """
 
 import json
@@ -50,7 +51,7 @@ class Row:
 
     Attributes:
         name: the folder, or the combination.
-        kind: "evaluated", "real" or "shuffled".
+        kind: "evaluated", "real", "shuffled" or "reconstructed".
         sounds: how many there are.
         seconds: how long they are together.
         metrics: in the order of the table.

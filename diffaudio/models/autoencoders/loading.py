@@ -20,7 +20,7 @@ from diffaudio.hub import fetch, is_hub_id
 from diffaudio.models.autoencoders.adapter import load_whole
 from diffaudio.models.autoencoders.base import Autoencoder
 
-__all__ = ["AUTOENCODERS", "load_autoencoder"]
+__all__ = ["AUTOENCODERS", "load_autoencoder", "size_on_disk"]
 
 # our class -> the module that holds it
 AUTOENCODERS = {
@@ -50,6 +50,28 @@ def load_autoencoder(model: str | Path) -> Autoencoder:
         ValueError: it is not there, its class is unknown here, a part or weights are missing, or the weights are
             not safetensors.
     """
+    folder, name, parts = _find(model)
+    try:
+        if name not in LIBRARIES:
+            return load_whole(_ours(name), parts[0])
+        return _ours(LIBRARIES[name][0]).from_library(*parts)
+    except (OSError, RuntimeError, LookupError, TypeError, ValueError, SafetensorError) as error:
+        reason = " ".join(str(error).split())
+        place = "" if reason.startswith(str(folder)) else f"{folder}: cannot be loaded as {name}: "
+        raise ValueError(f"{place}{reason}") from error
+
+
+def size_on_disk(model: str | Path) -> int:
+    """Bytes of the weights that `load_autoencoder` reads of a model.
+
+    Raises:
+        ValueError: see there.
+    """
+    return sum(file.stat().st_size for part in _find(model)[2] for file in part.glob("*.safetensors"))
+
+
+def _find(model: str | Path) -> tuple[Path, str, list[Path]]:
+    """The folder of a model, fetched where it is a hub id, its autoencoder's class, and the folders of its parts."""
     folder = Path(model) if Path(model).exists() or not is_hub_id(model) else fetch(model, ["*config.json"])
     networks = _networks(folder)
     found = [name for name in networks if name in AUTOENCODERS or name in LIBRARIES]
@@ -58,7 +80,7 @@ def load_autoencoder(model: str | Path) -> Autoencoder:
             f"several autoencoders, {', '.join(found)}; name the folder of one" if found else "no autoencoder of ours"
         )
         raise ValueError(f"{folder}: holds {what}")
-    adapter, vocoder = LIBRARIES.get(found[0], (None, None))
+    vocoder = LIBRARIES.get(found[0], (None, None))[1]
     parts = [networks[found[0]]]
     if vocoder is not None:
         if vocoder not in networks:
@@ -71,14 +93,7 @@ def load_autoencoder(model: str | Path) -> Autoencoder:
         places = [part.relative_to(folder).as_posix() for part in parts]
         patterns = ["*.safetensors*" if place == "." else f"{place}/*.safetensors*" for place in places]
         fetch(model, patterns)
-    try:
-        if adapter is None:
-            return load_whole(_ours(found[0]), parts[0])
-        return _ours(adapter).from_library(*parts)
-    except (OSError, RuntimeError, LookupError, TypeError, ValueError, SafetensorError) as error:
-        reason = " ".join(str(error).split())
-        place = "" if reason.startswith(str(folder)) else f"{folder}: cannot be loaded as {found[0]}: "
-        raise ValueError(f"{place}{reason}") from error
+    return folder, found[0], parts
 
 
 def _ours(name: str) -> Any:
