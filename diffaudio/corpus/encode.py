@@ -84,11 +84,10 @@ def encode(
         store.write_manifest(out, manifest)
     _wait(state)
     mine = missing[rank::count]
-    begin, clips_s = time.monotonic(), 0.0
-    with tqdm(total=sum(store.count_rows(part)[1] for part in mine), unit="s", disable=not progress) as bar:
+    clips_s, begin = sum(store.count_rows(part)[1] for part in mine), time.monotonic()
+    with tqdm(total=round(clips_s), unit="s", disable=not progress) as bar:
         for part in mine:
             store.write_part(targets[part], "latents", _rows(part, encoders, settings, bar), {"clips": part.name})
-        clips_s = bar.n
     took_s = time.monotonic() - begin
     _wait(state)
     if rank == 0:
