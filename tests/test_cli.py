@@ -16,6 +16,7 @@ from diffaudio.cli import main
 from diffaudio.commandline import Parser, add_settings, slug
 from diffaudio.corpus import encode as encoding
 from diffaudio.corpus import prepare as preparing
+from diffaudio.corpus.workers import WorkerLimits
 
 QUICK = ["--duration", "1", "--steps", "1"]
 
@@ -316,15 +317,20 @@ def test_an_unknown_command_is_refused(arguments, capsys):
 
 
 def test_prepare_passes_its_settings_on_and_tells_what_was_left_out(monkeypatch, capsys):
-    def prepare(sources, out, settings, *, progress):
-        assert (sources, out) == ([Path("a"), Path("b")], Path("out"))
+    def prepare(sources, out, settings, *, num_workers, limits, state, progress):
+        assert (sources, out, num_workers, state) == (["a", "s3://b/c"], Path("out"), 3, None)
         assert (settings.clip_s, settings.hop_s, settings.channels, settings.min_clip_s) == (4.0, 2.5, 2, 0.8)
-        return preparing.PrepareReport(5, 12, 90.0, 3, {"too_short": 2, "no_sound": 1})
+        assert (settings.max_duplicate_distance, settings.keep_dropped) == (None, True)
+        assert (limits.timeout_s, limits.max_memory_mb) == (9.0, WorkerLimits().max_memory_mb)
+        return preparing.PrepareReport(5, 7200.0, 12, 90.0, 1, 3, {"too_short": 2, "no_sound": 1})
 
     monkeypatch.setattr(preparing, "prepare", prepare)
-    assert main(["prepare", "a", "b", "-o", "out", "--clip-s", "4", "--hop-s", "2.5", "--channels", "2"]) == 0
-    printed = "out: 12 clips, 1.5 minutes, from 5 files\nleft out 3 (too_short 2, no_sound 1); see out/dropped.csv\n"
-    assert capsys.readouterr().out == printed
+    clips = ["--clip-s", "4", "--hop-s", "2.5", "--channels", "2", "--max-duplicate-distance", "none", "--keep-dropped"]
+    assert main(["prepare", "a", "s3://b/c", "-o", "out", "--workers", "3", "--timeout-s", "9", *clips]) == 0
+    assert capsys.readouterr().out == (
+        "out: 12 clips, 1.5 minutes, from 5 files (2.0 hours)\n"
+        "left out 3, 1 of them kept (too_short 2, no_sound 1); see out/dropped.csv\n"
+    )
 
 
 def test_prepare_refuses_in_one_line(tmp_path, capsys):
@@ -332,6 +338,10 @@ def test_prepare_refuses_in_one_line(tmp_path, capsys):
     assert capsys.readouterr().err.endswith("nowhere: there is no such file or folder\n")
     assert main(["prepare", "x", "-o", "y", "--channels", "3"]) == 2
     assert capsys.readouterr().err == "diffaudio: error: channels is 3; choose 1 (mono) or 2 (stereo)\n"
+    assert main(["prepare", "x", "-o", "y", "--workers", "0"]) == 2
+    assert "argument --workers: 0 is out of range; choose 1 or more" in capsys.readouterr().err
+    assert main(["prepare", "x", "-o", "y", "--max-duplicate-distance", "off"]) == 2
+    assert "--max-duplicate-distance: invalid number or none value: 'off'" in capsys.readouterr().err
 
 
 def test_encode_takes_the_models_parts_or_others(model, monkeypatch, capsys):

@@ -1,12 +1,7 @@
 import csv
 import io
-import os
 import random
-import signal
-import subprocess
-import sys
-import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,13 +13,32 @@ from PIL import Image
 
 from diffaudio.audio import decode_flac
 from diffaudio.corpus import store
-from diffaudio.corpus.prepare import PrepareSettings, find_media, prepare
+from diffaudio.corpus.cut import cut_clips
+from diffaudio.corpus.prepare import PrepareSettings, prepare
+from diffaudio.files import locked
 
 SMALL = PrepareSettings(clip_s=2.0, min_clip_s=0.5, sample_rate=8000, frames_per_clip=2, sources_per_part=2)
 
 
-def rows_of(corpus: Path) -> list[dict]:
-    return [row for part in store.part_files(corpus, "clips") for group in store.read_groups(part) for row in group]
+def cut_here(media, settings, *, num_workers, folder, limits):
+    """Stands for `workers.cut_in_workers`, which has tests of its own, and takes a second to start."""
+    folder.mkdir(parents=True)
+    for index, item in enumerate(media):
+        note = {"sources": [item.name], "dropped": []}
+        store.write_part(folder / f"{index}.parquet", "clips", cut_clips(item, settings, note["dropped"]), note)
+        yield item, folder / f"{index}.parquet"
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _without_workers():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("diffaudio.corpus.prepare.cut_in_workers", cut_here)
+        yield
+
+
+def rows_of(corpus: Path, *, condemned: bool = False) -> list[dict]:
+    groups = (store.read_groups(part, condemned=condemned) for part in store.part_files(corpus, "clips"))
+    return [row for part in groups for group in part for row in group]
 
 
 def dropped_of(corpus: Path) -> list[dict]:
@@ -37,17 +51,17 @@ def run(sources: Path | list[Path], out: Path, settings: PrepareSettings = SMALL
 
 
 def contents(corpus: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in corpus.iterdir()}
+    return {path.name: path.read_bytes() for path in corpus.iterdir()}  # fails on a folder that was left behind
 
 
 @pytest.fixture(scope="module")
 def videos(tmp_path_factory):
     """Five ordinary files, one of them 5 s long and in a folder below."""
     folder = tmp_path_factory.mktemp("videos")
-    for name in ("b.mkv", "a.mkv", "名前 with spaces & ünïcode.mkv", "d.mkv"):
-        write_media(folder / name, sound=noise(1, 8000), pictures=numbered_pictures(1))
+    for seed, name in enumerate(("b.mkv", "a.mkv", "名前 with spaces & ünïcode.mkv", "d.mkv")):
+        write_media(folder / name, sound=noise(1, 8000, seed=seed), pictures=numbered_pictures(1))
     (folder / "below").mkdir()
-    write_media(folder / "below" / "long.mkv", sound=noise(5.2, 8000), pictures=numbered_pictures(5.25))
+    write_media(folder / "below" / "long.mkv", sound=noise(5.2, 8000, seed=9), pictures=numbered_pictures(5.25))
     (folder / "notes.txt").write_text("not looked at")
     (folder / ".hidden.mkv").write_text("not looked at")
     return folder
@@ -95,6 +109,8 @@ def test_every_kind_of_bad_file_is_dropped_for_its_reason(tmp_path):
     assert dropped["empty.mp4"]["detail"] == "the file is empty"
     assert (report.sources, report.clips, report.dropped) == (10, 1, 9)
     assert report.reasons["unreadable"] == 3
+    manifest = store.read_manifest(tmp_path / "out", "diffaudio-clips", 2)
+    assert asdict(report).items() <= manifest.items()
 
 
 def test_a_row_holds_the_sound_and_pictures_of_its_stretch(corpus):
@@ -102,7 +118,7 @@ def test_a_row_holds_the_sound_and_pictures_of_its_stretch(corpus):
     assert [row["start_s"] for row in rows] == [0, 2, 4]
     assert [row["duration_s"] for row in rows] == pytest.approx([2, 2, 1.2], abs=0.01)
     assert len({row["id"] for row in rows}) == 3
-    original = torch.from_numpy(noise(5.2, 8000))
+    original = torch.from_numpy(noise(5.2, 8000, seed=9))
     for row in rows:
         waveform, rate = decode_flac(row["audio"])
         first = round(row["start_s"] * 8000)
@@ -145,7 +161,8 @@ def test_running_again_does_only_what_is_missing(videos, corpus, tmp_path, monke
     assert contents(out) == contents(corpus)
     assert all(path.stat().st_mtime_ns == before for path, before in times.items())
 
-    monkeypatch.setattr("diffaudio.corpus.prepare.cut_clips", lambda *_: pytest.fail("nothing was left to do"))
+    monkeypatch.setattr("diffaudio.corpus.prepare.cut_in_workers", lambda *_, **__: pytest.fail("nothing was left"))
+    monkeypatch.setattr("diffaudio.corpus.prepare.drop_duplicates", lambda *_, **__: pytest.fail("nothing was new"))
     assert run(videos, out) == report
 
 
@@ -165,41 +182,29 @@ def test_new_files_make_new_parts(videos, tmp_path):
     assert [row["source"] for row in dropped_of(out)] == ["bad.mkv"]
 
 
-KILLED = """
-import sys, time
-from pathlib import Path
-from diffaudio.corpus import prepare, cut
-from test_prepare import SMALL
-whole = prepare.cut_clips
-def slow(base, source, settings, dropped):
-    for row in whole(base, source, settings, dropped):
-        yield row
-        if source.startswith("d"):
-            time.sleep(600)
-prepare.cut_clips = slow
-prepare.prepare([Path(sys.argv[1])], Path(sys.argv[2]), SMALL, progress=False)
-"""
-
-
-def test_a_killed_run_keeps_its_finished_parts_and_the_next_one_ends_the_same(videos, corpus, tmp_path):
+def test_what_a_killed_run_left_is_cleared_and_its_finished_parts_stay(videos, corpus, tmp_path):
     out = tmp_path / "out"
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
-    process = subprocess.Popen([sys.executable, "-c", KILLED, str(videos), str(out)], env=environment)
-    try:
-        first, second = store.part_path(out, "clips", 0), ".clips-00001.*"
-        deadline = time.monotonic() + 240
-        while not (first.exists() and list(out.glob(second))):
-            assert process.poll() is None and time.monotonic() < deadline
-            time.sleep(0.05)
-    finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    assert store.read_manifest(out, "diffaudio-clips", 2)["finished"] is False
-    assert store.part_files(out, "clips") == [first]
+    run(videos, out)
+    first, second, third = store.part_files(out, "clips")
+    (out / ".work" / "some-run-1").mkdir(parents=True)
+    second.rename(out / ".work" / "some-run-1" / "0.parquet")
+    third.rename(out / ".clips-00002.99999999.part.parquet")
+    (out / ".lock").touch()
+    store.write_manifest(out, store.read_manifest(out, "diffaudio-clips", 2) | {"finished": False})
     kept = first.stat().st_mtime_ns
     run(videos, out)
     assert first.stat().st_mtime_ns == kept
     assert contents(out) == contents(corpus)
+
+
+def test_a_corpus_that_another_run_writes_to_is_left_alone(videos, tmp_path, monkeypatch):
+    monkeypatch.setattr("diffaudio.corpus.prepare.PATIENCE_S", 0.0)
+    (tmp_path / "out").mkdir()
+    with locked(tmp_path / "out" / ".lock", 0.0):
+        with pytest.raises(ValueError, match="out: another run is writing to this corpus; wait until it has ended"):
+            run(videos, tmp_path / "out")
+        assert [path.name for path in (tmp_path / "out").iterdir()] == [".lock"]
+    run(videos / "below", tmp_path / "out")
 
 
 def test_other_settings_are_refused_for_a_corpus_that_was_begun(videos, corpus):
@@ -228,15 +233,6 @@ def test_sources_that_hold_no_media_are_refused(tmp_path):
     with pytest.raises(ValueError, match="no media files found in"):
         run(tmp_path, tmp_path / "out")
     assert not (tmp_path / "out").exists()
-
-
-def test_files_of_the_same_name_in_several_folders_stay_apart(tmp_path):
-    for folder in ("one", "two"):
-        (tmp_path / folder).mkdir()
-        (tmp_path / folder / "a.mp4").write_bytes(b"x")
-    assert find_media([tmp_path / "one", tmp_path / "two"]) == (tmp_path, ["one/a.mp4", "two/a.mp4"])
-    assert find_media([tmp_path / "one"]) == (tmp_path / "one", ["a.mp4"])
-    assert find_media([tmp_path / "one" / "a.mp4"]) == (tmp_path / "one", ["a.mp4"])
 
 
 def test_a_clip_ends_with_its_sound_and_needs_its_picture(tmp_path):

@@ -40,8 +40,8 @@ def run(arguments: list[str]) -> None:
         state.destroy_process_group()
     if not is_main:
         return
-    hours = f"{report.media_seconds / 3600:.1f} hours, " if report.media_seconds else ""
-    print(f"{output}: {report.clips} clips, {report.seconds / 60:.1f} minutes, from {hours}{report.sources} files")
+    hours = f"({report.media_seconds / 3600:.1f} hours)"
+    print(f"{output}: {report.clips} clips, {report.seconds / 60:.1f} minutes, from {report.sources} files {hours}")
     if report.dropped:
         reasons = ", ".join(f"{reason} {count}" for reason, count in report.reasons.items())
         kept = f", {report.condemned} of them kept" if report.condemned else ""
