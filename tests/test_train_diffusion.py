@@ -85,16 +85,11 @@ def metrics(out: Path) -> list[dict[str, float]]:
 
 
 def test_a_resumed_run_equals_an_uninterrupted_one_to_the_bit(data, tmp_path, monkeypatch):
-    settings = [
-        "--train.steps",
-        "10",
-        "--train.batch_size",
-        "2",
-        "--train.save_every",
-        "3",
-        "--train.warmup_steps",
-        "2",
-    ]
+    """Two corpora, of 2 and 3 clips beside those held out, and steps past several passes of both."""
+    write_latents(tmp_path / "other", data / "model", clips=4)
+    corpora = ["--data", json.dumps([str(data / "corpus"), str(tmp_path / "other")]), "--weights", "[2, 1]"]
+    settings = [*corpora, "--held_out", "0.2", "--validation.every", "4", "--train.steps", "10"]
+    settings += ["--train.batch_size", "2", "--train.save_every", "3", "--train.warmup_steps", "2"]
     train(data, tmp_path / "whole", *settings)
 
     class Killed(BaseException):
@@ -106,7 +101,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one_to_the_bit(data, tmp_path, mo
     def loss_until_killed(*args, **kwargs):
         nonlocal calls
         calls += 1
-        if calls == 9:  # in the third pass of the corpus' 3 clips, two steps after a save
+        if calls == 11:  # at the ninth step, two after a save and with two batches of validation behind it
             raise Killed
         return loss(*args, **kwargs)
 
@@ -126,10 +121,11 @@ def test_a_resumed_run_equals_an_uninterrupted_one_to_the_bit(data, tmp_path, mo
             assert torch.equal(whole[key], resumed[key]), key
     untimed = [[{**line, "step_s": 0} for line in metrics(tmp_path / run)] for run in ("whole", "stopped")]
     assert untimed[0] == untimed[1]
-    assert [line["step"] for line in untimed[0]] == list(range(1, 11))
+    assert [line["step"] for line in untimed[0] if "loss" in line] == list(range(1, 11))
+    assert [line["step"] for line in untimed[0] if "held_out_loss" in line] == [4, 8, 10]
 
-    train(data, tmp_path / "other", *settings, "--train.seed", "1")
-    assert metrics(tmp_path / "other")[3]["loss"] != untimed[0][3]["loss"]
+    train(data, tmp_path / "seeded", *settings, "--train.seed", "1", "--train.steps", "4")
+    assert metrics(tmp_path / "seeded")[3]["loss"] != untimed[0][3]["loss"]
 
 
 def test_training_learns_and_writes_a_model_that_generates(data, tmp_path):
@@ -151,6 +147,35 @@ def test_training_learns_and_writes_a_model_that_generates(data, tmp_path):
     made = {path.name for path in (out / "samples/step_00000080").iterdir()}
     assert made == {"00.wav", "00.png", "01.wav", "01.png"}
     assert list(out.glob("events.out.tfevents*"))
+
+
+def test_the_loss_on_held_out_clips_is_that_of_the_averaged_weights_on_what_was_never_trained_on(data, tmp_path):
+    write_latents(tmp_path / "corpus", data / "model", clips=8)
+    more = ["--data", str(tmp_path / "corpus"), "--held_out", "0.2", "--train.steps", "2", "--validation.clips", "2"]
+    train(data, tmp_path / "run", *more)
+    (logged,) = (line for line in metrics(tmp_path / "run") if "held_out_loss" in line)
+
+    config = parse(script.Config, arguments(data, tmp_path / "run", *more))
+    dataset, held_out = script.open_data(config)
+    assert (len(dataset), len(held_out)) == (5, 3)
+    pipe = script.build(config, dataset, torch.device("cpu"))[1]
+    pipe.unet.load_state_dict(load_file(tmp_path / "run/state/step_00000002/average.safetensors"))
+    losses = script.held_out_losses(pipe, held_out, config.train, 2)
+    assert losses.shape == (2, 2) and logged["held_out_loss"] == losses[:, 0].mean().item()
+    whole = script.held_out_losses(pipe, held_out, config.train, 100)
+    assert whole.shape == (3, 2)
+    noisy = dataclasses.replace(config.train, embedding_noise=1.0, condition_dropout=1.0)
+    assert torch.equal(script.held_out_losses(pipe, held_out, noisy, 100), whole)  # neither is for measuring
+
+
+def test_what_mixes_or_holds_out_nothing_is_refused(data, tmp_path):
+    with pytest.raises(ValueError, match="weights has no effect with one corpus; leave it out, or give several"):
+        train(data, tmp_path / "run", "--weights", "[1]")
+    with pytest.raises(ValueError, match="weights: 1 were given for 2 corpora"):
+        train(data, tmp_path / "run", "--data", json.dumps([str(data / "corpus")] * 2), "--weights", "[1]")
+    with pytest.raises(ValueError, match="corpus: held_out 1 leaves no clips to train on"):
+        train(data, tmp_path / "run", "--held_out", "1")
+    assert not (tmp_path / "run").exists()
 
 
 def test_two_processes_train_one_model_on_different_draws(data, tmp_path):

@@ -22,6 +22,21 @@ from diffaudio.corpus.latents import Encoders, EncodeSettings, encoded_rows
 __all__ = ["EncodeReport", "EncodeSettings", "encode"]
 
 FORMAT, VERSION = "diffaudio-latents", 2
+CARD = """\
+{clips} rows ({seconds:.0f} seconds of sound), encoded by `diffaudio encode` with the autoencoder {autoencoder}
+({channels} channels, {rate:g} frames a second) and the CLIP {clip} (embeddings of {dim} numbers). The settings stand in
+manifest.json.
+
+| column | |
+| --- | --- |
+| id | of the clip |
+| source, start_s, duration_s | the file it was cut from, and where, in seconds |
+| caption | of the source, where one was given |
+| copy | 0 as it was recorded, 1 and more augmented |
+| num_latent_frames, num_pictures | how many of each |
+| latents | {channels} channels, one after the other, of num_latent_frames numbers each |
+| embeddings | of each picture |
+"""
 
 
 @dataclass(frozen=True)
@@ -92,6 +107,7 @@ def encode(
     _wait(state)
     if rank == 0:
         manifest |= _totals(out) | {"finished": True}
+        _write_card(out, manifest)
         store.write_manifest(out, manifest)
     _wait(state)
     manifest = store.read_manifest(out, FORMAT, VERSION)
@@ -146,6 +162,20 @@ def _totals(out: Path) -> dict[str, Any]:
     """Rows, copies among them, and seconds of both."""
     counts = [store.count_rows(part) for part in store.part_files(out, "latents")]
     return {"clips": sum(n for n, _ in counts), "seconds": round(sum(s for _, s in counts), 3)}
+
+
+def _write_card(out: Path, manifest: dict[str, Any]) -> None:
+    autoencoder, clip = manifest["autoencoder"], manifest["clip"]
+    text = CARD.format(
+        clips=manifest["clips"],
+        seconds=manifest["seconds"],
+        autoencoder=autoencoder["name"],
+        channels=autoencoder["latent_channels"],
+        rate=autoencoder["latent_rate"],
+        clip=clip["name"],
+        dim=clip["embedding_dim"],
+    )
+    store.write_card(out, "latents", "Latents of sound, with CLIP embeddings of its pictures", text)
 
 
 def _wait(state: Any) -> None:
