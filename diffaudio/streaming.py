@@ -11,17 +11,20 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from pathlib import Path
 
+import numpy as np
 import soundfile
 import torch
 from torch import Tensor
 
 from diffaudio.audio import READ_DIRECTLY, check_audio_path, mix_channels, resample
 from diffaudio.files import written_whole
-from diffaudio.video import MediaError, read_sound
+from diffaudio.tracks import HOLD_S, SoundTrack
+from diffaudio.video import PREROLL_S, MediaError, open_media
 
 __all__ = ["read_pieces", "resample_pieces", "slide", "write_pieces"]
 
-PIECE_S = 2.0  # of sound, read or resampled at once
+RESAMPLED_S = 2.0  # of sound at once
+HELD_S = 2.0  # of sound, of which the first second is given away
 
 
 def read_pieces(
@@ -41,32 +44,58 @@ def read_pieces(
     Raises:
         MediaError: the file is not there, has no sound, or cannot be read.
     """
-    if path.suffix.lower() in READ_DIRECTLY and path.is_file():
-        pieces, rate = _soundfile_pieces(path, start_s, duration_s)
-    else:
-        waveform, rate = read_sound(path, start_s=start_s, duration_s=duration_s)
-        pieces = iter([waveform])
-    yield from resample_pieces((mix_channels(piece, channels) for piece in pieces), rate, sample_rate)
+    direct = path.suffix.lower() in READ_DIRECTLY and path.is_file()
+    stream = (_soundfile_pieces if direct else _decoded_pieces)(path, start_s, duration_s)
+    first = next(stream, None)
+    if first is None:
+        return
+    rate = first[0]
+    given = (mix_channels(torch.from_numpy(piece), channels) for _, piece in chain([first], stream))
+    yield from resample_pieces(given, rate, sample_rate)
 
 
-def _soundfile_pieces(path: Path, start_s: float, duration_s: float | None) -> tuple[Iterator[Tensor], int]:
+def _soundfile_pieces(path: Path, start_s: float, duration_s: float | None) -> Iterator[tuple[int, np.ndarray]]:
+    """Sample rate, and [channels, samples]."""
     try:
-        rate = soundfile.info(path).samplerate
+        with soundfile.SoundFile(path) as file:
+            rate = file.samplerate
+            file.seek(min(round(start_s * rate), file.frames))
+            left = file.frames if duration_s is None else round(duration_s * rate)
+            while left > 0 and len(samples := file.read(min(left, rate), dtype="float32", always_2d=True)):
+                left -= len(samples)
+                yield rate, samples.T.copy()
     except soundfile.SoundFileError as error:
         raise MediaError(f"{path}: cannot be read as a sound file ({error})") from error
 
-    def pieces() -> Iterator[Tensor]:
-        left = math.inf if duration_s is None else round(duration_s * rate)
-        with soundfile.SoundFile(path) as file:
-            file.seek(min(round(start_s * rate), file.frames))
-            while left > 0:
-                samples = file.read(int(min(left, PIECE_S * rate)), dtype="float32", always_2d=True)
-                if len(samples) == 0:
-                    return
-                left -= len(samples)
-                yield torch.from_numpy(samples.T.copy())
 
-    return pieces(), rate
+def _decoded_pieces(path: Path, start_s: float, duration_s: float | None) -> Iterator[tuple[int, np.ndarray]]:
+    """The same of any media file, as `video.read_sound` reads it."""
+    with open_media(path) as media:
+        if media.audio is None:
+            raise MediaError(f"{path}: has no sound track")
+        if start_s > PREROLL_S:
+            media.seek(start_s - PREROLL_S, media.audio)
+        total_s = media.info.duration_s
+        end_s = start_s + duration_s if duration_s is not None else total_s and total_s + HOLD_S
+        track, damaged, given = SoundTrack(media.begin_s), False, 0
+        for packet in media.packets(media.audio):
+            damaged = track.feed(packet) or damaged
+            if end_s is not None and track.end_s >= end_s:
+                break
+            while track.format is not None and track.end_s >= start_s + given / track.format[0] + HELD_S:
+                rate = track.format[0]
+                begin_s = (round(start_s * rate) + given) / rate  # on a sample, so that no piece loses one
+                yield rate, track.cut(begin_s, begin_s + 1)
+                track.forget(begin_s + 1)
+                given += rate
+        if track.format is None:
+            if damaged:
+                raise MediaError(f"{path}: no sound decodes from {start_s:g} s on")
+            return
+        rate = track.format[0]
+        begin_s = (round(start_s * rate) + given) / rate
+        rest_s = None if end_s is None else begin_s + (round((end_s - start_s) * rate) - given) / rate
+        yield rate, track.cut(begin_s, rest_s)
 
 
 def slide(
@@ -152,7 +181,7 @@ def resample_pieces(pieces: Iterable[Tensor], from_rate: int, to_rate: int) -> I
     step, made = from_rate // common, to_rate // common
     # the filter's half width of 32 zero crossings, in samples, with its cutoff at 0.95 of the lower rate
     context = math.ceil((32 * from_rate / (min(from_rate, to_rate) * 0.95) + 1) / step)
-    size = max(1, round(PIECE_S * from_rate / step))
+    size = max(1, round(RESAMPLED_S * from_rate / step))
     yield from slide(
         pieces,
         lambda window, _: resample(window, from_rate, to_rate),

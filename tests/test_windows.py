@@ -6,12 +6,14 @@ from pathlib import Path
 import pytest
 import soundfile
 import torch
+from media import CODECS, numbered_pictures, write_media
+from media import noise as white
 from tiny_autoencoders import LIBRARY_FORMATS
 
-from diffaudio.audio import resample
+from diffaudio.audio import read_audio, resample, write_audio
 from diffaudio.models.autoencoders import Autoencoder, SpectralAutoencoder, load_autoencoder
 from diffaudio.models.autoencoders.windows import decode_windows, encode_windows
-from diffaudio.streaming import resample_pieces, slide, write_pieces
+from diffaudio.streaming import read_pieces, resample_pieces, slide, write_pieces
 
 # largest difference by the RMS of the whole: latents, waveform; see the module's header
 EXACT = {"spectral": (1e-3, 1e-3), "encodec_stereo": (1e-3, 1e-3), "oobleck": (1e-3, 1e-3)}
@@ -26,6 +28,20 @@ def autoencoders(tmp_path_factory) -> dict[str, Autoencoder]:
         loaded = {kind: load_autoencoder(write(root / kind)) for kind, write in LIBRARY_FORMATS.items()}
     spectral = SpectralAutoencoder(8000, n_fft=256, hop_length=80, num_mels=32, latent_channels=128, audio_channels=2)
     return loaded | {"spectral": spectral}
+
+
+@pytest.fixture(scope="module")
+def media(tmp_path_factory) -> Path:
+    """Five seconds of two channels in several formats; the mp4 with a gap."""
+    folder = tmp_path_factory.mktemp("media")
+    for name in ("a.wav", "a.flac"):
+        write_audio(folder / name, torch.from_numpy(white(5.0, 44100, channels=2)), 44100)
+    for name in ("a.mp4", "a.mkv", "a.webm"):
+        sound = white(5.0, CODECS[f".{name[2:]}"][2], channels=2)
+        write_media(
+            folder / name, sound=sound, pictures=numbered_pictures(5.0), gap=(2.0, 0.5) if name == "a.mp4" else None
+        )
+    return folder
 
 
 def noise(autoencoder: Autoencoder, duration_s: float) -> torch.Tensor:
@@ -148,6 +164,27 @@ def test_a_cross_fade_goes_from_one_window_to_the_next_in_a_straight_line():
         step=1, made_per_step=1, size=4, before=1, after=0, fade=2,
     )  # fmt: skip
     assert joined(made).tolist() == [1, 1, 1, 1, 1.5, 2.5, 3, 3, 3, 3]
+
+
+@pytest.mark.parametrize("name", ["a.wav", "a.flac", "a.mp4", "a.mkv", "a.webm"])
+@pytest.mark.parametrize("part", [(0.0, None), (1.3, None), (2.1001, 1.77), (4.5, 3.0), (9.0, None)])
+def test_a_file_is_read_in_pieces_as_it_is_read_whole(name, part, media):
+    whole, _ = read_audio(media / name, sample_rate=16000, channels=1, start_s=part[0], duration_s=part[1])
+    pieces = read_pieces(media / name, sample_rate=16000, channels=1, start_s=part[0], duration_s=part[1])
+    found = joined([torch.zeros(1, 0), *pieces])
+    assert found.shape == whole.shape
+    torch.testing.assert_close(found, whole, rtol=0, atol=1e-4)
+
+
+def test_a_file_that_cannot_be_read_is_told(media):
+    with pytest.raises(ValueError, match=r"nothing\.wav: there is no such file"):
+        list(read_pieces(media / "nothing.wav", sample_rate=8000, channels=1))
+    (media / "broken.wav").write_bytes(b"nothing")
+    with pytest.raises(ValueError, match=r"broken\.wav: cannot be read as a sound file"):
+        list(read_pieces(media / "broken.wav", sample_rate=8000, channels=1))
+    write_media(media / "silent.mp4", pictures=numbered_pictures(1.0))
+    with pytest.raises(ValueError, match=r"silent\.mp4: has no sound track"):
+        list(read_pieces(media / "silent.mp4", sample_rate=8000, channels=1))
 
 
 def test_a_stream_is_written_as_a_file_whole_or_not_at_all(tmp_path: Path):
