@@ -21,7 +21,7 @@ from diffaudio.corpus.latents import Encoders, EncodeSettings, encoded_rows
 
 __all__ = ["EncodeReport", "EncodeSettings", "encode"]
 
-FORMAT, VERSION = "diffaudio-latents", 2
+FORMAT, VERSION = store.FORMATS["latents"]
 CARD = """\
 {clips} rows ({seconds:.0f} seconds of sound), encoded by `diffaudio encode` with the autoencoder {autoencoder}
 ({channels} channels, {rate:g} frames a second) and the CLIP {clip} (embeddings of {dim} numbers). The settings stand in

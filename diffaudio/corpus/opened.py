@@ -55,20 +55,10 @@ def open_corpus(folder: Path) -> Corpus:
         format = json.loads(path.read_text(encoding="utf-8"))["format"]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path}: is damaged; run the command that made the corpus again") from error
-    kind, version = _known(format, folder)
+    kinds = {name: (kind, version) for kind, (name, version) in store.FORMATS.items()}
+    if format not in kinds:
+        raise ValueError(
+            f"{folder}: is of format '{format}'; name a corpus that `diffaudio prepare` or `diffaudio encode` made"
+        )
+    kind, version = kinds[format]
     return Corpus(folder, kind, store.read_manifest(folder, format, version), store.part_files(folder, kind))
-
-
-def _known(format: str, folder: Path) -> tuple[str, int]:
-    """Kind and newest version of a format."""
-    from diffaudio.corpus import prepare
-
-    if format == prepare.FORMAT:
-        return "clips", prepare.VERSION
-    from diffaudio.corpus import encode  # needs torch
-
-    if format == encode.FORMAT:
-        return "latents", encode.VERSION
-    raise ValueError(
-        f"{folder}: is of format '{format}'; name a corpus that `diffaudio prepare` or `diffaudio encode` made"
-    )

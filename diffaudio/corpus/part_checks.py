@@ -113,11 +113,11 @@ def check_part(path: Path, *, kind: str, manifest: Mapping[str, Any], decode: bo
     for row in note.get("dropped", []):
         report.dropped.add(row)
     if kind == "clips":
+        for name in ("clips", "condemned", "seconds"):
+            if abs(note.get(name, report.totals[name]) - report.totals[name]) > 1e-3:
+                what = f"holds {round(report.totals[name], 3)} {name}, its note says {round(note[name], 3)}"
+                report.problems.append(Problem(path.name, what))
         report.totals.update(sources=len(report.source_keys), dropped=report.dropped.lines.total())
-    for name in ("clips", "condemned", "seconds"):
-        if abs(note.get(name, report.totals[name]) - report.totals[name]) > 1e-3:
-            what = f"holds {round(report.totals[name], 3)} {name}, its note says {round(note[name], 3)}"
-            report.problems.append(Problem(path.name, what))
     return report
 
 

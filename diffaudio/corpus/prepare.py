@@ -35,7 +35,7 @@ __all__ = ["FORMAT", "VERSION", "PrepareReport", "PrepareSettings", "prepare"]
 
 T = TypeVar("T")
 
-FORMAT, VERSION = "diffaudio-clips", 2
+FORMAT, VERSION = store.FORMATS["clips"]
 WORK, LOCK = ".work", ".lock"
 PATIENCE_S = 20.0  # for the processes of a run that was killed to be gone
 CARD = """\

@@ -13,7 +13,7 @@ import numpy as np
 import soundfile
 from PIL import Image
 
-from diffaudio.corpus import filters
+from diffaudio.corpus import duplicates, filters
 
 __all__ = ["clip_problems", "latent_problems"]
 
@@ -22,6 +22,7 @@ Row = Mapping[str, Any]
 SILENCE_MARGIN_DB = 10.0  # the filter hears a clip before it is mixed and resampled, which may take a little of it
 DEVIATION = (0.01, 20.0)  # of one clip's latents, which have a deviation of 1 over the corpus
 LARGEST_LATENT = 100.0
+SPARE_FRAMES = 2  # that an autoencoder may add to the sound's own, or leave out
 NORM_TOLERANCE = 0.01  # of an embedding in half precision
 
 
@@ -39,6 +40,7 @@ def clip_problems(row: Row, settings: Mapping[str, Any], *, decode: bool = True)
     if rate != settings.get("sample_rate", rate):
         yield f"sample_rate is {rate}, the manifest says {settings['sample_rate']}"
     yield from _marking_problems(row, settings)
+    yield from _fingerprint_problems(row, settings)
     yield from _time_problems(row, settings)
     if decode:
         yield from _sound_problems(row, settings)
@@ -62,6 +64,8 @@ def latent_problems(row: Row, latents: np.ndarray, embeddings: list[np.ndarray],
         yield f"num_latent_frames is {frames}"
     elif len(latents) != channels * frames:
         yield f"holds {len(latents)} values of latents, {channels} channels of {frames} frames are {channels * frames}"
+    elif abs(frames - row["duration_s"] * manifest["autoencoder"]["latent_rate"]) > SPARE_FRAMES:
+        yield f"has {frames} frames of latents, duration_s is {row['duration_s']:g}"
     yield from _scale_problems(latents)
     if not embeddings:
         yield "has no embedding"
@@ -93,6 +97,17 @@ def _marking_problems(row: Row, settings: Mapping[str, Any]) -> Iterator[str]:
     reason = row.get("reason")
     if reason is not None and not settings.get("keep_dropped"):
         yield f"is marked '{reason}', but the corpus was prepared without --keep-dropped"
+
+
+def _fingerprint_problems(row: Row, settings: Mapping[str, Any]) -> Iterator[str]:
+    fingerprint = row.get("fingerprint")
+    if fingerprint is not None:
+        try:
+            duplicates.find_duplicates([fingerprint], [row["source"]])
+        except ValueError:
+            yield f"the fingerprint of {len(fingerprint)} bytes is damaged or of another version"
+    elif settings.get("max_duplicate_distance") is not None and row.get("reason") is None:
+        yield "has no fingerprint, by which duplicates are found"
 
 
 def _time_problems(row: Row, settings: Mapping[str, Any]) -> Iterator[str]:

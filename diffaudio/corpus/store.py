@@ -24,6 +24,7 @@ from diffaudio.files import written_whole
 __all__ = [
     "CLIP_SCHEMA",
     "DROPPED_COLUMNS",
+    "FORMATS",
     "LATENT_SCHEMA",
     "count_rows",
     "make_folder",
@@ -40,6 +41,7 @@ __all__ = [
     "write_tables",
 ]
 
+FORMATS = {"clips": ("diffaudio-clips", 2), "latents": ("diffaudio-latents", 2)}  # kind -> name and version
 NOTE = b"diffaudio"
 DROPPED_COLUMNS: list[str] = ["source", "start_s", "duration_s", "reason", "detail"]
 
