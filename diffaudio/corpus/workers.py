@@ -33,6 +33,7 @@ __all__ = ["WorkerLimits", "cut_in_workers", "serve"]
 
 AHEAD_PER_WORKER = 32  # files cut beyond the one that is waited for: a film must not hold up the others
 SECONDS_PER_MB = 8.0  # what a file may take in all grows with its bytes, which do not lie, unlike its header
+KILLED = "out_of_memory", "the system killed the worker"
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 
@@ -121,7 +122,18 @@ class _Worker:
         self._stopped = False
 
     def cut(self, media: Media, fragment: Path) -> None:
-        """Have the fragment written; where the child fails to, write an empty one that says why."""
+        """Have the fragment written; where the child fails to, write an empty one that says why.
+
+        A child that somebody killed need not have died of this file: it gets a second chance.
+        """
+        verdict = self._cut(media, fragment)
+        if verdict == KILLED and not self._stopped:
+            verdict = self._cut(media, fragment)
+        if verdict and not self._stopped:
+            _write_dropped(fragment, media, *verdict)
+
+    def _cut(self, media: Media, fragment: Path) -> tuple[str, str] | None:
+        """Why the child failed to write the fragment, if it did."""
         process = self._process or self._start()
         began, spent_s = time.monotonic(), self._limits.timeout_s
         allowed_s = spent_s + SECONDS_PER_MB * _megabytes(media.path)
@@ -130,14 +142,13 @@ class _Worker:
             while True:
                 left_s = min(self._limits.timeout_s, allowed_s - (time.monotonic() - began))
                 if self._receive(process, left_s) == "done":
-                    return
+                    return None
         except TimeoutError:
             verdict = "timeout", f"gave up after {time.monotonic() - began:.0f} s"
         except (EOFError, OSError, pickle.UnpicklingError):
             verdict = self._cause_of_death(process)
         self._end(process)
-        if not self._stopped:
-            _write_dropped(fragment, media, *verdict)
+        return verdict
 
     def stop(self) -> None:
         """End the child, from another thread than the one that may be waiting for it."""
@@ -199,7 +210,7 @@ class _Worker:
     def _cause_of_death(self, process: subprocess.Popen[bytes]) -> tuple[str, str]:
         code = process.wait()
         if code == -signal.SIGKILL:  # none of ours: those end in TimeoutError
-            return "out_of_memory", "the system killed the worker"
+            return KILLED
         name = signal.Signals(-code).name if code < 0 else f"exit code {code}"
         return "crashed", f"the decoder ended the worker ({name})"
 
