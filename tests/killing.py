@@ -1,5 +1,6 @@
 """Commands that are killed at random moments and begun again, for tests of what survives that."""
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -26,10 +27,8 @@ def kill(process: subprocess.Popen[bytes], choose: Callable[[list[psutil.Process
     """SIGKILL for those that `choose` names among the process and all below it."""
     root = psutil.Process(process.pid)
     for victim in choose([root, *root.children(recursive=True)]):
-        try:
+        with contextlib.suppress(psutil.NoSuchProcess):
             victim.kill()
-        except psutil.NoSuchProcess:
-            pass
     process.wait()
 
 

@@ -63,7 +63,7 @@ def test_a_run_that_is_killed_again_and_again_ends_like_one_that_is_not(videos, 
     kills, corpora = Counter[str](), 0
     while kills.total() < KILLS:
         out = tmp_path / f"killed-{corpora}"
-        while not _run_and_kill(videos, out, rng, kills, starting_s, working_s, len(wanted), log):
+        while not _run_and_kill(videos, out, rng, kills, (starting_s, working_s), log):
             pass
         assert contents(out) == wanted
         corpora += 1
@@ -71,24 +71,18 @@ def test_a_run_that_is_killed_again_and_again_ends_like_one_that_is_not(videos, 
 
 
 def _run_and_kill(
-    videos: Path,
-    out: Path,
-    rng: random.Random,
-    kills: Counter[str],
-    starting_s: float,
-    working_s: float,
-    parts: int,
-    log,
+    videos: Path, out: Path, rng: random.Random, kills: Counter[str], takes_s: tuple[float, float], log: Path
 ) -> bool:
     """Whether the run came to its end before it was to be killed."""
-    missing = 1 - len(list(out.glob("clips-*"))) / parts
+    missing = 1 - len(list(out.glob("clips-*"))) * PER_PART / NUM_FILES
+    starting_s, working_s = takes_s
     before = set((out / ".work").glob("*"))
     process = start([*LAUNCHED, videos, "-o", out, *CHOICE], log)
     victim = rng.choice(list(VICTIMS)) if kills.total() < KILLS else None
     if victim and rng.random() < 0.2:
         time.sleep(rng.uniform(0, starting_s))
     elif victim and wait_for(process, lambda: bool(set((out / ".work").glob("*")) - before)):
-        time.sleep(rng.uniform(0, working_s * missing))
+        time.sleep(rng.uniform(0, max(1.0, working_s * missing)))
     if victim and process.poll() is None:
         at = f"{len(list(out.glob('clips-*')))} parts"
         kill(process, VICTIMS[victim])
