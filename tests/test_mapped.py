@@ -1,11 +1,11 @@
-import mmap
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from diffaudio.corpus import store
+from diffaudio.corpus import mapped, store
 from diffaudio.corpus.mapped import MappedFiles, index_part
 
 CHANNELS, DIM = 3, 5
@@ -136,12 +136,19 @@ def test_a_damaged_part_is_refused_by_name(part):
         index_part(part, CHANNELS, DIM)
 
 
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="needs a list of open files")
+def test_a_map_keeps_no_file_open(part):
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    maps = [mapped.map_file(part) for _ in range(20)]
+    assert len(list(Path("/proc/self/fd").iterdir())) == before and len(maps) == 20
+
+
 def test_only_so_many_files_are_mapped_at_once(tmp_path, monkeypatch):
-    files, maps, make = MappedFiles(most=2), [], mmap.mmap
-    monkeypatch.setattr("diffaudio.corpus.mapped.mmap.mmap", lambda *a, **k: maps.append(1) or make(*a, **k))
+    files, maps, make = MappedFiles(most=2), [], mapped.map_file
+    monkeypatch.setattr(mapped, "map_file", lambda path: maps.append(path.name) or make(path))
     for number in range(3):
         (tmp_path / str(number)).write_bytes(bytes([number] * 10))
         files.add(tmp_path / str(number))
     for number in (0, 1, 0, 1, 2, 0, 2):
         assert files[number].tolist() == [number] * 10
-    assert len(maps) == 4 and len(files) == 3
+    assert maps == ["0", "1", "2", "0"] and len(files) == 3

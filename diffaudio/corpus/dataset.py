@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from diffaudio.corpus import encode, store
+from diffaudio.corpus import store
 from diffaudio.corpus.mapped import MappedFiles, index_part
 from diffaudio.corpus.order import permuted
 from diffaudio.corpus.splits import is_held_out
@@ -203,7 +203,7 @@ def _common_manifest(folders: list[Path]) -> dict[str, Any]:
     """The first manifest, once all are found to name the same models."""
     if not folders:
         raise ValueError("no corpus was given; name at least one")
-    manifests = [store.read_manifest(folder, encode.FORMAT, encode.VERSION) for folder in folders]
+    manifests = [store.read_manifest(folder, *store.FORMATS["latents"]) for folder in folders]
     for folder, manifest in zip(folders, manifests, strict=True):
         if not manifest["finished"]:
             raise ValueError(f"{folder}: is not finished; run `diffaudio encode` on it again first")

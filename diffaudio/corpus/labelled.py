@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from diffaudio.audio import decode_flac, mix_channels, resample
-from diffaudio.corpus import prepare, store
+from diffaudio.corpus import store
 from diffaudio.corpus.splits import is_held_out
 
 __all__ = ["LabelledClips", "label_by_clip", "read_labelled_clips", "read_labels", "split_by_source"]
@@ -120,7 +120,7 @@ def split_by_source(clips: LabelledClips, held_out: float) -> tuple[LabelledClip
 
 
 def _clip_parts(corpus: Path) -> list[Path]:
-    store.read_manifest(corpus, prepare.FORMAT, prepare.VERSION)
+    store.read_manifest(corpus, *store.FORMATS["clips"])
     return store.part_files(corpus, "clips")
 
 
