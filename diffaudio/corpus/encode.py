@@ -1,8 +1,8 @@
 """Clips -> latents and CLIP embeddings: what training reads, so that it needs neither sound nor pictures.
 
-Every part of the clips becomes one part of latents. Running again does what is missing. Several processes share the
-parts by their place in the list. Each clip is brought to the same peak first: recordings differ in level by 40 dB for
-reasons that no picture shows.
+Every part of the clips becomes one part of latents. Running again does what is missing or has changed. Several
+processes share the parts by their place in the list. Each clip is brought to the same peak first: recordings differ
+in level by 40 dB for reasons that no picture shows.
 """
 
 import hashlib
@@ -93,7 +93,7 @@ def encode(
     manifest = _manifest(encoders, settings)
     _check(out, manifest)
     targets = {part: out / part.name.replace("clips", "latents", 1) for part in store.part_files(corpus, "clips")}
-    missing = [part for part, target in targets.items() if not target.exists()]
+    missing = [part for part, target in targets.items() if not _is_encoded(part, target)]
     _wait(state)  # everybody looks before anybody begins, so that all know the same list
     if rank == 0:
         store.write_manifest(out, manifest)
@@ -102,7 +102,8 @@ def encode(
     clips_s, begin = sum(store.count_rows(part)[1] for part in mine), time.monotonic()
     with tqdm(total=round(clips_s), unit="s", disable=not progress) as bar:
         for part in mine:
-            store.write_part(targets[part], "latents", _rows(part, encoders, settings, bar), {"clips": part.name})
+            note = {"clips": part.name, "bytes": part.stat().st_size}
+            store.write_part(targets[part], "latents", _rows(part, encoders, settings, bar), note)
     took_s = time.monotonic() - begin
     _wait(state)
     if rank == 0:
@@ -112,6 +113,11 @@ def encode(
     _wait(state)
     manifest = store.read_manifest(out, FORMAT, VERSION)
     return EncodeReport(manifest, clips_s, took_s)
+
+
+def _is_encoded(part: Path, target: Path) -> bool:
+    """Whether a part was encoded as it is now: finding duplicates of new clips rewrites parts."""
+    return target.exists() and store.read_note(target).get("bytes", part.stat().st_size) == part.stat().st_size
 
 
 def _rows(part: Path, encoders: Encoders, settings: EncodeSettings, bar: Any) -> Iterator[dict[str, Any]]:
