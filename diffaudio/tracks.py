@@ -6,8 +6,9 @@ and hold no more of it than is asked for: hours take no more memory than minutes
 
 import bisect
 import errno
+import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import av
@@ -15,28 +16,26 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 from PIL import Image
 
-__all__ = ["PictureTrack", "SoundTrack", "decoded"]
+__all__ = ["PictureTrack", "SoundTrack"]
 
 GAP_S = 0.04  # time stamps are only rounded below this, above it something is missing
 HOLD_S = 1.0  # how long the last picture stands where the file does not say
 EQUAL_S = 1e-3  # a picture that comes so much after a time is still on screen then
 MAX_WAITING = 64 << 20  # bytes of pictures held back in case none of them is wanted
 
+_OWN = threading.local()
+
 Take = Callable[[float, Image.Image | None], None]
 
 
-def decoded(packet: Any) -> Iterator[Any]:
-    """The frames of a packet, None for one that does not decode.
-
-    Raises:
-        MemoryError: there is not enough for the decoder.
-    """
+def _decoded(packet: Any) -> list[Any] | None:
+    """The frames of a packet, None for one that does not decode."""
     try:
-        yield from packet.decode()
+        return packet.decode()
     except av.FFmpegError as error:
         if error.errno == errno.ENOMEM:
             raise MemoryError(str(error)) from error
-        yield None
+        return None
 
 
 class SoundTrack:
@@ -68,31 +67,27 @@ class SoundTrack:
             ValueError: it has another sample rate or number of channels than those before.
             MemoryError: there is not enough for the decoder.
         """
-        damaged = False
-        for frame in decoded(packet):
-            if frame is None:
-                damaged = True
-            else:
-                self._add(frame)
-        return damaged
+        frames = _decoded(packet)
+        for frame in frames or ():
+            self._add(frame)
+        return frames is None
 
     def _add(self, frame: Any) -> None:
         """Put a frame after the last without a seam, unless its stamp says that it belongs elsewhere."""
-        rate, channels = frame.sample_rate, frame.layout.nb_channels
         if self.format is None:
-            self.format = rate, channels
-        elif self.format != (rate, channels):
-            raise ValueError("the sound changes its sample rate or channels midway")
-        at = self._next or 0
-        stamped = at if frame.time is None else round((frame.time - self._begin_s) * rate)
+            self.format = frame.sample_rate, frame.layout.nb_channels
+        rate, time_s, at = self.format[0], frame.time, self._next or 0
+        stamped = at if time_s is None else round((time_s - self._begin_s) * rate)
         if self._next is None or abs(stamped - at) > GAP_S * rate:
             self._drain()
             at = stamped
         frame.pts = None  # the stamps are seen to here
         try:
             self._fifo.write(frame)
-        except ValueError:  # another format of the samples
-            self._drain()
+        except ValueError as error:
+            if (frame.sample_rate, frame.layout.nb_channels) != self.format:
+                raise ValueError("the sound changes its sample rate or channels midway") from error
+            self._drain()  # only the format of the samples is another
             self._fifo = av.AudioFifo()
             self._fifo.write(frame)
         self._next = end = at + frame.samples
@@ -162,7 +157,6 @@ class PictureTrack:
         self.decoded_any = False
         self._stream, self._begin_s, self._max_side = stream, begin_s, max_side
         self._time_base = float(stream.time_base)
-        self._reformatter = VideoReformatter()
         self._wanted: list[tuple[float, int, Take]] = []  # in order of time, then of asking
         self._asked = 0
         self._waiting: list[Any] = []  # packets since the last key frame, or since the last that was decoded
@@ -187,7 +181,12 @@ class PictureTrack:
         self._asked += 1
         bisect.insort(self._wanted, (time_s, self._asked, take))
 
+    def forget(self, take: Take) -> None:
+        """Want no more for this one."""
+        self._wanted = [wanted for wanted in self._wanted if wanted[2] != take]
+
     def feed(self, packet: Any) -> None:
+        """Take what is wanted from the next packet, as soon as it is certain."""
         stamp = packet.dts if packet.pts is None else packet.pts
         if stamp is None and not packet.size:
             return  # the end of the file: see finish
@@ -237,9 +236,8 @@ class PictureTrack:
             mode = "DEFAULT" if self._is_wanted(packet) else "NONREF"
             if self._mode != mode:
                 context.skip_frame = self._mode = mode
-            for frame in decoded(packet):
-                if frame is not None:
-                    self._show(frame)
+            for frame in _decoded(packet) or ():
+                self._show(frame)
         self._waiting.clear()
         self._waiting_bytes, self._reached_s = 0, float("-inf")
 
@@ -267,7 +265,7 @@ class PictureTrack:
 
     def _give(self, take: Take) -> None:
         if self._image is None:
-            self._image = _to_image(self._held, self._stream, self._reformatter, self._max_side)
+            self._image = _to_image(self._held, self._stream, self._max_side)
         take(self._held.time - self._begin_s, self._image)
 
 
@@ -283,13 +281,21 @@ def _to_float(frame: Any) -> np.ndarray:
     return samples.astype(np.float32, copy=False)
 
 
-def _to_image(frame: Any, stream: Any, reformatter: VideoReformatter, max_side: int | None) -> Image.Image:
+def _reformatter() -> VideoReformatter:
+    """This thread's: a new one for each file would cost more than what it does."""
+    if not hasattr(_OWN, "reformatter"):
+        _OWN.reformatter = VideoReformatter()
+    return _OWN.reformatter
+
+
+def _to_image(frame: Any, stream: Any, max_side: int | None) -> Image.Image:
     """Scale to square pixels and at most `max_side`, then turn upright."""
     aspect = float(stream.sample_aspect_ratio or 1)
     width, height = max(1, round(frame.width * aspect)), frame.height
     scale = min(1.0, (max_side or max(width, height)) / max(width, height))
     size = max(1, round(width * scale)), max(1, round(height * scale))
-    rgb = reformatter.reformat(frame, width=size[0], height=size[1], format="rgb24", interpolation="BICUBIC")
+    form = {"format": "rgb24", "interpolation": "BICUBIC", "threads": 1}
+    rgb = _reformatter().reformat(frame, width=size[0], height=size[1], **form)
     plane = rgb.planes[0]
     image = Image.frombytes("RGB", size, bytes(plane), "raw", "RGB", plane.line_size, 1)
     return image.rotate(frame.rotation, expand=True) if frame.rotation else image

@@ -6,6 +6,7 @@ passed over where that is possible: packets that do not decode leave silence, or
 
 import contextlib
 import errno
+import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,6 +61,10 @@ class OpenMedia:
     begin_s: float
     container: Any
 
+    @functools.cached_property
+    def _time_bases(self) -> dict[int, float]:
+        return {stream.index: float(stream.time_base) for stream in self.container.streams if stream.time_base}
+
     def packets(self, *streams: Any) -> Iterator[Any]:
         """Undecoded packets from here to the end, or to where damage ends the file.
 
@@ -79,8 +84,10 @@ class OpenMedia:
 
     def time_s(self, packet: Any) -> float | None:
         """When a packet is heard or seen."""
-        stamp = packet.dts if packet.pts is None else packet.pts
-        return None if stamp is None else stamp * float(packet.time_base) - self.begin_s
+        stamp = packet.pts
+        if stamp is None:
+            stamp = packet.dts
+        return None if stamp is None else stamp * self._time_bases[packet.stream_index] - self.begin_s
 
     def seek(self, time_s: float, stream: Any) -> bool:
         """Go to the key frame before a time; False where the file cannot be sought in and stays where it is."""
