@@ -188,6 +188,15 @@ def test_rows_that_a_filter_condemned_are_left_out(tmp_path):
     assert report.manifest["clips"] == 3
 
 
+@pytest.mark.parametrize("damage", [{"audio": b"noise"}, {"frames": [{"time_s": 0.0, "image": b"noise"}]}])
+def test_a_clip_that_cannot_be_decoded_is_named(clips, tmp_path, damage):
+    part = store.part_files(clips, "clips")[1]
+    rows = [row for group in store.read_groups(part) for row in group]
+    store.write_part(part, "clips", [rows[0], rows[1] | damage], {"sources": []})
+    with pytest.raises(ValueError, match=r"clip clip3 of 3.mp4: its sound or pictures are damaged \(.*validate`"):
+        run(clips, tmp_path / "out")
+
+
 def test_the_report_tells_the_seconds_of_this_run(clips, tmp_path):
     report = run(clips, tmp_path / "out", settings=copies_of(2))
     assert report.clips_s == pytest.approx(sum(NUM_SAMPLES) / 8000) and report.took_s > 0

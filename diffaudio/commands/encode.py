@@ -78,7 +78,8 @@ def _told(report: "EncodeReport", output: Path, device: str, processes: int) -> 
     clips, minutes = manifest["clips"], manifest["seconds"] / 60
     told = f"{output}: {clips} clips, {minutes:.1f} minutes"
     if copies:
-        told = f"{output}: {clips // (1 + copies)} clips and {copies} copies of each, {minutes:.1f} minutes"
+        of_each = "a copy of each" if copies == 1 else f"{copies} copies of each"
+        told = f"{output}: {clips // (1 + copies)} clips and {of_each}, {minutes:.1f} minutes"
     if report.clips_s > 0:
         hour_s = 3600 * report.took_s / report.clips_s / processes
         cost = f"{hour_s:.0f} seconds" if hour_s < 90 else f"{hour_s / 60:.1f} minutes"

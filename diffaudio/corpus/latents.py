@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
+import soundfile
 import torch
 from PIL import Image
 from torch import Tensor
@@ -98,6 +99,9 @@ def encoded_rows(
 
     Args:
         clips: rows of `store.CLIP_SCHEMA`, of which only a few are held.
+
+    Raises:
+        ValueError: sound or pictures of a clip cannot be decoded.
     """
     together = max(1, -(-2 * encoders.batch_size // (1 + settings.copies)))
     with ThreadPoolExecutor(encoders.num_threads) as pool:
@@ -173,23 +177,28 @@ def _pieces(
     clip: dict[str, Any], autoencoder: Any, settings: EncodeSettings
 ) -> Iterator[tuple[dict[str, Any], Tensor, list[Image.Image]]]:
     """Row, sound and pictures of each piece; pictures of a crop are those within it, or the one nearest to it."""
-    waveform, rate = decode_flac(clip["audio"])
+    try:
+        waveform, rate = decode_flac(clip["audio"])
+        pictures = [Image.open(io.BytesIO(frame["image"])).convert("RGB") for frame in clip["frames"]]
+        times_s = [frame["time_s"] for frame in clip["frames"]]
+    except (soundfile.SoundFileError, OSError, TypeError) as error:
+        message = f"clip {clip['id']} of {clip['source']}: its sound or pictures are damaged ({error})"
+        raise ValueError(f"{message}; `diffaudio validate` names all such clips") from error
     waveform = resample(mix_channels(waveform, autoencoder.audio_channels), rate, autoencoder.sample_rate)
     waveform = scale_to_peak(waveform, settings.peak)
     row = {key: clip.get(key) for key in ("id", "source", "start_s", "duration_s", "caption")} | {"copy": 0}
     if settings.crop_s is None:
-        yield row, waveform, [_picture(frame) for frame in clip["frames"]]
+        yield row, waveform, pictures
         return
     num_samples = round(settings.crop_s * autoencoder.sample_rate)
     latent_frame = autoencoder.sample_rate / autoencoder.latent_rate  # a crop may lack as much at its end
     for index in range(max(1, int((waveform.shape[-1] + latent_frame) // num_samples))):
         start_s, end_s = (clip["start_s"] + place * settings.crop_s for place in (index, index + 1))
-        within = [frame for frame in clip["frames"] if start_s <= frame["time_s"] < end_s]
-        middle_s = (start_s + end_s) / 2
-        frames = within or [min(clip["frames"], key=lambda frame: abs(frame["time_s"] - middle_s))]
+        within = [picture for picture, time_s in zip(pictures, times_s, strict=True) if start_s <= time_s < end_s]
+        nearest = min(range(len(times_s)), key=lambda number: abs(times_s[number] - (start_s + end_s) / 2))
         piece = waveform[:, index * num_samples : (index + 1) * num_samples]
         place = {"id": f"{clip['id']}-{index}", "start_s": start_s, "duration_s": settings.crop_s}
-        yield row | place, _lay(piece, num_samples, settings.pad), [_picture(frame) for frame in frames]
+        yield row | place, _lay(piece, num_samples, settings.pad), within or [pictures[nearest]]
 
 
 def _lay(waveform: Tensor, num_samples: int, pad: bool) -> Tensor:
@@ -198,10 +207,6 @@ def _lay(waveform: Tensor, num_samples: int, pad: bool) -> Tensor:
     if pad or available >= num_samples:
         return crop_or_pad(waveform, num_samples, 1)
     return waveform.repeat(1, -(-num_samples // available))[:, :num_samples]
-
-
-def _picture(frame: dict[str, Any]) -> Image.Image:
-    return Image.open(io.BytesIO(frame["image"])).convert("RGB")
 
 
 def _half(values: Tensor) -> np.ndarray:
