@@ -89,7 +89,7 @@ def _told(inspection: "Inspection") -> Iterator[str]:
     corpus, totals = inspection.corpus, inspection.totals
     size = told_bytes(totals.bytes_of.total())
     yield (
-        f"{corpus.folder}: {totals.rows:,} {inspection.unit} of {totals.sources:,} sources, "
+        f"{corpus.folder}: {totals.rows:,} {inspection.unit} from {totals.sources:,} sources, "
         f"{told_time(totals.durations.total)}, {size} in {len(corpus.parts)} parts"
     )
     if not corpus.finished:
@@ -100,8 +100,8 @@ def _told(inspection: "Inspection") -> Iterator[str]:
         yield "  ".join(
             [f"{name:{widths[0]}}", *(f"{v:>{w}}" for v, w in zip(values, widths[1:], strict=True))]
         ).rstrip()
-    yield f"* of {len(inspection.sample)} drawn with seed {inspection.seed}"
-    if inspection.thirds_hz and inspection.sample:
+    yield f"* of {len(inspection.kept)} drawn with seed {inspection.seed}"
+    if inspection.thirds_hz and inspection.kept:
         yield from _octaves(inspection)
     for name, value in (inspection.embeddings or {}).items():
         yield f"embeddings, {name.replace('_', ' ')}: {value:.3f} *"
@@ -127,7 +127,7 @@ def _octaves(inspection: "Inspection") -> Iterator[str]:
 
     from diffaudio.corpus.spectrum import OCTAVES_HZ
 
-    levels = np.median([row["octaves_db"] for row in inspection.sample], axis=0)
+    levels = np.median([row["octaves_db"] for row in inspection.kept], axis=0)
     known = [(centre, level) for centre, level in zip(OCTAVES_HZ, levels, strict=True) if not np.isnan(level)]
     yield "octave band, Hz          " + "".join(f"{centre:>7g}" for centre, _ in known)
     yield "part of the power, dB *  " + "".join(f"{level:>7.1f}" for _, level in known)

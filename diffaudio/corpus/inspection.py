@@ -11,7 +11,7 @@ from diffaudio.corpus import spectrum
 from diffaudio.corpus.latent_statistics import LatentStatistics, latent_warnings
 from diffaudio.corpus.opened import Corpus
 from diffaudio.corpus.samples import describe_clip, describe_latents, draw_rows, embedding_statistics
-from diffaudio.corpus.totals import QUANTILES, Totals, count
+from diffaudio.corpus.totals import QUANTILES, Totals, count, counted_quantiles
 
 __all__ = ["HEAD", "Inspection", "as_json", "inspect", "numbers", "told_bytes", "told_number", "told_time"]
 
@@ -51,6 +51,11 @@ class Inspection:
     def unit(self) -> str:
         """What a row is."""
         return "clips" if self.corpus.kind == "clips" else "rows"
+
+    @property
+    def kept(self) -> list[dict[str, Any]]:
+        """The sample without the rows that are marked."""
+        return [row for row in self.sample if row.get("reason") is None]
 
     @property
     def warnings(self) -> list[str]:
@@ -104,12 +109,11 @@ def numbers(inspection: Inspection) -> dict[str, list[float]]:
     told: dict[str, list[float]] = {}
     if totals.rows:
         told["duration, s"] = totals.durations.quantiles()
-        told[f"{unit} a source"] = totals.rows_a_source.quantiles()
+        told[f"{unit} a source"] = counted_quantiles(totals.rows_a_source)
     if totals.pictures:
-        values = np.repeat(*map(np.array, zip(*sorted(totals.pictures.items()), strict=True)))
-        told[f"pictures a {unit[:-1]}"] = np.quantile(values, QUANTILES, method="nearest").tolist()
+        told[f"pictures a {unit[:-1]}"] = counted_quantiles(totals.pictures)
     for key, title in SAMPLED[inspection.corpus.kind].items():
-        known = [row[key] for row in inspection.sample if math.isfinite(row[key])]
+        known = [row[key] for row in inspection.kept if math.isfinite(row[key])]
         if known:
             told[title] = np.quantile(known, QUANTILES).tolist()
     return told
@@ -150,10 +154,9 @@ def told_number(value: float) -> str:
     """A number as a reader wants it: three digits or so."""
     if value == 0 or not math.isfinite(value):
         return "0" if value == 0 else "–"
-    size = abs(value)
-    if float(value).is_integer() or size >= 100:
+    if float(value).is_integer() or abs(value) >= 100:
         return f"{value:,.0f}"
-    return f"{value:.1f}" if size >= 10 else f"{value:.2f}" if size >= 0.1 else f"{value:.2g}"
+    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
 
 
 def told_time(seconds: float) -> str:

@@ -76,7 +76,8 @@ def write_page(folder: Path, inspection: Inspection, times_s: list[list[float]])
     corpus, totals = inspection.corpus, inspection.totals
     (folder / "pictures").mkdir()
     kind = {"clips": "clips", "latents": "latents and embeddings"}[corpus.kind]
-    sounds = [_sound(index, row, times, corpus.kind) for index, (row, times) in _rows(inspection, times_s)]
+    rows = zip(inspection.sample, times_s, strict=True)
+    sounds = [_sound(index, row, times, corpus.kind) for index, (row, times) in enumerate(rows)]
     axes = _axes(inspection, sounds)
     lines = sum(left.lines for left in totals.left_out.values())
     told = numbers(inspection)
@@ -89,7 +90,7 @@ def write_page(folder: Path, inspection: Inspection, times_s: list[list[float]])
         "numbers_note": _sample_note(inspection),
         "pictures": _write_pictures(folder, inspection),
         "reasons": [
-            {"reason": reason, "lines": left.lines, "part": 100 * left.lines / lines, "minutes": left.seconds / 60}
+            {"reason": reason, "lines": left.lines, "part": 100 * left.lines / lines, "seconds": left.seconds}
             for reason, left in totals.left_out.items()
         ],
         "examples": [example for left in totals.left_out.values() for example in left.examples],
@@ -100,15 +101,11 @@ def write_page(folder: Path, inspection: Inspection, times_s: list[list[float]])
             for name, title in COLUMNS.items()
             if any(sound.get(name) is not None for sound in sounds)
         ],
-        "clips_note": f"{len(sounds)} of {totals.rows:,}, drawn with seed {inspection.seed}.",
+        "clips_note": f"{len(sounds)} of {totals.rows + totals.marked.total():,}, drawn with seed {inspection.seed}.",
         "sounds": sounds,
         "made": _made(inspection),
     }
     pages.write_page(folder / "index.html", "corpus", data)
-
-
-def _rows(inspection: Inspection, times_s: list[list[float]]) -> Any:
-    return enumerate(zip(inspection.sample, times_s, strict=True))
 
 
 def _sound(index: int, row: Mapping[str, Any], times_s: list[float], kind: str) -> dict[str, Any]:
@@ -174,9 +171,10 @@ def _tiles(inspection: Inspection, lines: int) -> list[list[str]]:
 
 
 def _sample_note(inspection: Inspection) -> str:
+    loudness = " Loudness after ITU-R BS.1770-4." if inspection.corpus.kind == "clips" else ""
     return (
-        f"* of {len(inspection.sample)} {inspection.unit} drawn with seed {inspection.seed}; the rest of all "
-        f"{inspection.totals.rows:,}. Loudness after ITU-R BS.1770-4."
+        f"* of {len(inspection.kept)} {inspection.unit} drawn with seed {inspection.seed}; the rest of all "
+        f"{inspection.totals.rows:,}.{loudness}"
     )
 
 
@@ -185,13 +183,15 @@ def _left_out_note(inspection: Inspection, lines: int) -> str:
         return "What was left out stands with the corpus of clips that this one was encoded from."
     if not lines:
         return "Nothing was left out."
+    kept = inspection.totals.marked.total()
+    still = f"; {kept:,} of them are in the corpus still, marked" if kept else ""
     shown = sum(len(left.examples) for left in inspection.totals.left_out.values())
-    return f"{lines:,} clips or files; below, {shown} of them as examples. All are in dropped.csv."
+    return f"{lines:,} clips or files{still}. Below, {shown} as examples; all are in dropped.csv."
 
 
 def _write_pictures(folder: Path, inspection: Inspection) -> list[dict[str, str]]:
     """Draw what there is to draw; returns files and what they show."""
-    totals, sample, unit = inspection.totals, inspection.sample, inspection.unit
+    totals, sample, unit = inspection.totals, inspection.kept, inspection.unit
     drawn = {}
     if totals.rows:
         drawn["durations"] = draw.counted(totals.durations, title="Duration", label="s", of=unit)
@@ -207,7 +207,7 @@ def _write_pictures(folder: Path, inspection: Inspection) -> list[dict[str, str]
         drawn["deviations"] = draw.histogram(deviations, title="Deviation of a row *", label="deviation")
     if totals.left_out:
         lines = {reason: left.lines for reason, left in sorted(totals.left_out.items(), key=lambda x: -x[1].lines)}
-        drawn["left_out"] = draw.bars(lines, title="Left out", label="", of="clips or files")
+        drawn["left_out"] = draw.bars(lines, title="Left out", label="clips or files")
     for name, figure in drawn.items():
         write_svg(folder / "pictures" / f"{name}.svg", figure)
     return [{"file": f"pictures/{name}.svg", "told": f"{name.replace('_', ' ')}, drawn"} for name in drawn]

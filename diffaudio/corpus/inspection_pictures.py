@@ -38,10 +38,13 @@ def counted(values: Histogram, *, title: str, label: str, of: str) -> Figure:
     return figure
 
 
-def bars(values: Mapping[str, float], *, title: str, label: str, of: str) -> Figure:
-    """A bar for each name."""
-    figure, axes = _axes(title, label, of)
-    axes.bar(list(values), list(values.values()), color=BLUE, width=0.7)
+def bars(values: Mapping[str, float], *, title: str, label: str) -> Figure:
+    """A bar for each name, the first at the top."""
+    figure, axes = _axes(title, label, "")
+    axes.barh(list(values)[::-1], list(values.values())[::-1], color=BLUE, height=0.7)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(axis="y", visible=False)
+    axes.grid(axis="x", alpha=0.25, lw=0.5)
     return figure
 
 

@@ -53,7 +53,7 @@ def octave_levels_db(
     levels = []
     for centre in centres_hz:
         part = power[(frequencies >= centre / half) & (frequencies < centre * half)].sum()
-        levels.append(10 * np.log10(max(part, 10 ** (FLOOR_DB / 10))) if centre < frequencies[-1] else np.nan)
+        levels.append(10 * np.log10(max(part, 10 ** (FLOOR_DB / 10))) if centre <= frequencies[-1] else np.nan)
     return np.array(levels)
 
 

@@ -2,6 +2,7 @@
 
 import random
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
@@ -14,7 +15,7 @@ import pyarrow.parquet as pq
 from diffaudio.corpus import store
 from diffaudio.corpus.opened import Corpus
 
-__all__ = ["BIN", "EXAMPLES", "QUANTILES", "Histogram", "Left", "Totals", "count"]
+__all__ = ["BIN", "EXAMPLES", "QUANTILES", "Histogram", "Left", "Totals", "count", "counted_quantiles"]
 
 EXAMPLES = 25  # that are kept of each reason
 QUANTILES = (0.0, 0.1, 0.5, 0.9, 1.0)
@@ -46,10 +47,8 @@ class Histogram:
 
     def quantiles(self) -> list[float]:
         """Least, 10 %, median, 90 % and most of at least one value, right to a per cent."""
-        bins = sorted(self.counts)
-        below = np.cumsum([self.counts[each] for each in bins])
-        places = [bins[int(np.searchsorted(below, part * (self.n - 1), side="right"))] for part in QUANTILES]
-        return [min(max(float(np.exp((place + 0.5) * BIN)), self._least), self._most) for place in places]
+        middles = [float(np.exp((each + 0.5) * BIN)) for each in counted_quantiles(self.counts)]
+        return [self._least, *(min(max(each, self._least), self._most) for each in middles[1:-1]), self._most]
 
 
 @dataclass
@@ -79,7 +78,7 @@ class Left:
 
 @dataclass
 class Totals:
-    """Of all rows.
+    """Of all rows; those that are marked are in `marked` and `bytes_of` alone.
 
     Attributes:
         sources: that were looked at; for latents, those of the rows.
@@ -88,7 +87,7 @@ class Totals:
         copies: rows by number of the copy; 0 is the recording.
         pictures: rows by number of pictures.
         durations: of the rows, in seconds.
-        rows_a_source: of sources that have any.
+        rows_a_source: sources by number of rows.
         left_out: by reason.
         bytes_of: by column, and of the rest of the files as "".
     """
@@ -100,7 +99,7 @@ class Totals:
     copies: Counter[int] = field(default_factory=Counter)
     pictures: Counter[int] = field(default_factory=Counter)
     durations: Histogram = field(default_factory=Histogram)
-    rows_a_source: Histogram = field(default_factory=Histogram)
+    rows_a_source: Counter[int] = field(default_factory=Counter)
     left_out: dict[str, Left] = field(default_factory=dict)
     bytes_of: Counter[str] = field(default_factory=Counter)
 
@@ -126,7 +125,7 @@ def count(corpus: Corpus, *, seed: int = 0) -> Totals:
                 _count_batch(batch, totals, runs)
             _count_bytes(file.metadata, part.stat().st_size, totals.bytes_of)
         totals.sources += len(note.get("sources", runs))
-        totals.rows_a_source.add(np.array(list(runs.values()), np.float64))
+        totals.rows_a_source.update(runs.values())
     return totals
 
 
@@ -137,15 +136,16 @@ _LIGHT = {
 
 
 def _count_batch(batch: pa.RecordBatch, totals: Totals, runs: Counter[str]) -> None:
+    there = batch.schema.names
+    if "reason" in there:
+        totals.marked.update(reason for reason in batch["reason"].to_pylist() if reason is not None)
+        batch = batch.filter(batch["reason"].is_null())
     totals.rows += batch.num_rows
     totals.durations.add(batch["duration_s"].to_numpy(zero_copy_only=False))
     for source, rows in groupby(batch["source"].to_pylist()):
         runs[source] += sum(1 for _ in rows)
-    there = batch.schema.names
     if "caption" in there:
         totals.captions += batch.num_rows - batch["caption"].null_count
-    if "reason" in there:
-        totals.marked.update(reason for reason in batch["reason"].to_pylist() if reason is not None)
     if "copy" in there:
         totals.copies.update(batch["copy"].to_pylist())
     if "frames" in there:
@@ -161,3 +161,11 @@ def _count_bytes(metadata: Any, size: int, bytes_of: Counter[str]) -> None:
             bytes_of[column.path_in_schema.split(".")[0]] += column.total_compressed_size
             size -= column.total_compressed_size
     bytes_of[""] += size
+
+
+def counted_quantiles(counts: Mapping[int, int]) -> list[float]:
+    """Least, 10 %, median, 90 % and most of numbers that came so many times; there is at least one."""
+    numbers = sorted(counts)
+    below = np.cumsum([counts[number] for number in numbers])
+    places = np.searchsorted(below, [round(part * (below[-1] - 1)) for part in QUANTILES], side="right")
+    return [float(numbers[place]) for place in places]

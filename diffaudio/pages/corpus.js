@@ -20,7 +20,7 @@ const REASONS = [
   { name: "reason", title: "reason", text: true },
   { name: "lines", title: "clips or files", exact: true, direction: 1 },
   { name: "part", title: "part of these, %", direction: 1 },
-  { name: "minutes", title: "minutes", direction: 1 },
+  { name: "seconds", title: "seconds", direction: 1 },
 ];
 const EXAMPLES = [
   { name: "source", title: "source", text: true },
