@@ -134,7 +134,7 @@ def test_a_gain_lies_within_its_limits_and_every_other_change_keeps_the_peak():
     assert -6.01 <= min(gains_db) < -4 and 4 < max(gains_db) <= 6.01
     x = 0.3 * torch.randn(1, 3000, generator=seeded())
     for seed in range(20):
-        loudest = changed(only(**STRENGTHS | {"gain_db": 0.0}), x, seed=seed).abs().max()
+        loudest = changed(only(**STRENGTHS | {"gain_db": 0.0, "crop": 0.0}), x, seed=seed).abs().max()
         torch.testing.assert_close(loudest, x.abs().max())
 
 
@@ -143,8 +143,7 @@ def test_a_crop_keeps_the_share_that_it_has_to():
     lengths = []
     for seed in range(30):
         part = changed(only(crop=0.4), x, seed=seed)[0]
-        steps = part.diff()
-        torch.testing.assert_close(steps, steps[0].expand_as(steps), atol=1e-3, rtol=0)  # a stretch, scaled
+        assert (part.diff() == 1).all()  # a stretch, as it was
         lengths.append(len(part))
     assert 600 <= min(lengths) < 700 and max(lengths) > 900
 

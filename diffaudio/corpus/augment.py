@@ -108,7 +108,7 @@ HELPFUL = AugmentSettings(filter_db=6.0, speed=0.06, picture_crop=0.3, picture_f
 def augment_sound(waveform: Tensor, sample_rate: int, settings: AugmentSettings, generator: torch.Generator) -> Tensor:
     """Change a sound at random, in the order in which it would happen: the thing, the room, the recording.
 
-    All but the gain keep the largest sample as it was.
+    After a crop, all but the gain keep the largest sample as it is.
 
     Args:
         waveform: [channels, samples].
@@ -128,9 +128,9 @@ def augment_sound(waveform: Tensor, sample_rate: int, settings: AugmentSettings,
         choices = _percents(ratio)
         return choices[int(torch.randint(len(choices), (), generator=generator))]
 
+    if happens(settings.crop):  # what was soft there stays soft
+        waveform = _random_part(waveform, 1 - uniform(0, settings.crop), generator)
     x = waveform
-    if happens(settings.crop):
-        x = _random_part(x, 1 - uniform(0, settings.crop), generator)
     if happens(settings.speed):
         x = resample(x, percent(1 + settings.speed), 100)
     if happens(settings.pitch_semitones):
