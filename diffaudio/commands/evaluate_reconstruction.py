@@ -19,6 +19,8 @@ def run(arguments: list[str]) -> None:
     if given.output.suffix != ".json" or not given.output.parent.is_dir():
         raise ValueError(f"{given.output}: name a .json file in a folder that is there")
 
+    from torch import nn
+
     from diffaudio.metrics.evaluation import load_listener, make_report
     from diffaudio.metrics.results import write_report
     from diffaudio.metrics.round_trip import recordings_row, round_trip_row
@@ -33,16 +35,16 @@ def run(arguments: list[str]) -> None:
         raise ValueError(f"{given.labels}: names none of the sounds; its column file has to hold their file names")
     device = choose_device(given.device)
     models = given.autoencoder or [str(bundled_model() / "autoencoder")]
-    autoencoders = [(model, load_coder(model)) for model in dict.fromkeys(models)]
+    autoencoders = [(model, load_coder(model)) for model in models]
     listener = load_listener(given.backbone, device=device)
     draws = {"seed": given.seed, "resamples": given.resamples}
     heard = listener.hear(_with_progress(files, "recordings"))
     rows = [recordings_row(heard, name=str(given.folder), **draws)]
     for model, autoencoder in autoencoders:
-        autoencoder.to(device)
+        nn.Module.to(autoencoder, device=device)
         sounds, size = _with_progress(files, model), size_on_disk(model)
         rows.append(round_trip_row(autoencoder, sounds, heard, listener, name=model, bytes_on_disk=size, **draws))
-        autoencoder.to("cpu")
+        nn.Module.to(autoencoder, device="cpu")
     labels = str(given.labels) if given.labels else None
     write_report(given.output, make_report(listener, rows, **draws, reference=str(given.folder), labels=labels))
     for line in _table(rows, [backbone.name for backbone in listener.backbones]):
@@ -56,7 +58,7 @@ def _parser() -> Parser:
         description="Send recordings through autoencoders and measure what comes back: whether a tagger trained on "
         "recordings still recognises it, and how far its spectrogram is from the original's.",
         epilog="Labels are read from NAME.json beside NAME.wav (entry label), or from --labels. Shares and distances "
-        "come with 95 % intervals over the recordings; speed is the median of five runs on ten seconds. The report "
+        "come with 95 % intervals over the recordings; speed is the median of five runs on five seconds. The report "
         "holds the log-mel distance of every kind.",
     )
     parser.add_argument("folder", type=Path, help="recordings: sounds or videos, in folders of its own too")

@@ -95,8 +95,8 @@ def _of_sounds(given: Any) -> "tuple[LatentStatistics, str]":
     from diffaudio.rendering import choose_device
 
     files = [file.path for file in find_sounds(given.folder)]
-    autoencoder: Any = load_coder(given.autoencoder)
-    autoencoder.to(choose_device(given.device))
+    autoencoder = load_coder(given.autoencoder)
+    torch.nn.Module.to(autoencoder, device=choose_device(given.device))
     waveforms = _reader(autoencoder)
     if given.fit is not None:
         if not isinstance(autoencoder, AdaptedAutoencoder):

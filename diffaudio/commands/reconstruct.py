@@ -17,6 +17,8 @@ PLOTTED_S = 60.0
 def run(arguments: list[str]) -> None:
     given = _parser().parse_args(arguments)
 
+    from torch import nn
+
     from diffaudio.metrics.sources import find_sounds
     from diffaudio.model_folder import load_coder
     from diffaudio.reconstruction import reconstruct_file
@@ -29,7 +31,7 @@ def run(arguments: list[str]) -> None:
     else:
         jobs = [(given.input, _target(given.input, given.output))]
     autoencoder = load_coder(given.autoencoder, bandwidth=given.bandwidth)
-    autoencoder.to(choose_device(given.device))
+    nn.Module.to(autoencoder, device=choose_device(given.device))
     for source, target in jobs:
         if given.input.is_dir():
             target.parent.mkdir(parents=True, exist_ok=True)

@@ -32,7 +32,7 @@ __all__ = ["PEAK", "measure_speed", "recordings_row", "round_trip", "round_trip_
 
 PEAK = 0.7  # the level at which autoencoders are fitted and corpora encoded
 BY_KIND = "log_mel_distance_db_of_"
-TIMED_S = 10.0
+TIMED_S = 5.0
 
 
 def round_trip(

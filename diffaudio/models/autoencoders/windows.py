@@ -4,13 +4,17 @@
     pieces = decode_windows(autoencoder, encode_windows(autoencoder, pieces))     # a stream from end to end
 
 Every window gets as much of the sound around it as the autoencoder looks at (`Autoencoder.reach`), and what it makes
-of that context is thrown away. How far the result is from encoding and decoding the whole at once, as the largest
-difference by the RMS of the whole (`tests/test_windows.py` holds them to it, on random weights):
+of that context is thrown away. How far that is from encoding and decoding the whole at once, by the RMS of the whole
+(`tests/test_windows.py` holds them to it, on random weights):
 
-    spectral, Oobleck, EnCodec 48 kHz    1e-3: rounding; nothing beyond the context has an effect
-    EnCodec 24 kHz                       1e-2: its LSTM's memory only fades; a second of context
-    MMAudio                              attention over everything: other latents, not worse ones; a second of
-    AudioLDM's mel VAE                   context and a cross-fade of a quarter; they learnt on such windows
+    spectral, Oobleck, EnCodec 48 kHz    below 1e-3 anywhere: rounding; nothing beyond the context has an effect
+    EnCodec 24 kHz                       below 1e-3 anywhere: its LSTM remembers everything, but ever less; a second
+    MMAudio                              below 0.01 in RMS: attention over everything; a second, and a cross-fade
+    AudioLDM's mel VAE                   below 0.5 in RMS: attention, and normalisation by statistics of the whole
+
+How much further published weights of the last three look is not known; hear what `diffaudio reconstruct --window`
+makes of them. Of the last two a window of ten seconds gives what a sound of ten seconds would, as they learnt,
+rather than what the whole gives.
 
 A sound that fits into one window with its context is encoded and decoded whole.
 """
