@@ -1,6 +1,9 @@
 import csv
 import io
 import random
+import subprocess
+import sys
+import time
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -8,16 +11,19 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from killing import DIFFAUDIO, contents, everything, kill, start, start_two, wait_for
 from media import noise, numbered_pictures, picture_number, tone, write_media
 from PIL import Image
 
 from diffaudio.audio import decode_flac
-from diffaudio.corpus import store
+from diffaudio.corpus import deduplicate, store
 from diffaudio.corpus.cut import cut_clips
-from diffaudio.corpus.prepare import PrepareSettings, prepare
+from diffaudio.corpus.prepare import PrepareSettings, _Job, prepare
 from diffaudio.files import locked
 
-SMALL = PrepareSettings(clip_s=2.0, min_clip_s=0.5, sample_rate=8000, frames_per_clip=2, sources_per_part=2)
+SMALL = PrepareSettings(
+    clip_s=2.0, min_clip_s=0.5, sample_rate=8000, frames_per_clip=2, sources_per_part=2, max_duplicate_distance=None
+)
 
 
 def cut_here(media, settings, *, num_workers, folder, limits):
@@ -48,10 +54,6 @@ def dropped_of(corpus: Path) -> list[dict]:
 
 def run(sources: Path | list[Path], out: Path, settings: PrepareSettings = SMALL):
     return prepare(sources if isinstance(sources, list) else [sources], out, settings, progress=False)
-
-
-def contents(corpus: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in corpus.iterdir()}  # fails on a folder that was left behind
 
 
 @pytest.fixture(scope="module")
@@ -197,6 +199,24 @@ def test_what_a_killed_run_left_is_cleared_and_its_finished_parts_stay(videos, c
     assert contents(out) == contents(corpus)
 
 
+def test_killed_at_any_moment_and_begun_again_by_any_number_of_processes_it_ends_the_same(videos, tmp_path):
+    """`tests/benchmarks/test_prepare_killed.py` kills twenty times, and all kinds of processes."""
+    run([*videos.rglob("[!.]*.mkv"), videos], tmp_path / "undisturbed", replace(SMALL, sources_per_part=1))
+    out, log, rng = tmp_path / "out", tmp_path / "log", random.Random(0)
+    names = ("clip_s", "min_clip_s", "sample_rate", "frames_per_clip")
+    choice = [str(word) for name in names for word in (f"--{name.replace('_', '-')}", getattr(SMALL, name))]
+    command = ["prepare", videos, "-o", out, *choice, "--sources-per-part", "1", "--max-duplicate-distance", "none"]
+    for parts in (1, 2):
+        process = start([*DIFFAUDIO, *command, "--workers", "2"], log)
+        wait_for(process, lambda parts=parts: len(store.part_files(out, "clips")) >= parts)
+        time.sleep(rng.uniform(0, 0.2))
+        kill(process, everything)
+    two = start_two([*DIFFAUDIO, *command], log)
+    assert [process.wait(timeout=240) for process in two] == [0, 0], log.read_text()
+    assert contents(out) == contents(tmp_path / "undisturbed")
+    assert log.read_text().count(f"{out}: 7 clips") == 1
+
+
 def test_a_corpus_that_another_run_writes_to_is_left_alone(videos, tmp_path, monkeypatch):
     monkeypatch.setattr("diffaudio.corpus.prepare.PATIENCE_S", 0.0)
     (tmp_path / "out").mkdir()
@@ -291,3 +311,123 @@ def test_settings_that_contradict_each_other_are_refused():
         PrepareSettings(channels=5)
     with pytest.raises(ValueError, match="hop_s is -1; it must be above 0"):
         PrepareSettings(hop_s=-1)
+
+
+class Told:
+    """Stands for `accelerate.PartialState` of one of two processes, which hear from the first what `told` holds."""
+
+    num_processes = 2
+
+    def __init__(self, process_index: int, told: list) -> None:
+        self.process_index, self.told = process_index, told
+        self.is_main_process = process_index == 0
+
+    def wait_for_everyone(self) -> None:
+        pass
+
+    def broadcast_object_list(self, outcomes: list) -> list:
+        if self.is_main_process:
+            self.told.extend(outcomes)
+            return outcomes
+        return [self.told.pop(0)]
+
+
+def test_what_is_wrong_is_the_same_error_on_all_processes(tmp_path, monkeypatch):
+    told = []
+    for index in (0, 1):
+        state = Told(index, told)
+        monkeypatch.setattr("accelerate.utils.broadcast_object_list", state.broadcast_object_list)
+        with pytest.raises(ValueError, match="nowhere: there is no such file or folder"):
+            prepare([tmp_path / "nowhere"], tmp_path / "out", SMALL, state=state, progress=False)
+
+
+def test_a_machine_that_does_not_see_the_folder_says_so(videos, tmp_path, monkeypatch):
+    state = Told(1, [_Job("run", [], True)])
+    monkeypatch.setattr("accelerate.utils.broadcast_object_list", state.broadcast_object_list)
+    with pytest.raises(ValueError, match="out: is not there on all machines; name a folder that they share"):
+        prepare([videos], tmp_path / "out", SMALL, state=state, progress=False)
+
+
+def test_stretches_and_captions_come_from_a_manifest(videos, tmp_path):
+    manifest = tmp_path / "list.csv"
+    manifest.write_text(f"path,start,end,caption\n{videos}/below/long.mkv,1,3.5,rain\n{videos}/below/long.mkv,4,,sea\n")
+    run(manifest, tmp_path / "out")
+    found = [(row["start_s"], row["duration_s"], row["caption"]) for row in rows_of(tmp_path / "out")]
+    assert found == [(1, 2, "rain"), (3, 0.5, "rain"), (4, pytest.approx(1.2, abs=0.01), "sea")]
+
+    manifest.write_text(f"path,start,end,caption\n{videos}/below/long.mkv,1,3.5,snow\n")
+    with pytest.raises(ValueError, match=r"clips-00000\.parquet: was made when other stretches or captions of its sou"):
+        run(manifest, tmp_path / "out")
+
+
+def test_a_corpus_of_an_older_format_is_not_continued(videos, tmp_path):
+    old = {"format": "diffaudio-clips", "version": 1, "settings": asdict(SMALL), "finished": True}
+    store.write_manifest(tmp_path, old)
+    with pytest.raises(
+        ValueError, match=r"was made by an older diffaudio \(version 1 of the format, now 2\); it stays"
+    ):
+        run(videos, tmp_path)
+
+
+def test_preparing_needs_no_torch():
+    program = "import sys, diffaudio.commands.prepare, diffaudio.corpus.prepare as p; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
+
+
+@pytest.fixture(scope="module")
+def with_copies(videos, tmp_path_factory):
+    """a.mkv again under two names, and long.mkv again with other pictures."""
+    folder = tmp_path_factory.mktemp("copies")
+    for name, like in (("a.mkv", "a.mkv"), ("b.mkv", "b.mkv"), ("c.mkv", "a.mkv"), ("d.mkv", "a.mkv")):
+        (folder / name).write_bytes((videos / like).read_bytes())
+    return folder
+
+
+DEDUPLICATED = replace(SMALL, max_duplicate_distance=0.2)
+
+
+def test_a_sound_that_is_there_already_is_dropped_and_the_clip_it_repeats_is_named(with_copies, tmp_path):
+    report = run(with_copies, tmp_path / "out", DEDUPLICATED)
+    first, second = rows_of(tmp_path / "out")
+    assert [first["source"], second["source"]] == ["a.mkv", "b.mkv"]
+    detail = f"sounds like a.mkv at 0 s (clip {first['id']})"
+    assert dropped_of(tmp_path / "out") == [
+        {"source": name, "start_s": "0.0", "duration_s": "1.0", "reason": "duplicate", "detail": detail}
+        for name in ("c.mkv", "d.mkv")
+    ]
+    assert (report.sources, report.clips, report.seconds, report.dropped) == (4, 2, 2.0, 2)
+    assert report.reasons == {"duplicate": 2}
+
+
+def test_duplicates_may_stay_marked(with_copies, tmp_path):
+    settings = replace(DEDUPLICATED, keep_dropped=True)
+    report = run(with_copies, tmp_path / "out", settings)
+    reasons = {row["source"]: row["reason"] for row in rows_of(tmp_path / "out", condemned=True)}
+    assert reasons == {"a.mkv": None, "b.mkv": None, "c.mkv": "duplicate", "d.mkv": "duplicate"}
+    assert [row["source"] for row in rows_of(tmp_path / "out")] == ["a.mkv", "b.mkv"]
+    assert (report.clips, report.seconds, report.condemned, report.dropped) == (2, 2.0, 2, 2)
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_stopped_between_two_parts_the_search_for_duplicates_comes_to_the_same_end(with_copies, tmp_path, keep):
+    settings = replace(DEDUPLICATED, sources_per_part=1, keep_dropped=keep)
+    run(with_copies, tmp_path / "whole", settings)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(deduplicate, "_rewrite", stop_after(deduplicate._rewrite, 1))
+        with pytest.raises(KeyboardInterrupt):
+            run(with_copies, tmp_path / "stopped", settings)
+    assert not store.read_manifest(tmp_path / "stopped", "diffaudio-clips", 2)["finished"]
+    run(with_copies, tmp_path / "stopped", settings)
+    assert contents(tmp_path / "stopped") == contents(tmp_path / "whole")
+
+
+def stop_after(function, times: int):
+    """`function`, stopped when it is called once more than so often."""
+    left = iter(range(times))
+
+    def called(*given, **named):
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        return function(*given, **named)
+
+    return called

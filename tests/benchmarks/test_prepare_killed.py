@@ -52,7 +52,7 @@ def videos(tmp_path_factory):
 def test_a_run_that_is_killed_again_and_again_ends_like_one_that_is_not(videos, tmp_path):
     rng, log = random.Random(SEED), tmp_path / "log"
     began, working = time.monotonic(), tmp_path / "undisturbed" / ".work"
-    process = start([*LAUNCHED, videos, "-o", tmp_path / "undisturbed", *CHOICE], log)
+    process = start([*LAUNCHED, "prepare", videos, "-o", tmp_path / "undisturbed", *CHOICE], log)
     assert wait_for(process, working.exists)
     starting_s = time.monotonic() - began
     assert process.wait() == 0, log.read_text()
@@ -77,7 +77,7 @@ def _run_and_kill(
     missing = 1 - len(list(out.glob("clips-*"))) * PER_PART / NUM_FILES
     starting_s, working_s = takes_s
     before = set((out / ".work").glob("*"))
-    process = start([*LAUNCHED, videos, "-o", out, *CHOICE], log)
+    process = start([*LAUNCHED, "prepare", videos, "-o", out, *CHOICE], log)
     victim = rng.choice(list(VICTIMS)) if kills.total() < KILLS else None
     if victim and rng.random() < 0.2:
         time.sleep(rng.uniform(0, starting_s))
