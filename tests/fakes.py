@@ -37,6 +37,9 @@ class FakeClip(nn.Module):
         self.register_buffer("steps", torch.tensor(1))
         self.batches: list[int] = []
 
+    def encode_image(self, pictures: list[Image.Image]) -> Tensor:
+        return self.encode_pixels(self.preprocess(pictures))
+
     def preprocess(self, pictures: list[Image.Image]) -> Tensor:
         colours = [picture.convert("RGB").resize((1, 1)).getpixel((0, 0)) for picture in pictures]
         return torch.tensor(colours).float()
