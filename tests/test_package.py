@@ -17,7 +17,7 @@ REPO = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((REPO / "pyproject.toml").read_text(encoding="utf-8"))
 
 FLOORS = [
-    {"files", "hub", "audio", "sound", "tracks", "video", "config", "plot", "seeding", "streaming"},
+    {"files", "hub", "audio", "sound", "tracks", "video", "config", "pages", "plot", "seeding", "streaming"},
     {"models"},
     {"diffusion"},
     {"corpus", "metrics"},

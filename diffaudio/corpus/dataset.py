@@ -1,8 +1,8 @@
 """Encoded corpora for training, and the batches drawn from them.
 
-The values stay on disk, mapped into memory (`mapped`); what is kept is an index of 44 bytes a clip. A batch is a
-function of the clips that are asked for and of the generator: with the clips of an `order.Order` and a generator
-made from (seed, process, step), a run that is stopped and started again sees what it would have seen.
+The values stay on disk, mapped into memory (`mapped`); what is kept is an index, of 44 bytes a clip and 36 a copy.
+A batch is a function of the clips that are asked for and of the generator: with the clips of an `order.Order` and a
+generator made from (seed, process, step), a run that is stopped and started again sees what it would have seen.
 """
 
 from collections.abc import Sequence

@@ -130,11 +130,10 @@ def _find(rows: np.ndarray, metadata: pq.FileMetaData, data: np.ndarray, channel
             ("latents", LATENTS, channels * of_group["frames"].astype(np.int64)),
             ("embeddings", EMBEDDINGS, dim * of_group["pictures"].astype(np.int64)),
         ):
-            ends = 2 * num_values.cumsum()
             begin = _values_begin(data, chunks[path]) if path in chunks else None
-            if begin is None or begin + ends[-1] != _end(chunks[path]):
+            if begin is None or begin + 2 * num_values.sum() != _end(chunks[path]):
                 return False
-            of_group[name] = begin + ends - 2 * num_values
+            of_group[name] = begin + 2 * (num_values.cumsum() - num_values)
         first += group.num_rows
     return True
 
