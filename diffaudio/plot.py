@@ -70,6 +70,10 @@ def write_channels(
     for level in (-1, 1):
         axes.axhline(level, color="#b0562b", linewidth=0.8, linestyle="--")
     axes.set_yscale("symlog", linthresh=2)
+    marks = (-1000, -300, -100, -30, -10, -3, -1, 0, 1, 3, 10, 30, 100, 300, 1000)
+    axes.set_yticks(marks, [str(mark) for mark in marks])
+    axes.minorticks_off()
+    axes.set_ylim(min(1.2 * np.nanmin(low), -2), max(1.2 * np.nanmax(high), 2))
     axes.set(xlabel="channel", ylabel="latent", xlim=(-1, len(mean)))
     axes.set_title(_shortened(title), parse_math=False)
     axes.legend(loc="upper right", frameon=False, fontsize="small")

@@ -17,7 +17,7 @@ __all__ = ["LatentStatistics", "encoded_latents", "latent_warnings"]
 DEAD = 0.01  # of the median channel's deviation
 EXPLODING = 10.0  # times the median channel's deviation
 OUTLYING = 30.0  # deviations between a channel's mean and one of its values
-OFF = 0.5  # of the deviation over all channels, that a mean lies from 0
+OFF = 0.5  # of the deviation, of the channel or over all, whichever is larger, that a mean lies from 0
 SCALE = (0.5, 2.0)  # the deviation over all channels
 
 
@@ -90,8 +90,9 @@ class LatentStatistics:
         return np.flatnonzero(found).tolist()
 
     def off(self) -> list[int]:
-        """Channels whose mean is half the deviation over all channels from 0, or more."""
-        return np.flatnonzero(np.abs(self.mean) >= OFF * max(self.overall_deviation, 1e-12)).tolist()
+        """Channels whose mean is half a deviation from 0, or more: the channel's or all channels', the larger."""
+        scale = np.maximum(self.deviation, max(self.overall_deviation, 1e-12))
+        return np.flatnonzero(np.abs(self.mean) >= OFF * scale).tolist()
 
     def _moment(self, power: int) -> np.ndarray:
         return self._powers[power - 1] / np.maximum(self.num_frames - self.not_finite, 1)
