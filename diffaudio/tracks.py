@@ -43,7 +43,6 @@ class SoundTrack:
 
     Attributes:
         format: sample rate in Hz and number of channels, once something has been added.
-        end_s: where the sound added so far ends.
     """
 
     def __init__(self, begin_s: float) -> None:
@@ -53,12 +52,13 @@ class SoundTrack:
             begin_s: time stamp that the file begins with.
         """
         self.format: tuple[int, int] | None = None
-        self.end_s = 0.0
         self._begin_s = begin_s
         self._fifo = av.AudioFifo()
         self._pieces: deque[tuple[int, np.ndarray]] = deque()  # first sample, [channels, samples]
-        self._next: int | None = None  # sample that comes next
+        self._next = 0  # sample that comes next
         self._last = 0  # past the last sample
+        self._follows: int | None = None  # time stamp of the next frame, if there is no gap before it
+        self._is_new = True  # the next stamp is to be believed
 
     def feed(self, packet: Any) -> bool:
         """Decode a packet and add its sound; True if some of it does not decode.
@@ -68,31 +68,47 @@ class SoundTrack:
             MemoryError: there is not enough for the decoder.
         """
         frames = _decoded(packet)
-        for frame in frames or ():
-            self._add(frame)
-        return frames is None
+        if frames is None:
+            return True
+        for frame in frames:
+            if frame.pts != self._follows or self._is_new:
+                self._place(frame)
+            frame.pts = None  # the stamp has been seen to
+            try:
+                self._fifo.write(frame)
+            except ValueError:
+                self._change_format(frame)
+                self._fifo.write(frame)
+            num_samples = frame.samples
+            self._next += num_samples
+            if self._follows is not None:
+                self._follows += num_samples
+        return False
 
-    def _add(self, frame: Any) -> None:
-        """Put a frame after the last without a seam, unless its stamp says that it belongs elsewhere."""
+    @property
+    def end_s(self) -> float:
+        """Where the sound added so far ends."""
+        return max(self._last, self._next) / self.format[0] if self.format else 0.0
+
+    def _place(self, frame: Any) -> None:
+        """Have a frame follow the last without a seam, unless its stamp says that it belongs elsewhere."""
         if self.format is None:
             self.format = frame.sample_rate, frame.layout.nb_channels
-        rate, time_s, at = self.format[0], frame.time, self._next or 0
-        stamped = at if time_s is None else round((time_s - self._begin_s) * rate)
-        if self._next is None or abs(stamped - at) > GAP_S * rate:
-            self._drain()
-            at = stamped
-        frame.pts = None  # the stamps are seen to here
-        try:
-            self._fifo.write(frame)
-        except ValueError as error:
-            if (frame.sample_rate, frame.layout.nb_channels) != self.format:
-                raise ValueError("the sound changes its sample rate or channels midway") from error
-            self._drain()  # only the format of the samples is another
-            self._fifo = av.AudioFifo()
-            self._fifo.write(frame)
-        self._next = end = at + frame.samples
-        self._last = max(self._last, end)
-        self.end_s = self._last / rate
+            self._is_new = True
+        rate, time_s = self.format[0], frame.time
+        if time_s is not None:
+            stamped = round((time_s - self._begin_s) * rate)
+            if self._is_new or abs(stamped - self._next) > GAP_S * rate:
+                self._drain()
+                self._next = stamped
+            self._follows = frame.pts if frame.time_base.numerator * rate == frame.time_base.denominator else None
+        self._is_new = False
+
+    def _change_format(self, frame: Any) -> None:
+        if (frame.sample_rate, frame.layout.nb_channels) != self.format:
+            raise ValueError("the sound changes its sample rate or channels midway")
+        self._drain()  # only the format of the samples is another
+        self._fifo = av.AudioFifo()
 
     def cut(self, start_s: float, end_s: float | None) -> np.ndarray:
         """The sound between two times, silent where there is none, shorter where it ends before.
@@ -132,12 +148,13 @@ class SoundTrack:
     def restart(self) -> None:
         """Believe the next stamp, whatever it says: the reader went elsewhere."""
         self._drain()
-        self._next = None
+        self._follows, self._is_new = None, True
 
     def _drain(self) -> None:
         frame = self._fifo.read()
-        if frame is not None and self._next is not None:
+        if frame is not None:
             self._pieces.append((self._next - frame.samples, _to_float(frame)))
+        self._last = max(self._last, self._next)
 
 
 class PictureTrack:

@@ -71,16 +71,11 @@ class OpenMedia:
         Raises:
             MemoryError: there is not enough for the next.
         """
-        packets = self.container.demux(*streams)
-        while True:
-            try:
-                yield next(packets)
-            except StopIteration:
-                return
-            except av.FFmpegError as error:
-                if error.errno == errno.ENOMEM:
-                    raise MemoryError(str(error)) from error
-                return
+        try:
+            yield from self.container.demux(*streams)
+        except av.FFmpegError as error:
+            if error.errno == errno.ENOMEM:
+                raise MemoryError(str(error)) from error
 
     def time_s(self, packet: Any) -> float | None:
         """When a packet is heard or seen."""

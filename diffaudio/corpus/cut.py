@@ -164,14 +164,15 @@ class _Cutter:
 
     def rows(self, alive: Callable[[], None]) -> Iterator[dict[str, Any]]:
         audio, video = self._opened.audio, self._opened.video
+        sound_index = audio.index
         for count, packet in enumerate(self._opened.packets(audio, video)):
             if count % PACKETS_PER_SIGN == 0:
                 alive()
             time_s = self._opened.time_s(packet)
-            if packet.stream_index == audio.index:
-                self._hear(packet, time_s)
-            else:
+            if packet.stream_index != sound_index:
                 self._see(packet, time_s)
+            elif not self._hear(packet, time_s):
+                continue  # nothing can have been finished by it
             if self._is_first_finished():
                 yield from self._finished()
             if not self._open:
@@ -217,19 +218,23 @@ class _Cutter:
         self._needed_s = self._unheard[0].stretch.start_s if self._unheard else upcoming_s
         self._begin_s = upcoming_s - AHEAD_S
 
-    def _hear(self, packet: Any, time_s: float | None) -> None:
+    def _hear(self, packet: Any, time_s: float | None) -> bool:
+        """Whether the sound of a clip is complete, or of no clip begun."""
         if time_s is not None:
             if time_s >= self._begin_s:
                 self._pass_over_gap(time_s)
                 self._begin_clips(time_s)
             if time_s < self._needed_s - PREROLL_S:
-                return
-        self._damaged = self._sound.feed(packet) or self._damaged
-        if self._sound.end_s >= self._due_s:
-            while self._unheard and self._sound.end_s >= self._unheard[0].stretch.end_s:
-                self._complete_sound(self._unheard.popleft())
-            self._attend()
-            self._sound.forget(self._needed_s)
+                return not self._open
+        if self._sound.feed(packet):
+            self._damaged = True
+        if self._sound.end_s < self._due_s:
+            return False
+        while self._unheard and self._sound.end_s >= self._unheard[0].stretch.end_s:
+            self._complete_sound(self._unheard.popleft())
+        self._attend()
+        self._sound.forget(self._needed_s)
+        return True
 
     def _see(self, packet: Any, time_s: float | None) -> None:
         if time_s is not None:
