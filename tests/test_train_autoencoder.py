@@ -50,6 +50,15 @@ def test_the_fitted_autoencoder_is_the_principal_components_of_the_corpus(
     assert 0.5 < report["variance_kept"] < 1
 
 
+def test_in_stereo_the_code_is_of_both_channels(script: ModuleType, corpus: Path, tmp_path: Path):
+    settings = {"sample_rate": 8000, "n_fft": 256, "hop_length": 80, "num_mels": 32, "latent_channels": 16}
+    script.main(script.Config(data=corpus, out=tmp_path / "run", audio_channels=2, **settings))
+    autoencoder = load_autoencoder(tmp_path / "run" / "model")
+    assert isinstance(autoencoder, SpectralAutoencoder) and autoencoder.audio_channels == 2
+    left, right = autoencoder.components.split(128)  # of clips that are the same on both sides
+    torch.testing.assert_close(left[:, :4], right[:, :4], rtol=0, atol=1e-3)
+
+
 def test_a_folder_that_is_no_corpus_is_refused(script: ModuleType, tmp_path: Path):
     with pytest.raises(ValueError, match=r"is no corpus, manifest.json is missing"):
         script.main(script.Config(data=tmp_path, out=tmp_path / "run"))
