@@ -43,7 +43,7 @@ def everything(family: list[psutil.Process]) -> list[psutil.Process]:
     return family
 
 
-def wait_for(process: subprocess.Popen[bytes], happened: Callable[[], bool], timeout_s: float = 240.0) -> bool:
+def wait_for(process: subprocess.Popen[bytes], happened: Callable[[], bool], timeout_s: float = 900.0) -> bool:
     """Whether it happened before the process ended."""
     deadline = time.monotonic() + timeout_s
     while process.poll() is None:

@@ -105,6 +105,12 @@ def test_a_file_list_has_a_path_or_an_address_a_line(folder, tmp_path_factory, m
     assert wanted[2] in [one.name for one in media]
 
 
+def test_names_with_colons_are_those_of_files(folder):
+    touch(folder, "Foo::Bar.mp4", "b:/c.mp4")
+    (folder / "list.txt").write_text("Foo::Bar.mp4\nb:/c.mp4\n")
+    assert names(folder / "list.txt") == ["Foo::Bar.mp4", "b:/c.mp4"]
+
+
 def test_relative_paths_of_a_list_are_named_from_its_folder_however_few_there_are(folder):
     (folder / "list.lst").write_text("below/b.mkv\n")
     assert names(folder / "list.lst") == ["below/b.mkv"]
@@ -199,6 +205,7 @@ def test_a_file_wanted_whole_by_a_folder_and_in_part_by_a_manifest_is_refused(fo
         ("a.jsonl", b'{"path": "a.mp4"}\nno json\n', r"a\.jsonl: line 2: is no JSON"),
         ("a.jsonl", b"[1]\n", r'line 1: is no object; wanted is one such as \{"path": "a\.mp4"\}'),
         ("a.jsonl", b'{"path": 3}\n', r"line 1: path is 3; it must be text"),
+        ("a.jsonl", rb'{"path": "a.mp4", "caption": "\ud800"}', r"line 1: caption is '\\ud800'; it must be text"),
         ("a.jsonl", b'{"path": "a.mp4", "end": "x"}\n', r"line 1: end is 'x'; it must be a number of seconds"),
         ("a.jsonl", b'{"file": "a.mp4"}\n', r"line 1: column 'path' is missing, found are file"),
         ("a.parquet", b"no parquet", r"a\.parquet: is no Parquet file"),

@@ -77,9 +77,18 @@ def _row(source: str, folder: str | None, place: str, cells: dict[str, Any]) -> 
 
 
 def _text(name: str, value: Any) -> str | None:
-    if value is not None and not isinstance(value, str):
+    if value is not None and not (isinstance(value, str) and _is_unicode(value)):
         raise ValueError(f"{name} is {value!r}; it must be text")
     return (value or "").strip() or None
+
+
+def _is_unicode(text: str) -> bool:
+    """JSON can hold halves of characters."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _number(name: str, value: Any) -> float | None:

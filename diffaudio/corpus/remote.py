@@ -11,7 +11,7 @@ __all__ = ["check_protocol", "find_remote", "is_remote", "open_anywhere", "path_
 
 T = TypeVar("T")
 
-ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:[:/]")
+ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+(://|::.*://)")
 
 
 def is_remote(source: str) -> bool:
@@ -43,10 +43,10 @@ def find_remote(address: str, suffixes: tuple[str, ...]) -> list[str]:
         import fsspec
 
         files, path = fsspec.url_to_fs(address)
-        if glob.has_magic(path):
-            found = [name for name in files.glob(path) if name.lower().endswith(suffixes)]
-        elif files.isfile(path):
+        if files.isfile(path):  # first, for the addresses of the web may hold a question mark
             found = [path]
+        elif glob.has_magic(path):
+            found = [name for name in files.glob(path) if name.lower().endswith(suffixes)]
         else:
             found = [name for name in files.find(path) if _is_wanted(name.removeprefix(path), suffixes)]
             if not found and not files.exists(path):

@@ -18,8 +18,18 @@ from killing import LAUNCHED, contents, everything, kill, start, wait_for
 from media import noise, numbered_pictures, write_media
 
 KILLS, SEED = int(os.environ.get("KILLS", "20")), int(os.environ.get("SEED", "0"))
-NUM_FILES, PER_PART = 48, 2
-CHOICE = ["--sample-rate", "8000", "--clip-s", "2", "--sources-per-part", str(PER_PART), "--workers", "1"]
+NUM_FILES, NUM_PARTS = 47, 24
+CHOICE = ["--sample-rate", "8000", "--clip-s", "2", "--sources-per-part", "2", "--workers", "1"]
+PAUSE_S = 1.0  # after a part was seen; the last step, when all parts are there, takes about as long
+
+
+def count_parts(out: Path) -> int:
+    return len(list(out.glob("clips-*")))
+
+
+def runs(out: Path) -> set[str]:
+    """Names of the folders that runs work in, each of its own."""
+    return {path.name for path in (out / ".work").glob("*")}
 
 
 def processes(family: list[psutil.Process]) -> list[psutil.Process]:
@@ -56,14 +66,15 @@ def test_a_run_that_is_killed_again_and_again_ends_like_one_that_is_not(videos, 
     assert wait_for(process, working.exists)
     starting_s = time.monotonic() - began
     assert process.wait() == 0, log.read_text()
-    working_s = time.monotonic() - began - starting_s
     wanted = contents(tmp_path / "undisturbed")
-    print(f"\nundisturbed: {starting_s:.1f} s until work begins, {working_s:.1f} s of work, {len(wanted)} files")
+    print(
+        f"\nundisturbed: work begins after {starting_s:.1f} s and takes {time.monotonic() - began - starting_s:.1f} s"
+    )
 
     kills, corpora = Counter[str](), 0
     while kills.total() < KILLS:
         out = tmp_path / f"killed-{corpora}"
-        while not _run_and_kill(videos, out, rng, kills, (starting_s, working_s), log):
+        while not _run_and_kill(videos, out, rng, kills, starting_s, log):
             pass
         assert contents(out) == wanted
         corpora += 1
@@ -71,23 +82,24 @@ def test_a_run_that_is_killed_again_and_again_ends_like_one_that_is_not(videos, 
 
 
 def _run_and_kill(
-    videos: Path, out: Path, rng: random.Random, kills: Counter[str], takes_s: tuple[float, float], log: Path
+    videos: Path, out: Path, rng: random.Random, kills: Counter[str], starting_s: float, log: Path
 ) -> bool:
     """Whether the run came to its end before it was to be killed."""
-    missing = 1 - len(list(out.glob("clips-*"))) * PER_PART / NUM_FILES
-    starting_s, working_s = takes_s
-    before = set((out / ".work").glob("*"))
+    before = runs(out)
     process = start([*LAUNCHED, "prepare", videos, "-o", out, *CHOICE], log)
-    victim = rng.choice(list(VICTIMS)) if kills.total() < KILLS else None
-    if victim and rng.random() < 0.2:
-        time.sleep(rng.uniform(0, starting_s))
-    elif victim and wait_for(process, lambda: bool(set((out / ".work").glob("*")) - before)):
-        time.sleep(rng.uniform(0, max(1.0, working_s * missing)))
-    if victim and process.poll() is None:
-        at = f"{len(list(out.glob('clips-*')))} parts"
-        kill(process, VICTIMS[victim])
-        kills[victim] += 1
-        print(f"kill {kills.total()}: {victim} at {at}")
-        return False
+    if kills.total() < KILLS:
+        victim, begun = rng.choice(list(VICTIMS)), time.monotonic()
+        if rng.random() < 0.2:
+            time.sleep(rng.uniform(0, starting_s))
+        else:
+            parts = rng.randint(count_parts(out), NUM_PARTS)
+            wait_for(process, lambda: count_parts(out) >= parts and bool(runs(out) - before))
+            time.sleep(rng.uniform(0, PAUSE_S))
+        if process.poll() is None:
+            at = f"{time.monotonic() - begun:.1f} s, with {count_parts(out)} of {NUM_PARTS} parts"
+            kill(process, VICTIMS[victim])
+            kills[victim] += 1
+            print(f"kill {kills.total()}: {victim} after {at}", flush=True)
+            return False
     assert process.wait() == 0, log.read_text()[-5000:]
     return True
