@@ -57,6 +57,7 @@ class SoundTrack:
         self._pieces: deque[tuple[int, np.ndarray]] = deque()  # first sample, [channels, samples]
         self._next = 0  # sample that comes next
         self._last = 0  # past the last sample
+        self._heard = 0  # samples in all
         self._follows: int | None = None  # time stamp of the next frame, if there is no gap before it
         self._is_new = True  # the next stamp is to be believed
 
@@ -89,6 +90,11 @@ class SoundTrack:
     def end_s(self) -> float:
         """Where the sound added so far ends."""
         return max(self._last, self._next) / self.format[0] if self.format else 0.0
+
+    @property
+    def heard_s(self) -> float:
+        """How much sound was added, as of the last `cut`."""
+        return self._heard / self.format[0] if self.format else 0.0
 
     def _place(self, frame: Any) -> None:
         """Have a frame follow the last without a seam, unless its stamp says that it belongs elsewhere."""
@@ -154,6 +160,7 @@ class SoundTrack:
         frame = self._fifo.read()
         if frame is not None:
             self._pieces.append((self._next - frame.samples, _to_float(frame)))
+            self._heard += frame.samples
         self._last = max(self._last, self._next)
 
 

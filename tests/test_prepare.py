@@ -17,7 +17,8 @@ from PIL import Image
 
 from diffaudio.audio import decode_flac
 from diffaudio.corpus import deduplicate, store
-from diffaudio.corpus.cut import cut_clips
+from diffaudio.corpus.cut import cut_clips, new_note
+from diffaudio.corpus.fragments import write_fragment
 from diffaudio.corpus.prepare import PrepareSettings, _Job, prepare
 from diffaudio.files import locked
 
@@ -30,9 +31,9 @@ def cut_here(media, settings, *, num_workers, folder, limits):
     """Stands for `workers.cut_in_workers`, which has tests of its own, and takes a second to start."""
     folder.mkdir(parents=True)
     for index, item in enumerate(media):
-        note = {"sources": [item.name], "dropped": []}
-        store.write_part(folder / f"{index}.parquet", "clips", cut_clips(item, settings, note["dropped"]), note)
-        yield item, folder / f"{index}.parquet"
+        note = new_note(item)
+        write_fragment(folder / f"{index}.arrow", cut_clips(item, settings, note), note)
+        yield item, folder / f"{index}.arrow"
 
 
 @pytest.fixture(autouse=True, scope="module")

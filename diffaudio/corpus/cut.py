@@ -28,7 +28,7 @@ from diffaudio.sound import encode_flac, mix_channels, resample
 from diffaudio.tracks import PictureTrack, SoundTrack
 from diffaudio.video import PREROLL_S, SEEK_S, MediaError, OpenMedia, open_media, read_frames
 
-__all__ = ["PrepareSettings", "cut_clips"]
+__all__ = ["PrepareSettings", "cut_clips", "dropped_row", "new_note"]
 
 JPEG_QUALITY = 90
 AHEAD_S = 1.0  # files are not quite in order of time: a clip is begun so long before its first packet
@@ -105,51 +105,52 @@ class _Clip:
 
 
 def cut_clips(
-    media: Media,
-    settings: PrepareSettings,
-    dropped: list[dict[str, Any]],
-    alive: Callable[[], None] = lambda: None,
+    media: Media, settings: PrepareSettings, note: dict[str, Any], alive: Callable[[], None] = lambda: None
 ) -> Iterator[dict[str, Any]]:
     """Cut one media file into rows of `store.CLIP_SCHEMA`.
 
-    Nothing that is wrong with the file raises: what is left out is added to `dropped`, with the columns of
-    `store.DROPPED_COLUMNS`. Reasons are unreadable, too_short, out_of_memory, and those of `filters`.
+    Nothing that is wrong with the file raises. Reasons are unreadable, too_short, out_of_memory, and those of
+    `filters`.
 
     Args:
         media: a local file.
+        note: of `new_note`; filled while rows are taken.
         alive: called every now and then while the file is read.
     """
 
     def drop(reason: str, detail: str, duration_s: float | None = None) -> None:
-        start_s = media.segments[0].start_s
-        dropped.append(dropped_row(media.name, start_s, duration_s, (reason, detail)))
+        note["dropped"].append(dropped_row(media, media.segments[0].start_s, duration_s, (reason, detail)))
 
     try:
         with open_media(media.path) as opened:
             verdict = filters.judge_file(opened.info, settings)
             if verdict:
+                note["media_seconds"] = opened.info.duration_s or 0.0
                 drop(*verdict, opened.info.duration_s)
             else:
-                yield from _Cutter(media, settings, dropped, opened).rows(alive)
+                yield from _Cutter(media, settings, note, opened).rows(alive)
     except MemoryError:
         drop("out_of_memory", "more memory than a worker may have")
     except Exception as error:  # decoders fail in ways that nobody lists, and one file must not end the run
         drop("unreadable", str(error).removeprefix(f"{media.path}: ") or type(error).__name__)
 
 
-def dropped_row(source: str, start_s: float, duration_s: float | None, verdict: Verdict) -> dict[str, Any]:
+def new_note(media: Media) -> dict[str, Any]:
+    """What is to be told of a file beside its rows: rows of dropped.csv, and seconds of sound that were looked at."""
+    return {"sources": [media.name], "dropped": [], "media_seconds": 0.0}
+
+
+def dropped_row(media: Media, start_s: float, duration_s: float | None, verdict: Verdict) -> dict[str, Any]:
     """A row of dropped.csv."""
     reason, detail = verdict
-    return {"source": source, "start_s": start_s, "duration_s": duration_s, "reason": reason, "detail": detail}
+    return {"source": media.name, "start_s": start_s, "duration_s": duration_s, "reason": reason, "detail": detail}
 
 
 class _Cutter:
     """An open file on its way from front to back."""
 
-    def __init__(
-        self, media: Media, settings: PrepareSettings, dropped: list[dict[str, Any]], opened: OpenMedia
-    ) -> None:
-        self._media, self._settings, self._dropped, self._opened = media, settings, dropped, opened
+    def __init__(self, media: Media, settings: PrepareSettings, note: dict[str, Any], opened: OpenMedia) -> None:
+        self._media, self._settings, self._note, self._opened = media, settings, note, opened
         self._plan = Plan(media.segments, settings.clip_s, settings.hop_s or settings.clip_s, settings.min_clip_s)
         self._sound = SoundTrack(opened.begin_s)
         self._pictures = PictureTrack(opened.video, opened.begin_s, settings.frame_size)
@@ -166,7 +167,7 @@ class _Cutter:
         audio, video = self._opened.audio, self._opened.video
         sound_index = audio.index
         for count, packet in enumerate(self._opened.packets(audio, video)):
-            if count % PACKETS_PER_SIGN == 0:
+            if count % PACKETS_PER_SIGN == PACKETS_PER_SIGN - 1:
                 alive()
             time_s = self._opened.time_s(packet)
             if packet.stream_index != sound_index:
@@ -249,7 +250,7 @@ class _Cutter:
         if time_s > begin_s + AHEAD_S and next_stretch and begin_s <= next_stretch.start_s:
             for start_s, end_s in self._plan.pass_over(time_s):
                 detail = f"no sound from {start_s:.1f} s to {end_s:.1f} s"
-                self._dropped.append(dropped_row(self._media.name, start_s, end_s - start_s, ("silent", detail)))
+                self._note["dropped"].append(dropped_row(self._media, start_s, end_s - start_s, ("silent", detail)))
 
     def _seek(self, time_s: float | None) -> None:
         """Go on where the next clip begins, if that is far."""
@@ -268,6 +269,7 @@ class _Cutter:
         x = self._sound.cut(stretch.start_s, self._end_s(stretch))
         rate = self._sound.format[0] if self._sound.format else 1
         clip.duration_s = duration_s = x.shape[1] / rate
+        self._note["media_seconds"] = self._sound.heard_s
         if duration_s < settings.min_clip_s:
             clip.verdict = _too_short(duration_s, settings)
         else:
@@ -339,7 +341,7 @@ class _Cutter:
     def _drop(self, clip: _Clip, verdict: Verdict) -> None:
         """Note it; a rest at the end of a longer stretch is none to speak of."""
         if verdict[0] != "too_short" or clip.stretch.is_first:
-            self._dropped.append(dropped_row(self._media.name, clip.stretch.start_s, clip.duration_s, verdict))
+            self._note["dropped"].append(dropped_row(self._media, clip.stretch.start_s, clip.duration_s, verdict))
 
     def _times(self, clip: _Clip, duration_s: float) -> list[float]:
         count = self._settings.frames_per_clip

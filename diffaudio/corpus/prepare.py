@@ -27,6 +27,7 @@ from tqdm import tqdm
 from diffaudio.corpus import store
 from diffaudio.corpus.cut import PrepareSettings
 from diffaudio.corpus.deduplicate import drop_duplicates
+from diffaudio.corpus.fragments import read_fragment
 from diffaudio.corpus.sources import Media, read_sources
 from diffaudio.corpus.workers import WorkerLimits, cut_in_workers
 from diffaudio.files import locked
@@ -241,32 +242,33 @@ def _make_parts(
             for _, fragment in itertools.islice(cut, len(part)):
                 fragments.append(fragment)
                 bar.update()
-            _join(store.part_path(out, "clips", index), part, fragments)
+            _join(work / "part.parquet", part, fragments)
+            (work / "part.parquet").replace(store.part_path(out, "clips", index))
             for fragment in fragments:
                 fragment.unlink()
 
 
 def _join(path: Path, media: list[Media], fragments: list[Path]) -> None:
     """Write a part out of the fragments of its files."""
-    notes = [store.read_note(fragment) for fragment in fragments]
+    read = [read_fragment(fragment) for fragment in fragments]
+    notes = [note for _, note in read]
     note: dict[str, Any] = {
         "sources": [one.name for one in media],
         "wanted": _digest(media),
         "dropped": [row for each in notes for row in each["dropped"]],
-        "media_seconds": sum(each.get("media_seconds", 0.0) for each in notes),
+        "media_seconds": sum(each["media_seconds"] for each in notes),
         "clips": 0,
         "seconds": 0.0,
         "condemned": 0,
     }
 
     def tables() -> Iterator[pa.Table]:
-        for fragment in fragments:
-            for table in store.read_tables(fragment, condemned=True):
-                seconds = table.filter(table["reason"].is_null())["duration_s"].to_pylist()
-                note["clips"] += len(seconds)
-                note["seconds"] += sum(seconds)
-                note["condemned"] += len(table) - len(seconds)
-                yield table
+        for table, _ in read:
+            seconds = table.filter(table["reason"].is_null())["duration_s"].to_pylist()
+            note["clips"] += len(seconds)
+            note["seconds"] += sum(seconds)
+            note["condemned"] += len(table) - len(seconds)
+            yield table
 
     store.write_tables(path, "clips", tables(), note)
 
