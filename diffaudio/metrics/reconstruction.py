@@ -94,9 +94,9 @@ def multi_resolution_stft_distance(original: Tensor, reconstruction: Tensor) -> 
         spectrum = torch.stft(
             pair, n_fft, hop, window_length, window, pad_mode="constant", return_complex=True
         )  # constant: sounds may be shorter than half a window
-        x, y = spectrum.abs().square().clamp(min=POWER_FLOOR).sqrt().double()
-        convergence = (x - y).norm() / x.norm()
-        distances.append(float(convergence + (x.log() - y.log()).abs().mean()))
+        x, y = spectrum.abs().clamp(min=POWER_FLOOR**0.5)
+        convergence = (x - y).norm(dtype=torch.float64) / x.norm(dtype=torch.float64)
+        distances.append(float(convergence + (x / y).log().abs().mean(dtype=torch.float64)))
     return sum(distances) / len(distances)
 
 
