@@ -15,7 +15,6 @@ from diffaudio.corpus.store import CLIP_SCHEMA
 __all__ = ["read_fragment", "write_fragment"]
 
 NOTE = "note"
-EMPTY = pa.RecordBatch.from_pylist([], schema=CLIP_SCHEMA)
 
 
 def write_fragment(path: Path, rows: Iterable[dict[str, Any]], note: dict[str, Any]) -> None:
@@ -23,7 +22,8 @@ def write_fragment(path: Path, rows: Iterable[dict[str, Any]], note: dict[str, A
     with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, CLIP_SCHEMA) as stream:
         for row in rows:
             stream.write_batch(pa.RecordBatch.from_pylist([row], schema=CLIP_SCHEMA))
-        stream.write_batch(EMPTY, custom_metadata={NOTE: json.dumps(note, ensure_ascii=False)})
+        last = pa.RecordBatch.from_pylist([], schema=CLIP_SCHEMA)
+        stream.write_batch(last, custom_metadata={NOTE: json.dumps(note, ensure_ascii=False)})
 
 
 def read_fragment(path: Path) -> tuple[pa.Table, dict[str, Any]]:

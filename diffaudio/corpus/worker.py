@@ -9,6 +9,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from importlib.abc import MetaPathFinder
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,7 @@ def serve() -> None:
     _die_with(parent)
     _limit_memory(max_memory_mb)
     _keep_memory()
+    sys.meta_path.insert(0, _WithoutPandas())
     pa.set_cpu_count(1)
     gc.freeze()  # what is imported stays
     reply("ready")
@@ -85,6 +87,14 @@ def _local(media: Media, fragment: Path, alive: Callable[[], None]) -> Iterator[
         yield replace(media, path=str(copy))
     finally:
         copy.unlink(missing_ok=True)
+
+
+class _WithoutPandas(MetaPathFinder):
+    """Where pandas is installed, pyarrow loads it when it first sees a list: longer than all else here takes."""
+
+    def find_spec(self, fullname: str, path: Any, target: Any = None) -> None:
+        if fullname == "pandas":
+            raise ModuleNotFoundError(fullname, name=fullname)
 
 
 def _die_with(parent: int) -> None:
