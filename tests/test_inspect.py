@@ -170,7 +170,7 @@ def test_still_channels_of_latents_are_told_and_how_embeddings_lie(encoded):
         (told_bytes(12_345_678), "12.3 MB"),
         (told_bytes(4e15), "4000 TB"),
         (told_number(1234.5), "1,234"),
-        (told_number(-0.00027), "-0.00"),
+        (told_number(-0.00027), "0.00"),
         (told_number(3), "3"),
         (told_number(math.nan), "–"),
     ],

@@ -156,7 +156,7 @@ def told_number(value: float) -> str:
         return "0" if value == 0 else "–"
     if float(value).is_integer() or abs(value) >= 100:
         return f"{value:,.0f}"
-    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
+    return f"{value:.1f}" if abs(value) >= 10 else f"{round(value, 2) + 0.0:.2f}"
 
 
 def told_time(seconds: float) -> str:

@@ -62,7 +62,7 @@ class Dropped:
         duration_s = None if row["duration_s"] in (None, "") else float(row["duration_s"])
         key = _key(str((row["source"], float(row["start_s"]), duration_s, row["detail"])))
         self.lines[row["reason"]] += 1
-        self.sums[row["reason"]] += int(key)
+        self.sums[row["reason"]] += key
 
     def merge(self, other: "Dropped") -> None:
         """Count also all that `other` has counted."""
@@ -104,7 +104,7 @@ def check_part(path: Path, *, kind: str, manifest: Mapping[str, Any], decode: bo
             wrong = list(_schema_problems(file.schema_arrow, kind, manifest["version"]))
             report.problems += [Problem(path.name, what) for what in wrong]
             if not wrong:
-                sources = set(note["sources"]) if kind == "clips" else None
+                sources = set(note.get("sources", [])) if kind == "clips" else None
                 _check_rows(file, report, path.name, kind, manifest, decode, sources)
     except ValueError as error:
         report.problems.append(Problem(path.name, str(error).removeprefix(f"{path}: ")))
@@ -121,18 +121,18 @@ def check_part(path: Path, *, kind: str, manifest: Mapping[str, Any], decode: bo
     return report
 
 
-def row_key(row: Mapping[str, Any]) -> np.uint64:
+def row_key(row: Mapping[str, Any]) -> int:
     """Of a row's identity: 8 bytes in the place of a text."""
     return _key(f"{row['id']}\n{row.get('copy') or 0}")
 
 
-def source_key(source: str) -> np.uint64:
+def source_key(source: str) -> int:
     """Of a source's name."""
     return _key(source)
 
 
-def _key(text: str) -> np.uint64:
-    return np.frombuffer(hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=8).digest(), np.uint64)[0]
+def _key(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=8).digest())
 
 
 def _schema_problems(schema: pa.Schema, kind: str, version: int) -> Iterator[str]:

@@ -77,10 +77,10 @@ def _checked(corpus: Corpus, decode: bool, num_workers: int) -> Iterator[PartRep
             ) from error
 
 
-def _repeated(keys: list[np.ndarray]) -> np.ndarray:
+def _repeated(keys: list[np.ndarray]) -> set[int]:
     """Keys that come more than once in several arrays."""
     together = np.sort(np.concatenate([*keys, np.empty(0, np.uint64)]))
-    return np.unique(together[1:][together[1:] == together[:-1]])
+    return set(together[1:][together[1:] == together[:-1]].tolist())
 
 
 def _repeated_rows(corpus: Corpus, reports: list[PartReport]) -> Iterator[Problem]:
@@ -88,7 +88,7 @@ def _repeated_rows(corpus: Corpus, reports: list[PartReport]) -> Iterator[Proble
     repeated = _repeated([report.row_keys for report in reports])
     first: dict[tuple[str, int], str] = {}
     for part, report in zip(corpus.parts, reports, strict=True):
-        if not np.isin(report.row_keys, repeated).any():
+        if repeated.isdisjoint(report.row_keys.tolist()):
             continue
         columns = ["id", "source", "copy"][: 3 if corpus.kind == "latents" else 2]
         for place, row in enumerate(row for group in store.read_groups(part, columns, condemned=True) for row in group):
@@ -104,7 +104,7 @@ def _repeated_sources(corpus: Corpus, reports: list[PartReport]) -> Iterator[Pro
     repeated = _repeated([report.source_keys for report in reports])
     first: dict[str, str] = {}
     for part, report in zip(corpus.parts, reports, strict=True):
-        if np.isin(report.source_keys, repeated).any():
+        if not repeated.isdisjoint(report.source_keys.tolist()):
             for source in store.read_note(part)["sources"]:
                 if source in first:
                     yield Problem(part.name, f"holds '{source}', which {first[source]} holds")
