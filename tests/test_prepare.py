@@ -361,6 +361,19 @@ def test_stretches_and_captions_come_from_a_manifest(videos, tmp_path):
         run(manifest, tmp_path / "out")
 
 
+def test_files_do_not_come_twice_because_their_names_count_from_another_folder(tmp_path):
+    for name in ("one/a.mp4", "one/below/b.mp4", "two/c.mp4"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"bad")
+    run(tmp_path / "one", tmp_path / "out")
+    with pytest.raises(ValueError, match="new names, such as one/a.mp4 to what the corpus has as a.mp4, and all would"):
+        run([tmp_path / "one", tmp_path / "two"], tmp_path / "out")
+    with pytest.raises(ValueError, match="new names, such as b.mp4 to what the corpus has as below/b.mp4"):
+        run(tmp_path / "one/below", tmp_path / "out")
+    (tmp_path / "one/a.mp4").rename(tmp_path / "one/below/a.mp4")  # one of several may well have moved
+    assert run(tmp_path / "one", tmp_path / "out").sources == 3
+
+
 def test_a_corpus_of_an_older_format_is_not_continued(videos, tmp_path):
     old = {"format": "diffaudio-clips", "version": 1, "settings": asdict(SMALL), "finished": True}
     store.write_manifest(tmp_path, old)

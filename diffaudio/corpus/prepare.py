@@ -9,9 +9,7 @@ new parts, finished ones stay as they are.
 """
 
 import contextlib
-import hashlib
 import itertools
-import json
 import math
 import secrets
 import shutil
@@ -25,6 +23,7 @@ import pyarrow as pa
 from tqdm import tqdm
 
 from diffaudio.corpus import store
+from diffaudio.corpus.continuing import Notes, check_settings, check_sources, digest
 from diffaudio.corpus.cut import PrepareSettings
 from diffaudio.corpus.deduplicate import drop_duplicates
 from diffaudio.corpus.fragments import read_fragment
@@ -91,9 +90,6 @@ class _Job:
     run: str
     plan: list[tuple[int, list[Media]]]
     is_new: bool
-
-
-Notes = dict[Path, dict[str, Any]]  # of all parts, in order
 
 
 def prepare(
@@ -167,9 +163,13 @@ def _begin(
         raise ValueError(f"{out}: another run is writing to this corpus; wait until it has ended, or end it")
     held.callback(shutil.rmtree, out / WORK, ignore_errors=True)
     _clear(out)
-    is_finished = (out / "manifest.json").is_file() and _checked_manifest(out, settings)["finished"]
+    is_finished = False
+    if (out / "manifest.json").is_file():
+        manifest = store.read_manifest(out, FORMAT, VERSION)
+        check_settings(manifest, settings, out)
+        is_finished = manifest["finished"]
     notes |= {part: store.read_note(part) for part in store.part_files(out, "clips")}
-    _check_sources(media, notes)
+    check_sources(media, notes)
     done = {name for note in notes.values() for name in note["sources"]}
     missing = [one for one in media if one.name not in done]
     free = (index for index in itertools.count() if store.part_path(out, "clips", index) not in notes)
@@ -186,40 +186,6 @@ def _clear(out: Path) -> None:
     shutil.rmtree(out / WORK, ignore_errors=True)
     for path in out.glob(".*.part.*"):
         path.unlink()
-
-
-def _checked_manifest(out: Path, settings: PrepareSettings) -> dict[str, Any]:
-    manifest = store.read_manifest(out, FORMAT, VERSION)
-    if manifest["version"] < VERSION:
-        raise ValueError(
-            f"{out}: was made by an older diffaudio (version {manifest['version']} of the format, now {VERSION}); "
-            "it stays readable, but new clips have to go to another folder"
-        )
-    before = manifest["settings"]
-    changed = [f"{k} was {before.get(k)}, now {v}" for k, v in asdict(settings).items() if before.get(k) != v]
-    if changed:
-        raise ValueError(
-            f"{out}: was prepared with other settings ({'; '.join(changed)}); use the same, or write to another folder"
-        )
-    return manifest
-
-
-def _check_sources(media: list[Media], notes: Notes) -> None:
-    """See that the finished parts hold what is wanted now of their sources."""
-    by_name = {one.name: one for one in media}
-    for part, note in notes.items():
-        again = [by_name[name] for name in note["sources"] if name in by_name]
-        if len(again) == len(note["sources"]) and _digest(again) != note["wanted"]:
-            raise ValueError(
-                f"{part}: was made when other stretches or captions of its sources were wanted, such as of "
-                f"{again[0].name}; write to another folder, or delete this file to have it made again"
-            )
-
-
-def _digest(media: list[Media]) -> str:
-    """Tells apart what is wanted of some files."""
-    wanted = [[one.name, *((s.start_s, s.end_s, s.caption) for s in one.segments)] for one in media]
-    return hashlib.blake2b(json.dumps(wanted).encode(), digest_size=8).hexdigest()
 
 
 def _make_parts(
@@ -254,7 +220,7 @@ def _join(path: Path, media: list[Media], fragments: list[Path]) -> None:
     notes = [note for _, note in read]
     note: dict[str, Any] = {
         "sources": [one.name for one in media],
-        "wanted": _digest(media),
+        "wanted": digest(media),
         "dropped": [row for each in notes for row in each["dropped"]],
         "media_seconds": sum(each["media_seconds"] for each in notes),
         "clips": 0,
