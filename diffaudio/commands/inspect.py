@@ -88,9 +88,10 @@ def _told(inspection: "Inspection") -> Iterator[str]:
 
     corpus, totals = inspection.corpus, inspection.totals
     size = told_bytes(totals.bytes_of.total())
+    parts = "1 part" if len(corpus.parts) == 1 else f"{len(corpus.parts)} parts"
     yield (
         f"{corpus.folder}: {totals.rows:,} {inspection.unit} from {totals.sources:,} sources, "
-        f"{told_time(totals.durations.total)}, {size} in {len(corpus.parts)} parts"
+        f"{told_time(totals.durations.total)}, {size} in {parts}"
     )
     if not corpus.finished:
         yield f"not finished: `{corpus.made_by}` goes on with it"

@@ -45,7 +45,8 @@ def run(arguments: list[str]) -> None:
                 print(problem, flush=True)
             found += 1
     verdict = f"{found} things are wrong" if found > 1 else "1 thing is wrong" if found else "all right"
+    parts = "1 part" if len(corpus.parts) == 1 else f"{len(corpus.parts)} parts"
     so_far = "" if corpus.finished else f"; not finished, `{corpus.made_by}` goes on with it"
-    print(f"{given.corpus}: {rows} rows in {len(corpus.parts)} parts, {verdict}{so_far}")
+    print(f"{given.corpus}: {rows} rows in {parts}, {verdict}{so_far}")
     if found:
         sys.exit(1)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import soundfile
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from diffaudio.corpus import duplicates, filters
 
@@ -132,8 +132,8 @@ def _time_problems(row: Row, settings: Mapping[str, Any]) -> Iterator[str]:
 def _sound_problems(row: Row, settings: Mapping[str, Any]) -> Iterator[str]:
     try:
         samples, rate = soundfile.read(io.BytesIO(row["audio"] or b""), dtype="float32", always_2d=True)
-    except (soundfile.SoundFileError, RuntimeError) as error:
-        yield f"the sound does not decode ({str(error).rstrip('.')})"
+    except soundfile.LibsndfileError as error:
+        yield f"the sound does not decode ({error.error_string.rstrip('.')})"
         return
     if rate != row["sample_rate"]:
         yield f"the sound has {rate} Hz, sample_rate is {row['sample_rate']}"
@@ -166,6 +166,9 @@ def _picture_problems(image: bytes | None, place: int, largest: float) -> Iterat
         with Image.open(io.BytesIO(image or b"")) as picture:
             picture.load()
             size = picture.size
+    except UnidentifiedImageError:
+        yield f"picture {place} does not decode (format not recognised)"
+        return
     except Exception as error:  # Pillow's decoders fail in ways that nobody lists
         yield f"picture {place} does not decode ({' '.join(str(error).split())})"
         return
