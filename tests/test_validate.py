@@ -11,10 +11,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from corpora import clip_row, dropped_row, flac, jpeg, latent_row, sine, write_clips_corpus, write_latents_corpus
+from corpora import clip_row, dies, dropped_row, flac, jpeg, latent_row, sine, write_clips_corpus, write_latents_corpus
 
 from diffaudio.cli import main
-from diffaudio.corpus import store
+from diffaudio.corpus import store, validation
 from diffaudio.corpus.opened import open_corpus
 from diffaudio.corpus.validation import validate
 
@@ -220,6 +220,12 @@ def test_several_processes_find_what_one_finds(tmp_path):
     parts = [[clip_row(f"{index}", caption="" if index % 2 else None)] for index in range(5)]
     folder = write_clips_corpus(tmp_path / "corpus", parts)
     assert problems(folder, num_workers=2) == problems(folder) != []
+
+
+def test_a_process_that_dies_is_told_instead_of_waited_for(corpus, monkeypatch):
+    monkeypatch.setattr(validation, "check_part", dies)
+    with pytest.raises(ValueError, match="a process died while it checked a part; try again with --workers 1"):
+        problems(corpus, num_workers=2)
 
 
 def test_the_command_says_all_right_or_ends_with_1(corpus, capsys):
