@@ -321,5 +321,5 @@ def _to_image(frame: Any, stream: Any, max_side: int | None) -> Image.Image:
     form = {"format": "rgb24", "interpolation": "BICUBIC", "threads": 1}
     rgb = _reformatter().reformat(frame, width=size[0], height=size[1], **form)
     plane = rgb.planes[0]
-    image = Image.frombytes("RGB", size, bytes(plane), "raw", "RGB", plane.line_size, 1)
+    image = Image.frombytes("RGB", size, memoryview(plane), "raw", "RGB", plane.line_size, 1)
     return image.rotate(frame.rotation, expand=True) if frame.rotation else image

@@ -4,7 +4,6 @@ from media import noise
 from PIL import Image
 
 from diffaudio.corpus.bandwidth import cutoff_hz
-from diffaudio.corpus.cut import PrepareSettings
 from diffaudio.corpus.filters import (
     FilterSettings,
     is_black,
@@ -14,6 +13,7 @@ from diffaudio.corpus.filters import (
     largest_difference,
     loudest_level_db,
 )
+from diffaudio.corpus.settings import PrepareSettings
 from diffaudio.video import MediaInfo
 
 RATE = 44100

@@ -17,8 +17,8 @@ from PIL import Image
 
 from diffaudio.audio import decode_flac
 from diffaudio.corpus import deduplicate, store
-from diffaudio.corpus.cut import cut_clips, new_note
-from diffaudio.corpus.fragments import write_fragment
+from diffaudio.corpus.cut import cut_clips
+from diffaudio.corpus.fragments import new_note, write_fragment
 from diffaudio.corpus.prepare import PrepareSettings, _Job, prepare
 from diffaudio.files import locked
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from diffaudio.corpus import store
-from diffaudio.corpus.cut import PrepareSettings
+from diffaudio.corpus.settings import PrepareSettings
 from diffaudio.corpus.sources import Media
 
 __all__ = ["Notes", "check_settings", "check_sources", "digest"]

@@ -21,59 +21,22 @@ from PIL import Image
 
 from diffaudio.corpus import filters
 from diffaudio.corpus.duplicates import fingerprint
-from diffaudio.corpus.filters import FilterSettings, Verdict
+from diffaudio.corpus.filters import Verdict
+from diffaudio.corpus.fragments import dropped_row
 from diffaudio.corpus.plan import Plan, Stretch
+from diffaudio.corpus.settings import PrepareSettings
 from diffaudio.corpus.sources import Media
 from diffaudio.sound import encode_flac, mix_channels, resample
 from diffaudio.tracks import PictureTrack, SoundTrack
 from diffaudio.video import PREROLL_S, SEEK_S, MediaError, OpenMedia, open_media, read_frames
 
-__all__ = ["PrepareSettings", "cut_clips", "dropped_row", "new_note"]
+__all__ = ["cut_clips"]
 
 JPEG_QUALITY = 90
 AHEAD_S = 1.0  # files are not quite in order of time: a clip is begun so long before its first packet
 MAX_OPEN = 64  # clips begun and not finished, before pictures are fetched from where they are
 TOLERANCE_S = 0.25  # between the length of a clip and what the header says, before its pictures are taken anew
 PACKETS_PER_SIGN = 500  # of life
-
-
-@dataclass(frozen=True)
-class PrepareSettings(FilterSettings):
-    """How media become clips, and which are left out.
-
-    Attributes:
-        clip_s: longest clip; longer files are cut into several.
-        hop_s: from the beginning of one clip to the next; None is `clip_s`, without gap or overlap.
-        min_clip_s: shorter files are dropped, and shorter ends of longer files left out.
-        sample_rate: of the clips, in Hz.
-        channels: 1 or 2.
-        frames_per_clip: pictures taken of each clip, evenly over its time.
-        frame_size: longest side of a picture at most, in pixels.
-        sources_per_part: media files that go into one Parquet file.
-        keep_dropped: keep clips that a filter condemns, marked with the reason.
-    """
-
-    clip_s: float = 10.0
-    hop_s: float | None = None
-    min_clip_s: float = 0.8
-    sample_rate: int = 24000
-    channels: int = 1
-    frames_per_clip: int = 4
-    frame_size: int = 224
-    sources_per_part: int = 64
-    keep_dropped: bool = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("clip_s", "min_clip_s", "sample_rate", "frames_per_clip", "frame_size", "sources_per_part"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0")
-        if self.hop_s is not None and self.hop_s <= 0:
-            raise ValueError(f"hop_s is {self.hop_s}; it must be above 0, or None for clip_s")
-        if self.min_clip_s > self.clip_s:
-            raise ValueError(f"min_clip_s is {self.min_clip_s}, above clip_s, which is {self.clip_s}")
-        if self.channels not in (1, 2):
-            raise ValueError(f"channels is {self.channels}; choose 1 (mono) or 2 (stereo)")
 
 
 @dataclass
@@ -114,7 +77,7 @@ def cut_clips(
 
     Args:
         media: a local file.
-        note: of `new_note`; filled while rows are taken.
+        note: of `fragments.new_note`; filled while rows are taken.
         alive: called every now and then while the file is read.
     """
 
@@ -133,17 +96,6 @@ def cut_clips(
         drop("out_of_memory", "more memory than a worker may have")
     except Exception as error:  # decoders fail in ways that nobody lists, and one file must not end the run
         drop("unreadable", str(error).removeprefix(f"{media.path}: ") or type(error).__name__)
-
-
-def new_note(media: Media) -> dict[str, Any]:
-    """What is to be told of a file beside its rows: rows of dropped.csv, and seconds of sound that were looked at."""
-    return {"sources": [media.name], "dropped": [], "media_seconds": 0.0}
-
-
-def dropped_row(media: Media, start_s: float, duration_s: float | None, verdict: Verdict) -> dict[str, Any]:
-    """A row of dropped.csv."""
-    reason, detail = verdict
-    return {"source": media.name, "start_s": start_s, "duration_s": duration_s, "reason": reason, "detail": detail}
 
 
 class _Cutter:
@@ -180,6 +132,7 @@ class _Cutter:
                 if self._plan.next is None:
                     return
                 self._seek(time_s)
+        self._begin_clips(self._sound.end_s)
         self._pictures.finish()
         if self._sound.format is None and self._damaged:
             raise MediaError(f"{self._media.path}: no sound decodes")
@@ -220,17 +173,18 @@ class _Cutter:
         self._begin_s = upcoming_s - AHEAD_S
 
     def _hear(self, packet: Any, time_s: float | None) -> bool:
-        """Whether the sound of a clip is complete, or of no clip begun."""
+        """Whether anything but more of the same may have come of it."""
+        is_begin = time_s is not None and time_s >= self._begin_s
         if time_s is not None:
-            if time_s >= self._begin_s:
+            if is_begin:
                 self._pass_over_gap(time_s)
                 self._begin_clips(time_s)
             if time_s < self._needed_s - PREROLL_S:
-                return not self._open
+                return True
         if self._sound.feed(packet):
             self._damaged = True
         if self._sound.end_s < self._due_s:
-            return False
+            return is_begin
         while self._unheard and self._sound.end_s >= self._unheard[0].stretch.end_s:
             self._complete_sound(self._unheard.popleft())
         self._attend()
@@ -274,21 +228,21 @@ class _Cutter:
             clip.verdict = _too_short(duration_s, settings)
         else:
             clip.verdict = filters.judge_sound(x, rate, settings)
-        peak = float(np.abs(x).max(initial=0.0))
         is_rest = duration_s < settings.min_clip_s and not stretch.is_first
-        if (clip.verdict and not settings.keep_dropped) or is_rest or not x.shape[1] or not math.isfinite(peak):
+        if (clip.verdict and not settings.keep_dropped) or is_rest or not math.isfinite(_peak(x)):
             self._take_anew(clip)
             return
         if abs(duration_s - clip.planned_s) > TOLERANCE_S:
             self._take_anew(clip)
         x = resample(mix_channels(x, settings.channels), rate, settings.sample_rate)
-        x = x / max(1.0, float(np.abs(x).max()))  # what reaches beyond full scale is made softer, not cut off
+        if _peak(x) > 1:  # what reaches beyond full scale is made softer, not cut off
+            x = x / _peak(x)
         wants_fingerprint = settings.max_duplicate_distance is not None
         clip.row = {
             "duration_s": x.shape[1] / settings.sample_rate,
             "sample_rate": settings.sample_rate,
             "audio": encode_flac(x, settings.sample_rate),
-            "fingerprint": fingerprint(x.mean(axis=0), settings.sample_rate) if wants_fingerprint else None,
+            "fingerprint": fingerprint(mix_channels(x, 1)[0], settings.sample_rate) if wants_fingerprint else None,
         }
 
     def _end_s(self, stretch: Stretch) -> float:
@@ -346,6 +300,11 @@ class _Cutter:
     def _times(self, clip: _Clip, duration_s: float) -> list[float]:
         count = self._settings.frames_per_clip
         return [clip.stretch.start_s + duration_s * (index + 0.5) / count for index in range(count)]
+
+
+def _peak(x: np.ndarray) -> float:
+    """NaN where there is none, or one among the samples."""
+    return float(max(x.max(), -x.min())) if x.size else math.nan
 
 
 def _too_short(duration_s: float, settings: PrepareSettings) -> Verdict:

@@ -10,11 +10,24 @@ from typing import Any
 
 import pyarrow as pa
 
+from diffaudio.corpus.filters import Verdict
+from diffaudio.corpus.sources import Media
 from diffaudio.corpus.store import CLIP_SCHEMA
 
-__all__ = ["read_fragment", "write_fragment"]
+__all__ = ["dropped_row", "new_note", "read_fragment", "write_fragment"]
 
 NOTE = "note"
+
+
+def new_note(media: Media) -> dict[str, Any]:
+    """What is to be told of a file beside its rows: rows of dropped.csv, and seconds of sound that were looked at."""
+    return {"sources": [media.name], "dropped": [], "media_seconds": 0.0}
+
+
+def dropped_row(media: Media, start_s: float, duration_s: float | None, verdict: Verdict) -> dict[str, Any]:
+    """A row of dropped.csv."""
+    reason, detail = verdict
+    return {"source": media.name, "start_s": start_s, "duration_s": duration_s, "reason": reason, "detail": detail}
 
 
 def write_fragment(path: Path, rows: Iterable[dict[str, Any]], note: dict[str, Any]) -> None:

@@ -24,9 +24,9 @@ from tqdm import tqdm
 
 from diffaudio.corpus import store
 from diffaudio.corpus.continuing import Notes, check_settings, check_sources, digest
-from diffaudio.corpus.cut import PrepareSettings
 from diffaudio.corpus.deduplicate import drop_duplicates
 from diffaudio.corpus.fragments import read_fragment
+from diffaudio.corpus.settings import PrepareSettings
 from diffaudio.corpus.sources import Media, read_sources
 from diffaudio.corpus.workers import WorkerLimits, cut_in_workers
 from diffaudio.files import locked

@@ -16,8 +16,9 @@ from typing import Any
 import pyarrow as pa
 
 from diffaudio.corpus import remote
-from diffaudio.corpus.cut import PrepareSettings, cut_clips, dropped_row, new_note
-from diffaudio.corpus.fragments import write_fragment
+from diffaudio.corpus.cut import cut_clips
+from diffaudio.corpus.fragments import dropped_row, new_note, write_fragment
+from diffaudio.corpus.settings import PrepareSettings
 from diffaudio.corpus.sources import Media
 
 __all__ = ["serve"]

@@ -24,9 +24,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from diffaudio.corpus.cut import PrepareSettings, dropped_row, new_note
-from diffaudio.corpus.fragments import write_fragment
+from diffaudio.corpus.fragments import dropped_row, new_note, write_fragment
 from diffaudio.corpus.remote import is_remote
+from diffaudio.corpus.settings import PrepareSettings
 from diffaudio.corpus.sources import Media
 
 __all__ = ["WorkerLimits", "cut_in_workers"]
@@ -76,7 +76,7 @@ def cut_in_workers(
         limits: of time and memory for each file.
 
     Yields:
-        Each file with its fragment, in the order given: its rows, and the note of `cut.new_note`. The fragment is the
+        Each file with its fragment, in the order given: its rows, and the note of `new_note`. The fragment is the
         caller's to read and remove.
 
     Raises:
