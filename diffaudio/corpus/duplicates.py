@@ -1,12 +1,14 @@
 """Clips with the same sound: a fingerprint that survives another encoding, and the search for equal ones.
 
     E(n, m)  energy of band m (of M + 1) around step n
-    d(n, m)  log E(n, m) - log E(n, m+1) - (log E(n-1, m) - log E(n-1, m+1))
+    d(n, m)  log E(n, m) - log E(n, m+1) - (log E(n-1, m) - log E(n-1, m+1)), where n - 1 is 160 ms before
     c(n, m)  1 or -1, the sign of d, where |d| is large enough to be sure of it, else 0
 
 The bits are those of Haitsma & Kalker 2002, "A highly robust audio fingerprinting system", eq. 1, with logarithms, so
 that hiss far below the rest does not count, and with the third value: a steady tone or a silence is all 0 and says
-nothing. Two clips are compared by the cosine of their c; nothing here needs more than numpy.
+nothing. Two clips are compared by the cosine of their c over the whole of both, which half the share of differing
+bits is where all are sure. As in the paper, only clips that have bits of some steps in common are compared.
+Nothing here needs more than numpy.
 """
 
 from collections.abc import Sequence
@@ -15,20 +17,25 @@ import numpy as np
 
 __all__ = ["MAX_DISTANCE", "distance", "find_duplicates", "fingerprint"]
 
-MAX_DISTANCE = 0.2
+MAX_DISTANCE = 0.15
 VERSION = b"\x01"  # fingerprints are kept in corpora: those of another method must not be compared
 NUM_BANDS = 16  # M, bits of a step
-LOWEST_HZ, HIGHEST_HZ = 200.0, 3600.0  # what a telephone carries
+LOWEST_HZ, HIGHEST_HZ = 200.0, 3400.0  # what a telephone carries
+WORKING_RATE = 7350  # at least; sound is brought down to less than twice this
 STEP_S = 0.04
-WINDOW_S = 0.064
-SMOOTH_STEPS = 8  # length of the window around a step that E is summed over
-LAG_STEPS = 3  # "n - 1" above, in steps
-FLOOR_DB = -50.0  # E is counted from here on, below the loudest of the clip
+WINDOW_S = 0.1
+SMOOTH_STEPS = 8  # length of the window that E is summed over
+LAG_STEPS = 4
+FLOOR_DB = -40.0  # E is counted from here on, below the loudest of the clip
 SURE = 0.15  # |d|, in nepers of energy
-MIN_SIGNIFICANCE = 10.0  # cosine times the root of the number of values: how unlikely it is to be chance
-KEY_STEPS = (0, 5, 10)  # of these steps together is a key made, by which likely pairs are looked up
-MIN_KEY_BITS = 16  # that are sure, or a key says too little
-MAX_BUCKET = 16  # clips that a key leads to; one that many clips have says little
+MIN_SIGNIFICANCE = 9.0  # cosine times the root of the number of values: how unlikely it is to be chance
+
+KEY_STEPS = (0, 4, 8)  # the bits of these steps that are sure make a key,
+KEY_BANDS = (0x00FF, 0xFF00, 0x0F0F, 0xF0F0)  # half the bands each, so that one wrong bit spares half of the keys
+KEY_PART = 0.5  # of the steps of a clip make keys: those with most bits that are sure
+BUCKET_SIZE = 8  # clips that a key leads to: one that many clips have says little
+MAX_COMPARED = 8  # pairs of a clip and a shift that are compared with a clip, those with most keys in common
+CHUNK = 4096  # clips whose keys are made at once
 
 
 def fingerprint(x: np.ndarray, sample_rate: int) -> bytes:
@@ -38,22 +45,28 @@ def fingerprint(x: np.ndarray, sample_rate: int) -> bytes:
         x: [samples], mono.
 
     Returns:
-        For each step the signs of its M values as 16 bits, then which of these are sure; the version alone where the
-        sound is silent or too short.
+        For each step the signs of d as 16 bits, then which of these are sure; the version alone where the sound is
+        shorter than 0.6 s.
     """
-    levels = np.log(_energies(x, sample_rate))
-    levels = levels[:, :-1] - levels[:, 1:]
-    d = levels[LAG_STEPS:] - levels[:-LAG_STEPS]
-    sure = np.abs(d) >= SURE
-    planes = np.stack([_packed(sure & (d > 0)), _packed(sure)], axis=1)
-    return VERSION + planes.astype("<u2").tobytes()
+    energies = _energies(x, sample_rate)
+    count = len(energies) - SMOOTH_STEPS + 1
+    if count <= LAG_STEPS:
+        return VERSION
+    window = np.hanning(SMOOTH_STEPS + 2)[1:-1].astype(np.float32)
+    smooth = np.sum([weight * energies[first : first + count] for first, weight in enumerate(window)], axis=0)
+    level = np.log(smooth + max(float(smooth.max()) * 10 ** (FLOOR_DB / 10), 1e-12))
+    level = level[:, :-1] - level[:, 1:]
+    d = level[LAG_STEPS:] - level[:-LAG_STEPS]
+    weights = 1 << np.arange(NUM_BANDS)
+    words = (d > 0) @ weights + (((np.abs(d) >= SURE) @ weights) << NUM_BANDS)
+    return VERSION + words.astype("<u4").tobytes()
 
 
 def distance(a: bytes, b: bytes) -> float:
-    """How much two fingerprints differ at the best shift: 0 equal, 0.5 unrelated (or too little to tell)."""
-    a_planes, b_planes = _planes(a), _planes(b)
-    shifts = range(-len(b_planes) + 1, len(a_planes))
-    return min((_distance(a_planes, b_planes, shift) for shift in shifts), default=0.5)
+    """How much two fingerprints differ at the best shift: 0 equal, 0.5 unrelated, or too little to tell."""
+    a_words, b_words = _words(a), _words(b)
+    shifts = range(1 - len(b_words), len(a_words))
+    return min((_distance(a_words, b_words, shift) for shift in shifts), default=0.5)
 
 
 def find_duplicates(
@@ -61,9 +74,9 @@ def find_duplicates(
 ) -> list[int | None]:
     """For each clip the earlier clip whose sound it repeats.
 
-    Clips of one source are never compared. In the order given, a clip is a duplicate of the first clip of another
-    source that is none itself and not farther than `max_distance`: without the duplicates, or some of them, the same
-    clips remain.
+    In the order given, a clip is a duplicate of the first clip of another source that is none itself and not farther
+    than `max_distance`. What becomes of a clip depends on the clips kept before it alone: without the duplicates, or
+    some of them, the same clips remain.
 
     Returns:
         One index, or None, a clip.
@@ -73,79 +86,153 @@ def find_duplicates(
     """
     if len(fingerprints) != len(sources):
         raise ValueError(f"{len(fingerprints)} fingerprints and {len(sources)} sources; there is one of each a clip")
+    index = _Index(fingerprints)
+    numbers: dict[str, int] = {}
+    source_of = np.array([numbers.setdefault(source, len(numbers)) for source in sources], np.int32)
     found: list[int | None] = []
-    buckets: dict[int, list[tuple[int, int]]] = {}
-    planes = [_planes(data) for data in fingerprints]
-    for index, own in enumerate(planes):
-        steps, keys = _keys(own)
-        votes: dict[tuple[int, int], int] = {}
-        for step, key in zip(steps.tolist(), keys.tolist(), strict=True):
-            for other, at in buckets.get(key, ()):
-                votes[other, step - at] = votes.get((other, step - at), 0) + 1
-        equal = (
-            other
-            for other, shift in sorted(votes)
-            if sources[other] != sources[index] and _distance(own, planes[other], shift) <= max_distance
-        )
-        found.append(next(equal, None))
-        if found[-1] is None:
-            for step, key in zip(steps.tolist(), keys.tolist(), strict=True):
-                bucket = buckets.setdefault(key, [])
-                if len(bucket) < MAX_BUCKET:
-                    bucket.append((index, step))
+    for clip, data in enumerate(fingerprints):
+        others, shifts = index.look_up(clip)
+        foreign = source_of[others] != source_of[clip]
+        likely = _most_frequent(others[foreign], shifts[foreign])
+        own = _words(data)
+        equal = [other for other, shift in likely if _distance(own, _words(fingerprints[other]), shift) <= max_distance]
+        found.append(min(equal, default=None))
+        if not equal:
+            index.add(clip)
     return found
 
 
+class _Index:
+    """Clips by their keys, each in the bucket of all that have it, where the first ones added stay.
+
+    Attributes:
+        first: of the steps of each clip that make keys, [clips + 1].
+        steps: which these are, [steps].
+        buckets: of their keys, [steps, KEY_BANDS]; -1 for a key that comes once, and so leads nowhere.
+        begin: of each bucket in `clips` and `at`, [buckets].
+        filled: places taken in each, [buckets].
+        clips, at: what was added, and the step of the key in it.
+    """
+
+    def __init__(self, fingerprints: Sequence[bytes]) -> None:
+        chunks = [_keys(fingerprints[start : start + CHUNK]) for start in range(0, len(fingerprints), CHUNK)]
+        counts, steps, keys = (
+            zip(*chunks, strict=True) if chunks else ([[]], [[]], [np.zeros((0, len(KEY_BANDS)), np.uint32)])
+        )
+        self.first = np.concatenate([[0], np.cumsum(np.concatenate(counts))]).astype(np.int64)
+        self.steps = np.concatenate(steps).astype(np.int32)
+        self.buckets = np.concatenate(keys).view(np.int32)
+        del chunks, keys
+        sizes = [np.zeros(0, np.int64)]
+        for column in self.buckets.T:
+            sizes.append(_number(column, sum(map(len, sizes))))
+        ends = np.cumsum(np.minimum(np.concatenate(sizes), BUCKET_SIZE))
+        self.begin = np.concatenate([[0], ends])
+        self.filled = np.zeros(len(ends), np.uint8)
+        self.clips, self.at = np.zeros((2, self.begin[-1]), np.int32)
+
+    def look_up(self, clip: int) -> tuple[np.ndarray, np.ndarray]:
+        """Clips added that have a key in common with this one, and by how many steps it comes later in this one."""
+        buckets, steps = self._entries(clip)
+        count = self.filled[buckets].astype(np.int64)
+        places = np.repeat(self.begin[buckets] - (np.cumsum(count) - count), count) + np.arange(count.sum())
+        return self.clips[places], np.repeat(steps, count) - self.at[places]
+
+    def add(self, clip: int) -> None:
+        buckets, steps = self._entries(clip)
+        buckets, where = np.unique(buckets, return_index=True)
+        free = self.filled[buckets] < BUCKET_SIZE
+        buckets, steps = buckets[free], steps[where[free]]
+        places = self.begin[buckets] + self.filled[buckets]
+        self.clips[places], self.at[places] = clip, steps
+        self.filled[buckets] += 1
+
+    def _entries(self, clip: int) -> tuple[np.ndarray, np.ndarray]:
+        own = slice(self.first[clip], self.first[clip + 1])
+        buckets = self.buckets[own].ravel()
+        shared = buckets >= 0
+        return buckets[shared], np.repeat(self.steps[own], len(KEY_BANDS))[shared]
+
+
+def _keys(fingerprints: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """How many steps of each clip make keys [clips], which [steps], and the keys [steps, KEY_BANDS] as uint32."""
+    all_words = [_words(data) for data in fingerprints]
+    lengths = np.array([len(words) for words in all_words])
+    words = np.concatenate(all_words)
+    clip = np.repeat(np.arange(len(lengths)), lengths)
+    step = np.arange(len(words)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    at = np.flatnonzero(step < lengths[clip] - KEY_STEPS[-1])
+    sure = np.bitwise_count(words >> NUM_BANDS)
+    ups = words & (words >> NUM_BANDS)
+    certainty = np.sum([sure[at + offset] for offset in KEY_STEPS], axis=0, dtype=np.int64)
+    count = np.bincount(clip[at], minlength=len(lengths))
+    ranked = at[np.lexsort((-certainty, clip[at]))]
+    rank = np.arange(len(at)) - np.repeat(np.cumsum(count) - count, count)
+    at = np.sort(ranked[rank < np.repeat(count, count) * KEY_PART])
+    keys = np.empty((len(at), len(KEY_BANDS)), np.uint32)
+    for column, bands in enumerate(KEY_BANDS):
+        bits = np.zeros(len(at), np.uint64)
+        for offset in KEY_STEPS:
+            bits = (bits << np.uint64(NUM_BANDS)) | (ups[at + offset] & bands)
+        keys[:, column] = (bits * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(32)  # Knuth's multiplicative hash
+    return np.bincount(clip[at], minlength=len(lengths)), step[at], keys
+
+
+def _number(keys: np.ndarray, first: int) -> np.ndarray:
+    """Put numbers, from `first` on, in the place of keys that come more than once, and -1 in that of others.
+
+    Returns:
+        How often each numbered key comes.
+    """
+    order = np.argsort(keys)
+    in_order = keys[order]
+    is_new = np.concatenate([[True], in_order[1:] != in_order[:-1]]) if len(keys) else np.zeros(0, bool)
+    sizes = np.diff(np.flatnonzero(np.concatenate([is_new, [True]])))
+    shared = sizes > 1
+    keys[order] = np.repeat(np.where(shared, first - 1 + np.cumsum(shared), -1), sizes)
+    return sizes[shared]
+
+
+def _most_frequent(clips: np.ndarray, shifts: np.ndarray) -> list[tuple[int, int]]:
+    """The pairs of a clip and a shift that come most often, at most MAX_COMPARED."""
+    span = 1 << 24  # shifts lie within +- half of it
+    pairs, counts = np.unique(clips.astype(np.int64) * span + (shifts + span // 2), return_counts=True)
+    best = pairs[np.argsort(-counts, kind="stable")[:MAX_COMPARED]]
+    return [(pair // span, pair % span - span // 2) for pair in best.tolist()]
+
+
 def _energies(x: np.ndarray, sample_rate: int) -> np.ndarray:
-    """E [steps, bands], from the floor on."""
-    window, hop = round(WINDOW_S * sample_rate), STEP_S * sample_rate
-    count = max(0, int((len(x) - window) / hop) + 1)
-    starts = np.round(np.arange(count) * hop).astype(int)
-    if count < SMOOTH_STEPS:
-        return np.ones((0, NUM_BANDS + 1), np.float32)
-    frames = np.lib.stride_tricks.sliding_window_view(x.astype(np.float32, copy=False), window)[starts]
-    spectrum = np.fft.rfft(frames * np.hanning(window).astype(np.float32))
-    edges = np.geomspace(LOWEST_HZ, HIGHEST_HZ, NUM_BANDS + 2) * window / sample_rate
-    bins = np.round(edges).astype(int)
-    power = np.square(np.abs(spectrum[:, : bins[-1]]))
-    bands = np.add.reduceat(power, bins[:-1], axis=1)
-    smooth = np.hanning(SMOOTH_STEPS + 2)[1:-1]
-    bands = np.stack([np.convolve(band, smooth, mode="valid") for band in bands.T], axis=1)
-    return bands + max(float(bands.max()) * 10 ** (FLOOR_DB / 10), 1e-12)
+    """Energy [steps, bands] in windows of 100 ms."""
+    factor = max(1, int(sample_rate / WORKING_RATE))
+    count = len(x) // factor
+    x = np.sum([x[first : count * factor : factor] for first in range(factor)], axis=0)  # lowpass enough
+    rate = sample_rate / factor
+    size = 32 * round(WINDOW_S * rate / 32)  # Fourier transforms of odd sizes are slow
+    count = max(0, int((len(x) - size) / (STEP_S * rate)) + 1)
+    starts = np.round(np.arange(count) * STEP_S * rate).astype(int)
+    if count == 0:
+        return np.zeros((0, NUM_BANDS + 1), np.float32)
+    frames = np.lib.stride_tricks.sliding_window_view(x, size)[starts] * np.hanning(size).astype(np.float32)
+    spectrum = np.fft.rfft(frames)
+    edges = np.round(np.geomspace(LOWEST_HZ, HIGHEST_HZ, NUM_BANDS + 2) * size / rate).astype(int)
+    power = spectrum.real[:, : edges[-1]] ** 2 + spectrum.imag[:, : edges[-1]] ** 2
+    return np.add.reduceat(power, edges[:-1], axis=1)
 
 
-def _packed(bits: np.ndarray) -> np.ndarray:
-    """[steps, 16] bool -> [steps] integers"""
-    return bits @ (1 << np.arange(NUM_BANDS))
-
-
-def _planes(data: bytes) -> np.ndarray:
-    """[steps, 2]: signs, and which are sure."""
+def _words(data: bytes) -> np.ndarray:
+    """[steps]: signs in the lower half, which are sure in the upper."""
     if data[:1] != VERSION or len(data) % 4 != 1:
         raise ValueError("a fingerprint is damaged or of another version; prepare the corpus again")
-    return np.frombuffer(data, "<u2", offset=1).reshape(-1, 2)
+    return np.frombuffer(data, "<u4", offset=1)
 
 
 def _distance(a: np.ndarray, b: np.ndarray, shift: int) -> float:
     """Step n of `a` against step n - shift of `b`."""
-    over_a, over_b = a[max(0, shift) :][: len(b) - max(0, -shift)], b[max(0, -shift) :][: len(a) - max(0, shift)]
-    both = over_a[:, 1] & over_b[:, 1]
-    wrong = int(np.bitwise_count((over_a[:, 0] ^ over_b[:, 0]) & both).sum())
-    size = float(np.bitwise_count(a[:, 1]).sum()) * float(np.bitwise_count(b[:, 1]).sum())
-    if size == 0:
+    size = (float(np.bitwise_count(a >> NUM_BANDS).sum()) * float(np.bitwise_count(b >> NUM_BANDS).sum())) ** 0.5
+    a, b = a[max(0, shift) :], b[max(0, -shift) :]
+    a, b = a[: len(b)], b[: len(a)]
+    both = (a & b) >> NUM_BANDS
+    agreement = int(np.bitwise_count(both).sum()) - 2 * int(np.bitwise_count((a ^ b) & both).sum())
+    if agreement < MIN_SIGNIFICANCE * size**0.5 or size == 0:
         return 0.5
-    cosine = (int(np.bitwise_count(both).sum()) - 2 * wrong) / size**0.5
-    return (1 - cosine) / 2 if cosine * size**0.25 >= MIN_SIGNIFICANCE else 0.5
-
-
-def _keys(planes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Steps at which there is a key, and the keys."""
-    count = max(0, len(planes) - KEY_STEPS[-1])
-    bits = np.zeros(count, int)
-    keys = np.zeros(count, np.uint64)
-    for offset in KEY_STEPS:
-        part = planes[offset : offset + count]
-        bits += np.bitwise_count(part[:, 1])
-        keys = (keys << np.uint64(16)) | part[:, 0].astype(np.uint64)
-    steps = np.flatnonzero(bits >= MIN_KEY_BITS)
-    return steps, keys[steps]
+    return (1 - agreement / size) / 2

@@ -55,7 +55,7 @@ class FilterSettings:
     min_bandwidth: float = 0.22
     min_brightness: float = 0.1
     min_motion: float = 0.0
-    max_duplicate_distance: float | None = 0.2
+    max_duplicate_distance: float | None = 0.15
 
     def __post_init__(self) -> None:
         for name in ("min_length_ratio", "max_clipped_fraction", "min_bandwidth", "min_brightness", "min_motion"):
