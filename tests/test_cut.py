@@ -142,7 +142,7 @@ def test_a_time_stamp_that_jumps_a_million_hours_ahead_makes_one_gap(film, tmp_p
     assert [row["start_s"] for row in rows][:2] == [0, 2] and len(rows) + len(dropped) < 9
     (gap,) = [row for row in dropped if row["reason"] == "silent" and row["duration_s"] > 10]
     assert gap["duration_s"] == pytest.approx(3_600_000, rel=1e-3)
-    assert gap["detail"].startswith("no sound from 4.0 s to 36")
+    assert gap["detail"].startswith("no sound from 6.0 s to 36")
 
 
 def test_a_header_that_lies_about_the_duration_changes_nothing(film, tmp_path):
