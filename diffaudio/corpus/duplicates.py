@@ -66,7 +66,7 @@ def distance(a: bytes, b: bytes) -> float:
     """How much two fingerprints differ at the best shift: 0 equal, 0.5 unrelated, or too little to tell."""
     a_words, b_words = _words(a), _words(b)
     shifts = range(1 - len(b_words), len(a_words))
-    return min((_distance(a_words, b_words, shift) for shift in shifts), default=0.5)
+    return float(_distances(a_words, [(b_words, shift) for shift in shifts]).min(initial=0.5))
 
 
 def find_duplicates(
@@ -94,8 +94,8 @@ def find_duplicates(
         others, shifts = index.look_up(clip)
         foreign = source_of[others] != source_of[clip]
         likely = _most_frequent(others[foreign], shifts[foreign])
-        own = _words(data)
-        equal = [other for other, shift in likely if _distance(own, _words(fingerprints[other]), shift) <= max_distance]
+        distances = _distances(_words(data), [(_words(fingerprints[other]), shift) for other, shift in likely])
+        equal = [other for (other, _), far in zip(likely, distances, strict=True) if far <= max_distance]
         found.append(min(equal, default=None))
         if not equal:
             index.add(clip)
@@ -226,13 +226,19 @@ def _words(data: bytes) -> np.ndarray:
     return np.frombuffer(data, "<u4", offset=1)
 
 
-def _distance(a: np.ndarray, b: np.ndarray, shift: int) -> float:
-    """Step n of `a` against step n - shift of `b`."""
-    size = (float(np.bitwise_count(a >> NUM_BANDS).sum()) * float(np.bitwise_count(b >> NUM_BANDS).sum())) ** 0.5
-    a, b = a[max(0, shift) :], b[max(0, -shift) :]
-    a, b = a[: len(b)], b[: len(a)]
-    both = (a & b) >> NUM_BANDS
-    agreement = int(np.bitwise_count(both).sum()) - 2 * int(np.bitwise_count((a ^ b) & both).sum())
-    if agreement < MIN_SIGNIFICANCE * size**0.5 or size == 0:
-        return 0.5
-    return (1 - agreement / size) / 2
+def _distances(own: np.ndarray, others: Sequence[tuple[np.ndarray, int]]) -> np.ndarray:
+    """Step n of `own` against step n - shift of each of the others: [others]."""
+    aligned = np.zeros((len(others), len(own)), np.uint32)
+    for row, (other, shift) in zip(aligned, others, strict=True):
+        part = other[max(0, -shift) : max(0, len(own) - shift)]
+        row[max(0, shift) : max(0, shift) + len(part)] = part
+    both = (own & aligned) >> NUM_BANDS
+    agreement = _count(both) - 2 * _count((own ^ aligned) & both)
+    size = np.sqrt(_count(own >> NUM_BANDS) * np.array([_count(other >> NUM_BANDS) for other, _ in others]))
+    significant = (size > 0) & (agreement >= MIN_SIGNIFICANCE * np.sqrt(size))
+    return np.where(significant, (1 - agreement / np.maximum(size, 1)) / 2, 0.5)
+
+
+def _count(words: np.ndarray) -> np.ndarray:
+    """[..., steps] -> [...], bits that are set."""
+    return np.bitwise_count(words).sum(axis=-1, dtype=np.int64)
