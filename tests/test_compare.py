@@ -79,5 +79,5 @@ def test_the_settings_of_the_study_are_valid(path):
     assert settings.changes_sound or settings.changes_pictures
 
 
-def test_what_is_changed_by_default_changes_something():
-    assert HELPFUL.changes_sound or HELPFUL.changes_pictures
+def test_what_copies_are_changed_by_unless_told_otherwise_stands_among_the_settings():
+    assert parse(AugmentSettings, ["--config", str(REPO / "configs/augment/helpful.yaml")]) == HELPFUL

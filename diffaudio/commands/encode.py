@@ -123,7 +123,10 @@ def _parser() -> Parser:
         "--copies", type=between(int, 0), default=0, metavar="N", help="augmented copies of each row (default: 0)"
     )
     rows.add_argument(
-        "--augment", type=Path, metavar="FILE", help="YAML file that says what changes in them, as in configs/augment"
+        "--augment",
+        type=Path,
+        metavar="FILE",
+        help="YAML file that says what changes in them (default: as configs/augment/helpful.yaml)",
     )
     rows.add_argument("--seed", type=between(int, 0, 2**63 - 1), metavar="N", help="of the copies (default: 0)")
     return parser
