@@ -328,7 +328,7 @@ def test_prepare_passes_its_settings_on_and_tells_what_was_left_out(monkeypatch,
     clips = ["--clip-s", "4", "--hop-s", "2.5", "--channels", "2", "--max-duplicate-distance", "none", "--keep-dropped"]
     assert main(["prepare", "a", "s3://b/c", "-o", "out", "--workers", "3", "--timeout-s", "9", *clips]) == 0
     assert capsys.readouterr().out == (
-        "out: 12 clips, 1.5 minutes, from 5 files (2.0 hours)\n"
+        "out: 12 clips, 1.5 minutes, from 5 files, 2.0 hours\n"
         "left out 3, 1 of them kept (too_short 2, no_sound 1); see out/dropped.csv\n"
     )
 

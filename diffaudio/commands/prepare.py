@@ -40,12 +40,16 @@ def run(arguments: list[str]) -> None:
         state.destroy_process_group()
     if not is_main:
         return
-    hours = f"({report.media_seconds / 3600:.1f} hours)"
-    print(f"{output}: {report.clips} clips, {report.seconds / 60:.1f} minutes, from {report.sources} files {hours}")
+    clips, looked_at = _duration(report.seconds), _duration(report.media_seconds)
+    print(f"{output}: {report.clips} clips, {clips}, from {report.sources} files, {looked_at}")
     if report.dropped:
         reasons = ", ".join(f"{reason} {count}" for reason, count in report.reasons.items())
         kept = f", {report.condemned} of them kept" if report.condemned else ""
         print(f"left out {report.dropped}{kept} ({reasons}); see {output / 'dropped.csv'}")
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds / 3600:.1f} hours" if seconds >= 7200 else f"{seconds / 60:.1f} minutes"
 
 
 def _parser() -> Parser:

@@ -20,7 +20,7 @@ from media import noise, numbered_pictures, write_media
 KILLS, SEED = int(os.environ.get("KILLS", "20")), int(os.environ.get("SEED", "0"))
 NUM_FILES, NUM_PARTS = 47, 24
 CHOICE = ["--sample-rate", "8000", "--clip-s", "2", "--sources-per-part", "2", "--workers", "1"]
-PAUSE_S = 1.0  # after a part was seen; the last step, when all parts are there, takes about as long
+PAUSE_S = 0.5  # after a part was seen; the last step, when all parts are there, takes about as long
 
 
 def count_parts(out: Path) -> int:
