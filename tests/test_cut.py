@@ -47,14 +47,16 @@ def film(tmp_path_factory):
     return write_media(tmp_path_factory.mktemp("cut") / "a.mkv", sound=SOUND, pictures=numbered_pictures(7))
 
 
-def rewritten(path: Path, target: Path, change) -> Path:
+def rewritten(path: Path, target: Path, change, *, sound_first: bool = False) -> Path:
     """The same packets in another order, or with other time stamps.
 
     Args:
         change: gets all packets in their order and gives those to write.
+        sound_first: whether the first stream is the sound.
     """
     with av.open(str(path)) as source, av.open(str(target), "w") as sink:
-        streams = {stream.index: sink.add_stream_from_template(stream) for stream in source.streams}
+        ordered = sorted(source.streams, key=lambda stream: (stream.type == "audio") != sound_first)
+        streams = {stream.index: sink.add_stream_from_template(stream) for stream in ordered}
         packets = [packet for packet in source.demux() if packet.size]
         for packet in change(packets):
             packet.stream = streams[packet.stream_index]
@@ -119,6 +121,22 @@ def test_a_file_whose_pictures_all_come_before_its_sound_gives_the_same_clips(fi
             assert dropped == []
             assert [row["audio"] for row in rows] == [row["audio"] for row in expected]
             assert [row["frames"] for row in rows] == [row["frames"] for row in expected]
+
+
+@pytest.mark.parametrize("sound_first", [False, True])
+def test_the_last_pictures_and_the_last_of_the_sound_are_there_whatever_the_order_of_tracks(
+    film, tmp_path, sound_first
+):
+    """The ends of both streams come at once, and the last pictures of a file are decoded only then."""
+    expected, _ = cut_file(film)
+    path = rewritten(film, tmp_path / "a.mkv", lambda packets: packets, sound_first=sound_first)
+    with av.open(str(path)) as container:
+        assert (container.streams[0].type == "audio") is sound_first
+    rows, dropped = cut_file(path)
+    assert dropped == [] and [row["frames"] for row in rows] == [row["frames"] for row in expected]
+    one = write_media(tmp_path / "one.mkv", sound=SOUND[:, :8000], pictures=numbered_pictures(0.25))
+    ((row,), _) = cut_file(rewritten(one, tmp_path / "b.mkv", lambda packets: packets, sound_first=sound_first))
+    assert times([row]) == [[0.0]]
 
 
 def test_no_more_clips_are_held_than_wait_for_little(tmp_path):

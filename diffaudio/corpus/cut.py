@@ -122,7 +122,8 @@ class _Cutter:
             if count % PACKETS_PER_SIGN == PACKETS_PER_SIGN - 1:
                 alive()
             time_s = self._opened.time_s(packet)
-            if packet.stream_index != sound_index:
+            index = packet.stream_index if packet.size else packet.stream.index  # what ends a stream has but the second
+            if index != sound_index:
                 self._see(packet, time_s)
             elif not self._hear(packet, time_s):
                 continue  # nothing can have been finished by it

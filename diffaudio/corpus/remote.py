@@ -1,10 +1,11 @@
 """Files elsewhere, by addresses that fsspec opens: `s3://bucket/a.mp4`, `memory://…`, `zip://a.mp4::videos.zip`."""
 
+import contextlib
 import functools
 import glob
 import posixpath
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import IO, Any, TypeVar
 
 __all__ = ["check_protocol", "find_remote", "is_remote", "open_anywhere", "path_beside"]
@@ -56,22 +57,26 @@ def find_remote(address: str, suffixes: tuple[str, ...]) -> list[str]:
     return _tried(address, find)
 
 
-def open_anywhere(source: str, mode: str = "rb") -> IO[Any]:
+@contextlib.contextmanager
+def open_anywhere(source: str, mode: str = "rb") -> Iterator[IO[Any]]:
     """Open a local file, or the one at an address.
 
     Raises:
         ValueError: the address cannot be read, or a package is missing that reads such.
         OSError: the local file cannot be read.
     """
-    if not is_remote(source):
-        return open(source, mode)
+    with contextlib.ExitStack() as closing:
+        if not is_remote(source):
+            yield closing.enter_context(open(source, mode))
+            return
 
-    def opened() -> IO[Any]:
-        import fsspec
+        def opened() -> IO[Any]:
+            import fsspec
 
-        return fsspec.open(source, mode).open()  # pyright: ignore[reportAttributeAccessIssue]
+            file: Any = fsspec.open(source, mode)
+            return closing.enter_context(file)
 
-    return _tried(source, opened)
+        yield _tried(source, opened)
 
 
 def path_beside(address: str, path: str) -> str:
