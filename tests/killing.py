@@ -30,13 +30,15 @@ def start_two(command: Sequence[str | Path], log: Path) -> list[subprocess.Popen
     return [start(command, log, **known, RANK=str(rank), LOCAL_RANK=str(rank)) for rank in range(2)]
 
 
-def kill(process: subprocess.Popen[bytes], choose: Callable[[list[psutil.Process]], list[psutil.Process]]) -> None:
-    """SIGKILL for those that `choose` names among the process and all below it."""
-    root = psutil.Process(process.pid)
+def kill(process: subprocess.Popen[bytes], choose: Callable[[list[psutil.Process]], list[psutil.Process]]) -> int:
+    """SIGKILL for those that `choose` names among the process and all below it; how many of them were there."""
+    root, killed = psutil.Process(process.pid), 0
     for victim in choose([root, *root.children(recursive=True)]):
         with contextlib.suppress(psutil.NoSuchProcess):
             victim.kill()
+            killed += 1
     process.wait()
+    return killed
 
 
 def everything(family: list[psutil.Process]) -> list[psutil.Process]:

@@ -52,8 +52,9 @@ def videos(tmp_path_factory):
     folder = tmp_path_factory.mktemp("videos")
     for index in range(NUM_FILES):
         seed = index if index % 6 else (index + 31) % NUM_FILES
-        sound = noise(3 + index % 4, 8000, seed=seed)
-        write_media(folder / f"{index:03d}.mkv", sound=sound, pictures=numbered_pictures(6))
+        duration_s = 20 + index % 4
+        sound, pictures = noise(duration_s, 8000, seed=seed), numbered_pictures(duration_s, first=100)
+        write_media(folder / f"{index:03d}.mkv", sound=sound, pictures=pictures)
     (folder / "damaged.mkv").write_bytes((folder / "001.mkv").read_bytes()[:3000])
     return folder
 
@@ -97,9 +98,9 @@ def _run_and_kill(
             time.sleep(rng.uniform(0, PAUSE_S))
         if process.poll() is None:
             at = f"{time.monotonic() - begun:.1f} s, with {count_parts(out)} of {NUM_PARTS} parts"
-            kill(process, VICTIMS[victim])
-            kills[victim] += 1
-            print(f"kill {kills.total()}: {victim} after {at}", flush=True)
-            return False
+            if kill(process, VICTIMS[victim]):
+                kills[victim] += 1
+                print(f"kill {kills.total()}: {victim} after {at}", flush=True)
+                return False
     assert process.wait() == 0, log.read_text()[-5000:]
     return True
