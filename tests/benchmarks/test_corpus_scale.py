@@ -40,28 +40,44 @@ def private_mb(process: psutil.Process) -> float:
         return 0.0
 
 
+def computed_s(process: psutil.Process) -> float:
+    """Seconds that a process and its children, those that ended too, have computed."""
+    total = 0.0
+    for one in (process, *process.children(recursive=True)):
+        try:
+            times = one.cpu_times()
+        except psutil.Error:
+            continue
+        total += times.user + times.system
+        total += times.children_user + times.children_system if one == process else 0.0
+    return total
+
+
 class Watch:
-    """What each tenth of a run took: the time of a row, and the memory of this process and of its largest child."""
+    """What each tenth of a run took for a row in time and computing, and the memory of its largest processes."""
 
     def __init__(self, name: str) -> None:
-        self.name, self.tenths = name, list[tuple[float, float, float]]()
-        self._begin, self._rows, self._child_mb = time.perf_counter(), 0, 0.0
+        self.name, self.tenths, self._process = name, list[tuple[float, ...]](), psutil.Process()
+        self._rows, self._child_mb, self._begin = 0, 0.0, self._now()
+
+    def _now(self) -> tuple[float, float]:
+        return time.perf_counter(), computed_s(self._process)
 
     def see(self, rows: int) -> None:
-        own = psutil.Process()
-        self._child_mb = max([self._child_mb, *map(private_mb, own.children(recursive=True))])
+        self._child_mb = max([self._child_mb, *map(private_mb, self._process.children(recursive=True))])
         if rows >= (len(self.tenths) + 1) * ROWS / 10:
-            now = time.perf_counter()
-            row_ms = 1e3 * (now - self._begin) / (rows - self._rows)
-            self.tenths.append((row_ms, private_mb(own), self._child_mb))
+            now = self._now()
+            spent = [1e3 * (end - begin) / (rows - self._rows) for begin, end in zip(self._begin, now, strict=True)]
+            self.tenths.append((*spent, private_mb(self._process), self._child_mb))
             self._begin, self._rows, self._child_mb = now, rows, 0.0
 
     def report(self) -> None:
-        print(f"\n{self.name}: of each tenth ms a row, MB of the process, MB of its largest child")
-        for values in zip(*self.tenths, strict=True):
-            print("  " + " ".join(f"{value:8.2f}" for value in values))
-        times, own, child = (np.array(of) for of in zip(*self.tenths, strict=True))
-        assert np.median(times[-3:]) < 1.5 * np.median(times[:3])
+        print(f"\n{self.name}, each tenth")
+        names = ("ms a row", "ms of computing", "MB of the process", "MB of its largest child")
+        for name, values in zip(names, zip(*self.tenths, strict=True), strict=True):
+            print(f"  {name:24}" + " ".join(f"{value:7.2f}" for value in values))
+        _, computed, own, child = (np.array(of) for of in zip(*self.tenths, strict=True))
+        assert np.median(computed[-3:]) < 1.5 * np.median(computed[:3])
         for memory in (own, child):
             assert memory[-3:].mean() < memory[:3].mean() + 100
 

@@ -60,7 +60,7 @@ def test_twenty_thousand_rows_a_second_come_from_a_warm_cache_on_two_cores(folde
     dataset = LatentDataset(folder)
     open_s = time.perf_counter() - begin
     order, steps, rates = Order(dataset.sizes), 20_000 // batch_size, []
-    for repeat in range(3):
+    for repeat in range(6):
         begin, used = time.perf_counter(), time.process_time()
         for step in range(repeat * steps, (repeat + 1) * steps):
             clips = order.clips(step * batch_size, batch_size)
