@@ -1,5 +1,6 @@
 """Tiny real media files for tests: pictures that tell their number, and any sound."""
 
+import io
 from fractions import Fraction
 from pathlib import Path
 
@@ -99,6 +100,24 @@ def write_media(
             container.mux(video.encode(None))
         if audio and sound is not None:
             _write_sound(container, audio, sound, rate, begin_s + sound_start_s, gap)
+    return path
+
+
+def write_huge_picture(path: Path) -> Path:
+    """Write a .mkv file with a second of sound under a picture of 225 million pixels, which take 2 MB as JPEG."""
+    picture = io.BytesIO()
+    Image.new("L", (15000, 15000), 90).save(picture, "JPEG")
+    sound = write_media(path.with_suffix(".mov"), sound=tone(1, 44100))
+    with av.open(str(sound)) as source, av.open(str(path), "w") as container:
+        audio = container.add_stream_from_template(source.streams.audio[0])
+        video = container.add_stream("mjpeg", rate=1, width=15000, height=15000, pix_fmt="yuvj420p")
+        packet = av.Packet(picture.getvalue())
+        packet.stream, packet.pts, packet.dts, packet.time_base = video, 0, 0, Fraction(1, 1)
+        container.mux(packet)
+        for packet in source.demux(audio=0):
+            if packet.size:
+                packet.stream = audio
+                container.mux(packet)
     return path
 
 

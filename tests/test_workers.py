@@ -1,20 +1,16 @@
 """Child processes that cut, and what becomes of those that a file kills."""
 
-import io
 import os
 import subprocess
 import sys
 import time
 import zipfile
-from fractions import Fraction
 from pathlib import Path
 
-import av
 import psutil
 import pytest
 from damage import damaged
-from media import CODECS, noise, numbered_pictures, tone, write_media
-from PIL import Image
+from media import CODECS, noise, numbered_pictures, write_huge_picture, write_media
 
 from diffaudio.audio import decode_flac
 from diffaudio.corpus.fragments import read_fragment
@@ -23,7 +19,7 @@ from diffaudio.corpus.sources import Media
 from diffaudio.corpus.workers import WorkerLimits, cut_in_workers
 
 SMALL = PrepareSettings(clip_s=1.0, min_clip_s=0.5, sample_rate=8000, frames_per_clip=1, max_duplicate_distance=None)
-NUM_DAMAGED = int(os.environ.get("DIFFAUDIO_NUM_DAMAGED", "36"))
+NUM_DAMAGED = int(os.environ.get("DAMAGED", "36"))
 
 
 class Deadly(str):
@@ -45,24 +41,6 @@ def cut_all(
         path.unlink()
     assert list(folder.iterdir()) == []
     return found
-
-
-def write_huge_picture(path: Path) -> Path:
-    """A second of sound under a picture of 225 million pixels, which take 2 MB as JPEG."""
-    picture = io.BytesIO()
-    Image.new("L", (15000, 15000), 90).save(picture, "JPEG")
-    sound = write_media(path.with_suffix(".mov"), sound=tone(1, 44100))
-    with av.open(str(sound)) as source, av.open(str(path), "w") as container:
-        audio = container.add_stream_from_template(source.streams.audio[0])
-        video = container.add_stream("mjpeg", rate=1, width=15000, height=15000, pix_fmt="yuvj420p")
-        packet = av.Packet(picture.getvalue())
-        packet.stream, packet.pts, packet.dts, packet.time_base = video, 0, 0, Fraction(1, 1)
-        container.mux(packet)
-        for packet in source.demux(audio=0):
-            if packet.size:
-                packet.stream = audio
-                container.mux(packet)
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +107,7 @@ def test_remote_files_are_fetched_cut_and_forgotten(files, tmp_path):
 
 
 def test_damaged_files_neither_crash_nor_hang_a_worker(files, tmp_path):
-    """DIFFAUDIO_NUM_DAMAGED=700 takes some minutes."""
+    """DAMAGED=700 in the environment takes some minutes."""
     folder = tmp_path / "damaged"
     folder.mkdir()
     whole = [path.read_bytes() for path in files]

@@ -37,7 +37,10 @@ REMOTE_MB = 4000.0  # what a remote file may have as far as its time is concerne
 LOOK_S = 0.25  # how often it is looked whether a worker is over its time
 START_S = 600.0  # for a worker on a machine that is very busy
 KILLED = "out_of_memory", "the system killed the worker"
-ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+ENVIRONMENT = {
+    **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"),
+    "ARROW_DEFAULT_MEMORY_POOL": "system",  # others set a GB aside, which counts as used
+}
 
 
 @dataclass(frozen=True)
@@ -188,7 +191,7 @@ class _Worker:
             [sys.executable, "-c", program],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env=os.environ | ONE_THREAD,
+            env=os.environ | ENVIRONMENT,
             start_new_session=True,  # Ctrl-C is for the parent, whose end is theirs
         )
         self._process, self._expired = process, False
