@@ -45,8 +45,11 @@ def replaced_whole(target: Path) -> Iterator[Path]:
 def written_whole(target: Path) -> Iterator[Path]:
     """Give a temporary path with the suffix of `target`; what is written there becomes it when the block ends well.
 
-    The folder of `target` must exist.
+    The folder of `target` must exist. Within another such block, for its temporary path, it is that path itself.
     """
+    if target.name.startswith(".") and target.name.endswith(f".{os.getpid()}.part{target.suffix}"):
+        yield target  # a cover of its own would outlive a kill: nobody looks for what lies beside a hidden file
+        return
     temporary = _beside(target, "part")
     _remove_abandoned(target)
     try:

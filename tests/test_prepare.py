@@ -212,10 +212,11 @@ def test_killed_at_any_moment_and_begun_again_by_any_number_of_processes_it_ends
         wait_for(process, lambda parts=parts: len(store.part_files(out, "clips")) >= parts)
         time.sleep(rng.uniform(0, 0.2))
         kill(process, everything)
-    two = start_two([*DIFFAUDIO, *command], log)
-    assert [process.wait(timeout=240) for process in two] == [0, 0], log.read_text()
+    log_of_two = tmp_path / "log_of_two"
+    two = start_two([*DIFFAUDIO, *command], log_of_two)
+    assert [process.wait(timeout=240) for process in two] == [0, 0], log_of_two.read_text()
     assert contents(out) == contents(tmp_path / "undisturbed")
-    assert log.read_text().count(f"{out}: 7 clips") == 1
+    assert log_of_two.read_text().count(f"{out}: 7 clips") == 1
 
 
 def test_a_corpus_that_another_run_writes_to_is_left_alone(videos, tmp_path, monkeypatch):

@@ -24,7 +24,8 @@ def corpora(tmp_path_factory):
     base = tmp_path_factory.mktemp("corpora")
     (base / "videos").mkdir()
     for name, seconds in (("a", 2.0), ("b", 1.0)):
-        write_media(base / f"videos/{name}.mp4", sound=noise(seconds, 44100), pictures=numbered_pictures(seconds))
+        sound = noise(seconds, 44100, seed=ord(name))
+        write_media(base / f"videos/{name}.mp4", sound=sound, pictures=numbered_pictures(seconds))
     write_media(base / "videos/c.mp4", pictures=numbered_pictures(1.0))
     settings = PrepareSettings(clip_s=1.0, min_clip_s=0.5, sample_rate=8000, frames_per_clip=2, sources_per_part=1)
     prepare([base / "videos"], base / "clips", settings, progress=False)

@@ -292,7 +292,7 @@ def test_a_file_holds_picture_and_sound_of_the_scene_in_time(tmp_path):
     rng = default_rng([1, 7])
     scene = KINDS["drum"](rng, 2.0)
     sound, _ = read_sound(tmp_path / "drum.mp4", duration_s=2.0)
-    mono = sound.numpy().sum(axis=0)
+    mono = sound.sum(axis=0)
     lags = range(-600, 601, 5)
     heard = mono[600:-600]
     fits = [float(np.dot(heard, scene.sound[600 + lag :][: len(heard)])) for lag in lags]

@@ -166,6 +166,16 @@ def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path):
     assert [path.name for path in target.iterdir()] == ["b"]
 
 
+def test_what_is_written_whole_within_another_such_block_leaves_one_hidden_file_at_most(tmp_path):
+    target = tmp_path / "x.txt"
+    with written_whole(target) as temporary:
+        with written_whole(temporary) as inner:
+            inner.write_text("all of it")
+            assert len(list(tmp_path.iterdir())) == 1
+        assert not target.exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["x.txt"] and target.read_text() == "all of it"
+
+
 def test_a_file_is_written_whole_or_not_at_all(tmp_path):
     target = tmp_path / "x.json"
     with written_whole(target) as temporary:

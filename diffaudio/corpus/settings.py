@@ -42,5 +42,9 @@ class PrepareSettings(FilterSettings):
             raise ValueError(f"hop_s is {self.hop_s}; it must be above 0, or None for clip_s")
         if self.min_clip_s > self.clip_s:
             raise ValueError(f"min_clip_s is {self.min_clip_s}, above clip_s, which is {self.clip_s}")
+        if self.min_motion > 0 and self.frames_per_clip == 1:
+            raise ValueError(
+                f"min_motion is {self.min_motion}, which compares pictures, but frames_per_clip is 1; take 2 or more"
+            )
         if self.channels not in (1, 2):
             raise ValueError(f"channels is {self.channels}; choose 1 (mono) or 2 (stereo)")
