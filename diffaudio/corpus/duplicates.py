@@ -11,6 +11,7 @@ bits is where all are sure. As in the paper, only clips that have bits of some s
 Nothing here needs more than numpy.
 """
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -30,9 +31,9 @@ FLOOR_DB = -40.0  # E is counted from here on, below the loudest of the clip
 SURE = 0.15  # |d|, in nepers of energy
 MIN_SIGNIFICANCE = 9.0  # cosine times the root of the number of values: how unlikely it is to be chance
 
-KEY_STEPS = (0, 4, 8)  # the bits of these steps that are sure make a key,
+KEY_STEPS = (0, 3, 6)  # the bits of these steps that are sure make a key,
 KEY_BANDS = (0x00FF, 0xFF00, 0x0F0F, 0xF0F0)  # half the bands each, so that one wrong bit spares half of the keys
-KEY_PART = 0.5  # of the steps of a clip make keys: those with most bits that are sure
+KEY_PART = 1 / 3  # of the steps of a clip make keys: those with most bits that are sure
 BUCKET_SIZE = 8  # clips that a key leads to: one that many clips have says little
 MAX_COMPARED = 8  # pairs of a clip and a shift that are compared with a clip, those with most keys in common
 CHUNK = 4096  # clips whose keys are made at once
@@ -106,56 +107,62 @@ class _Index:
     """Clips by their keys, each in the bucket of all that have it, where the first ones added stay.
 
     Attributes:
-        first: of the steps of each clip that make keys, [clips + 1].
-        steps: which these are, [steps].
-        buckets: of their keys, [steps, KEY_BANDS]; -1 for a key that comes once, and so leads nowhere.
-        begin: of each bucket in `clips` and `at`, [buckets].
-        filled: places taken in each, [buckets].
-        clips, at: what was added, and the step of the key in it.
+        first: of the rows of each clip, [clips + 1]; a row is a step that makes keys.
+        clips, steps: of each row, [rows].
+        buckets: of the keys of each row, [rows, KEY_BANDS]; -1 for a key that comes once, and so leads nowhere.
+        begin: of each bucket in `added`, [buckets + 1].
+        filled: places taken in each bucket, [buckets].
+        added: the rows added, bucket by bucket.
     """
 
     def __init__(self, fingerprints: Sequence[bytes]) -> None:
-        chunks = [_keys(fingerprints[start : start + CHUNK]) for start in range(0, len(fingerprints), CHUNK)]
-        counts, steps, keys = (
-            zip(*chunks, strict=True) if chunks else ([[]], [[]], [np.zeros((0, len(KEY_BANDS)), np.uint32)])
-        )
-        self.first = np.concatenate([[0], np.cumsum(np.concatenate(counts))]).astype(np.int64)
-        self.steps = np.concatenate(steps).astype(np.int32)
-        self.buckets = np.concatenate(keys).view(np.int32)
-        del chunks, keys
-        sizes = [np.zeros(0, np.int64)]
-        for column in self.buckets.T:
-            sizes.append(_number(column, sum(map(len, sizes))))
-        ends = np.cumsum(np.minimum(np.concatenate(sizes), BUCKET_SIZE))
-        self.begin = np.concatenate([[0], ends])
-        self.filled = np.zeros(len(ends), np.uint8)
-        self.clips, self.at = np.zeros((2, self.begin[-1]), np.int32)
+        counts = [_num_keys(len(_words(data))) for data in fingerprints]
+        self.first = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
+        self.clips = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
+        self.steps = np.empty(len(self.clips), np.int32)
+        keys = np.empty((len(KEY_BANDS), len(self.clips)), np.uint32)
+        for start in range(0, len(counts), CHUNK):
+            rows = slice(self.first[start], self.first[min(start + CHUNK, len(counts))])
+            self.steps[rows], keys[:, rows] = _keys(fingerprints[start : start + CHUNK])
+        sizes = [np.zeros(0, np.uint8)]
+        for of_bands in keys:
+            sizes.append(_number(of_bands, sum(map(len, sizes))))
+        self.buckets = keys.view(np.int32).T
+        self.begin = np.concatenate([[0], np.cumsum(np.concatenate(sizes), dtype=np.int64)])
+        self.filled = np.zeros(len(self.begin) - 1, np.uint8)
+        self.added = np.zeros(self.begin[-1], np.int32)
 
     def look_up(self, clip: int) -> tuple[np.ndarray, np.ndarray]:
         """Clips added that have a key in common with this one, and by how many steps it comes later in this one."""
-        buckets, steps = self._entries(clip)
+        rows, buckets = self._entries(clip)
         count = self.filled[buckets].astype(np.int64)
         places = np.repeat(self.begin[buckets] - (np.cumsum(count) - count), count) + np.arange(count.sum())
-        return self.clips[places], np.repeat(steps, count) - self.at[places]
+        others = self.added[places]
+        return self.clips[others], np.repeat(self.steps[rows], count) - self.steps[others]
 
     def add(self, clip: int) -> None:
-        buckets, steps = self._entries(clip)
+        rows, buckets = self._entries(clip)
         buckets, where = np.unique(buckets, return_index=True)
-        free = self.filled[buckets] < BUCKET_SIZE
-        buckets, steps = buckets[free], steps[where[free]]
-        places = self.begin[buckets] + self.filled[buckets]
-        self.clips[places], self.at[places] = clip, steps
+        free = self.filled[buckets] < self.begin[buckets + 1] - self.begin[buckets]
+        buckets, rows = buckets[free], rows[where[free]]
+        self.added[self.begin[buckets] + self.filled[buckets]] = rows
         self.filled[buckets] += 1
 
     def _entries(self, clip: int) -> tuple[np.ndarray, np.ndarray]:
-        own = slice(self.first[clip], self.first[clip + 1])
-        buckets = self.buckets[own].ravel()
+        """Rows and buckets of the keys of a clip that others have as well."""
+        rows = np.arange(self.first[clip], self.first[clip + 1])
+        buckets = self.buckets[rows]
         shared = buckets >= 0
-        return buckets[shared], np.repeat(self.steps[own], len(KEY_BANDS))[shared]
+        return np.repeat(rows, shared.sum(axis=1)), buckets[shared]
 
 
-def _keys(fingerprints: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """How many steps of each clip make keys [clips], which [steps], and the keys [steps, KEY_BANDS] as uint32."""
+def _num_keys(num_steps: int) -> int:
+    """How many steps of a clip make keys."""
+    return math.ceil(max(0, num_steps - KEY_STEPS[-1]) * KEY_PART)
+
+
+def _keys(fingerprints: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
+    """The steps that make keys, clip by clip in order [steps], and the keys [KEY_BANDS, steps] as uint32."""
     all_words = [_words(data) for data in fingerprints]
     lengths = np.array([len(words) for words in all_words])
     words = np.concatenate(all_words)
@@ -163,34 +170,35 @@ def _keys(fingerprints: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray, np.nda
     step = np.arange(len(words)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
     at = np.flatnonzero(step < lengths[clip] - KEY_STEPS[-1])
     sure = np.bitwise_count(words >> NUM_BANDS)
-    ups = words & (words >> NUM_BANDS)
     certainty = np.sum([sure[at + offset] for offset in KEY_STEPS], axis=0, dtype=np.int64)
-    count = np.bincount(clip[at], minlength=len(lengths))
     ranked = at[np.lexsort((-certainty, clip[at]))]
-    rank = np.arange(len(at)) - np.repeat(np.cumsum(count) - count, count)
-    at = np.sort(ranked[rank < np.repeat(count, count) * KEY_PART])
-    keys = np.empty((len(at), len(KEY_BANDS)), np.uint32)
-    for column, bands in enumerate(KEY_BANDS):
+    whole = np.maximum(lengths - KEY_STEPS[-1], 0)
+    rank = np.arange(len(at)) - np.repeat(np.cumsum(whole) - whole, whole)
+    at = np.sort(ranked[rank < np.repeat([_num_keys(length) for length in lengths], whole)])
+    ups = words & (words >> NUM_BANDS)
+    keys = np.empty((len(KEY_BANDS), len(at)), np.uint32)
+    for row, bands in zip(keys, KEY_BANDS, strict=True):
         bits = np.zeros(len(at), np.uint64)
         for offset in KEY_STEPS:
             bits = (bits << np.uint64(NUM_BANDS)) | (ups[at + offset] & bands)
-        keys[:, column] = (bits * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(32)  # Knuth's multiplicative hash
-    return np.bincount(clip[at], minlength=len(lengths)), step[at], keys
+        row[:] = (bits * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(32)  # Knuth's multiplicative hash
+    return step[at], keys
 
 
 def _number(keys: np.ndarray, first: int) -> np.ndarray:
     """Put numbers, from `first` on, in the place of keys that come more than once, and -1 in that of others.
 
     Returns:
-        How often each numbered key comes.
+        How many clips the bucket of each numbered key is to hold.
     """
     order = np.argsort(keys)
     in_order = keys[order]
-    is_new = np.concatenate([[True], in_order[1:] != in_order[:-1]]) if len(keys) else np.zeros(0, bool)
-    sizes = np.diff(np.flatnonzero(np.concatenate([is_new, [True]])))
+    is_new = np.concatenate([np.ones(min(1, len(keys)), bool), in_order[1:] != in_order[:-1]])
+    sizes = np.diff(np.flatnonzero(is_new), append=len(keys))
     shared = sizes > 1
-    keys[order] = np.repeat(np.where(shared, first - 1 + np.cumsum(shared), -1), sizes)
-    return sizes[shared]
+    numbers = np.where(shared, first - 1 + np.cumsum(shared), -1).astype(np.int32)
+    keys[order] = np.repeat(numbers, sizes).view(np.uint32)
+    return np.minimum(sizes[shared], BUCKET_SIZE).astype(np.uint8)
 
 
 def _most_frequent(clips: np.ndarray, shifts: np.ndarray) -> list[tuple[int, int]]:
