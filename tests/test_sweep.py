@@ -276,16 +276,16 @@ def test_killed_and_run_again_it_loses_no_sound(model, tagger, tmp_path):
     arguments = [sys.executable, *command(model, tagger, "out", ["--samplers", "ddim,euler", "--steps", "2,30,60"])]
     quiet = {"cwd": tmp_path, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     with subprocess.Popen(arguments, **quiet) as process:
-        while len(list(tmp_path.glob("out/sounds/*/*.flac"))) < 4 and process.poll() is None:
+        while len(list(tmp_path.glob("out/sounds/*/[!.]*.flac"))) < 4 and process.poll() is None:
             time.sleep(0.02)
         os.kill(process.pid, signal.SIGKILL)
     out = tmp_path / "out"
-    before = times("sounds/*/*.flac", out)
+    before = times("sounds/*/[!.]*.flac", out)
     assert 4 <= len(before) < 18
     assert not (out / "index.html").exists()
     done = subprocess.run(arguments, cwd=tmp_path, capture_output=True, text=True, timeout=1200, check=False)
     assert done.returncode == 0, done.stderr
-    after = times("sounds/*/*.flac", out)
+    after = times("sounds/*/[!.]*.flac", out)
     assert len(after) == 18 and before.items() <= after.items()
     assert (out / "index.html").is_file()
     assert not list(out.rglob(".*"))  # what the killed one had begun is cleared away
