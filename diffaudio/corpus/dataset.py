@@ -110,7 +110,7 @@ class LatentDataset:
         ends = rows["pictures"].cumsum(dtype=np.int64)
         chosen = np.arange(ends[-1] if most is None else min(most, ends[-1]))
         if len(chosen) < ends[-1]:
-            chosen = np.sort(permuted(chosen, int(ends[-1]), np.zeros(len(chosen), np.uint64)))
+            chosen = np.sort(permuted(chosen, int(ends[-1]), key=0))
         of_row = np.searchsorted(ends, chosen, side="right")
         picture = chosen - (ends - rows["pictures"])[of_row]
         found = [self._embeddings(row)[place] for row, place in zip(rows[of_row], picture, strict=True)]

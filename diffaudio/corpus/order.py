@@ -22,36 +22,37 @@ ROUNDS = 6
 BLOCK = 1024  # places over which the shares of mixed corpora are exact to one
 
 
-def permuted(places: np.ndarray, size: int, keys: np.ndarray) -> np.ndarray:
+def permuted(places: np.ndarray, size: int, key: int) -> np.ndarray:
     """Where a permutation of 0 … size-1 sends these places.
 
     Args:
         places: [number] int64, each below `size`.
-        keys: [number] uint64; each key is another permutation.
+        key: below 2^63; each is another permutation.
 
     Returns:
         [number] int64.
     """
-    moved = _enciphered(places, size, keys)
+    moved = _enciphered(places, size, key)
     while (outside := moved >= size).any():  # cycle walking: the cipher's domain is a little larger
-        moved[outside] = _enciphered(moved[outside], size, keys[outside])
+        moved[outside] = _enciphered(moved[outside], size, key)
     return moved
 
 
-def _enciphered(places: np.ndarray, size: int, keys: np.ndarray) -> np.ndarray:
+def _enciphered(places: np.ndarray, size: int, key: int) -> np.ndarray:
     """A permutation of the numbers below height * width, the smallest near square that holds `size`."""
     width = np.uint64(isqrt(size - 1) + 1)
     height = np.uint64(-(-size // int(width)))
+    of_round = _hash(np.arange(key, key + ROUNDS, dtype=np.uint64))
     left, right = np.divmod(places.astype(np.uint64), width)
     for number in range(0, ROUNDS, 2):
-        left = (left + _hash(right ^ _hash(keys + np.uint64(number)))) % height
-        right = (right + _hash(left ^ _hash(keys + np.uint64(number + 1)))) % width
+        left = (left + _hash(right ^ of_round[number])) % height
+        right = (right + _hash(left ^ of_round[number + 1])) % width
     return (left * width + right).astype(np.int64)
 
 
 def _hash(x: np.ndarray) -> np.ndarray:
     """The finaliser of SplitMix64, halved so that adding to it does not overflow."""
-    x = (x + np.uint64(0x9E3779B97F4A7C15)).astype(np.uint64)
+    x = x + np.uint64(0x9E3779B97F4A7C15)
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return (x ^ (x >> np.uint64(31))) >> np.uint64(1)
@@ -91,14 +92,18 @@ class Order:
     def clips(self, first: int, count: int) -> np.ndarray:
         """The clips at `count` places from `first` on: [count] int64."""
         corpora, ranks = self._corpora(first, count)
-        clips = np.empty(count, np.int64)
-        for number, size in enumerate(self.sizes):
-            here = corpora == number
-            passes, places = np.divmod(ranks[here], size)
-            # one number for corpus and pass, which _hash spreads over all keys
-            keys = _hash(np.uint64(self.seed % 2**64) ^ _hash((passes * len(self.sizes) + number).astype(np.uint64)))
-            clips[here] = sum(self.sizes[:number]) + permuted(places, size, keys)
+        clips, begin = np.empty(count, np.int64), 0
+        for corpus, size in enumerate(self.sizes):
+            passes = np.where(corpora == corpus, ranks // size, -1)
+            for number in set(passes.tolist()) - {-1}:
+                here = passes == number
+                clips[here] = begin + permuted(ranks[here] % size, size, self._key(number * len(self.sizes) + corpus))
+            begin += size
         return clips
+
+    def _key(self, number: int) -> int:
+        hashed = _hash(np.array([number], np.uint64)) ^ np.uint64(self.seed % 2**64)
+        return int(_hash(hashed)[0])
 
     def _corpora(self, first: int, count: int) -> tuple[np.ndarray, np.ndarray]:
         """Of each place the corpus it takes from, and how many it took from that one before: [count] both."""
