@@ -115,6 +115,17 @@ def test_steady_sounds_are_no_duplicates_of_one_another():
     assert find_duplicates(prints, list(map(str, range(len(prints))))) == [None] * len(prints)
 
 
+def test_ticks_of_two_clocks_are_no_duplicates_unless_one_is_a_copy():
+    """Each ticks once a second; half the bits of their ticks agree by chance, and some more where they are alike."""
+    rng = np.random.default_rng(0)
+    tick = random_words(rng, steps=25)
+    other = as_fingerprint(np.tile(damaged(tick, rng, 0.1), 8))
+    clock = as_fingerprint(np.tile(tick, 8))
+    assert distance(clock, other) < 0.14
+    copy = as_fingerprint(damaged(np.tile(tick, 8), rng, 0.02))
+    assert find_duplicates([clock, other, copy], ["a", "b", "c"]) == [None, None, 0]
+
+
 def test_a_repeated_hiss_is_a_duplicate_all_the_same():
     a = fingerprint(noise(4, RATE)[0], RATE)
     assert find_duplicates([a, a], ["1", "2"]) == [None, 0]

@@ -31,6 +31,9 @@ FLOOR_DB = -40.0  # E is counted from here on, below the loudest of the clip
 SURE = 0.15  # |d|, in nepers of energy
 MIN_SIGNIFICANCE = 9.0  # cosine times the root of the number of values: how unlikely it is to be chance
 
+OWN_STEPS = 12  # moved by so many, a clip is not like itself because of the windows alone
+OWN_PART = 0.4  # of that distance: 99 % of other encodings lie below 0.36, synthetic bells and clocks above 0.45
+
 KEY_STEPS = (0, 3, 6)  # the bits of these steps that are sure make a key,
 KEY_BANDS = (0x00FF, 0xFF00, 0x0F0F, 0xF0F0)  # half the bands each, so that one wrong bit spares half of the keys
 KEY_PART = 1 / 3  # of the steps of a clip make keys: those with most bits that are sure
@@ -95,8 +98,10 @@ def find_duplicates(
         others, shifts = index.look_up(clip)
         foreign = source_of[others] != source_of[clip]
         likely = _most_frequent(others[foreign], shifts[foreign])
-        distances = _distances(_words(data), [(_words(fingerprints[other]), shift) for other, shift in likely])
-        equal = [other for (other, _), far in zip(likely, distances, strict=True) if far <= max_distance]
+        own = _words(data)
+        distances = _distances(own, [(_words(fingerprints[other]), shift) for other, shift in likely])
+        limit = min(max_distance, OWN_PART * _own_distance(own)) if np.any(distances <= max_distance) else max_distance
+        equal = [other for (other, _), far in zip(likely, distances, strict=True) if far <= limit]
         found.append(min(equal, default=None))
         if not equal:
             index.add(clip)
@@ -154,6 +159,11 @@ class _Index:
         buckets = self.buckets[rows]
         shared = buckets >= 0
         return np.repeat(rows, shared.sum(axis=1)), buckets[shared]
+
+
+def _own_distance(own: np.ndarray) -> float:
+    """How much a clip differs from itself, moved by half a second or more: little where it repeats or stands still."""
+    return float(_distances(own, [(own, shift) for shift in range(OWN_STEPS, len(own))]).min(initial=0.5))
 
 
 def _num_keys(num_steps: int) -> int:

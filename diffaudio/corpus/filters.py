@@ -67,9 +67,9 @@ class FilterSettings:
             raise ValueError(f"max_peak is {self.max_peak}; it must be at least 1, which is full scale")
         if not self.min_level_db <= 0:
             raise ValueError(f"min_level_db is {self.min_level_db}; it must be at most 0, which is full scale")
-        if self.max_duplicate_distance is not None and not 0 <= self.max_duplicate_distance < 0.5:
+        if self.max_duplicate_distance is not None and not 0 <= self.max_duplicate_distance <= 0.25:
             raise ValueError(
-                f"max_duplicate_distance is {self.max_duplicate_distance}; it must be at least 0 and below 0.5, "
+                f"max_duplicate_distance is {self.max_duplicate_distance}; it must be from 0 to 0.25, "
                 "or None to keep duplicates"
             )
 
