@@ -75,5 +75,5 @@ def test_twenty_thousand_rows_a_second_come_from_a_warm_cache_on_one_core(folder
     print(f"\n{len(dataset)} clips, {size_mb:.0f} MB in {PARTS} parts, opened in {open_s:.2f} s")
     print(f"  batches of {batch_size}: {best:,.0f} rows/s, {per_core:,.0f} for each second of computing")
     print(f"  memory grew by {grown_mb:.0f} MB; its peak with the files' pages was {peak_mb:.0f} MB")
-    assert best >= 20_000
+    assert per_core >= 20_000  # one thread, which waits for nothing: by its own clock, other programs aside
     assert grown_mb < 0.3 * size_mb
