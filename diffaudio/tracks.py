@@ -8,7 +8,7 @@ import bisect
 import errno
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import av
@@ -61,30 +61,33 @@ class SoundTrack:
         self._follows: int | None = None  # time stamp of the next frame, if there is no gap before it
         self._is_new = True  # the next stamp is to be believed
 
-    def feed(self, packet: Any) -> bool:
-        """Decode a packet and add its sound; True if some of it does not decode.
+    def feed(self, packets: Iterable[Any]) -> bool:
+        """Decode packets and add their sound; True if some of it does not decode.
 
         Raises:
-            ValueError: it has another sample rate or number of channels than those before.
+            ValueError: it has another sample rate or number of channels than what came before.
             MemoryError: there is not enough for the decoder.
         """
-        frames = _decoded(packet)
-        if frames is None:
-            return True
-        for frame in frames:
-            if frame.pts != self._follows or self._is_new:
-                self._place(frame)
-            frame.pts = None  # the stamp has been seen to
-            try:
-                self._fifo.write(frame)
-            except ValueError:
-                self._change_format(frame)
-                self._fifo.write(frame)
-            num_samples = frame.samples
-            self._next += num_samples
-            if self._follows is not None:
-                self._follows += num_samples
-        return False
+        damaged = False
+        for packet in packets:
+            frames = _decoded(packet)
+            if frames is None:
+                damaged = True
+                continue
+            for frame in frames:
+                if frame.pts != self._follows or self._is_new:
+                    self._place(frame)
+                frame.pts = None  # the stamp has been seen to
+                try:
+                    self._fifo.write(frame)
+                except ValueError:
+                    self._change_format(frame)
+                    self._fifo.write(frame)
+                num_samples = frame.samples
+                self._next += num_samples
+                if self._follows is not None:
+                    self._follows += num_samples
+        return damaged
 
     @property
     def end_s(self) -> float:

@@ -6,7 +6,6 @@ passed over where that is possible: packets that do not decode leave silence, or
 
 import contextlib
 import errno
-import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,10 +60,6 @@ class OpenMedia:
     begin_s: float
     container: Any
 
-    @functools.cached_property
-    def _time_bases(self) -> dict[int, float]:
-        return {stream.index: float(stream.time_base) for stream in self.container.streams if stream.time_base}
-
     def packets(self, *streams: Any) -> Iterator[Any]:
         """Undecoded packets from here to the end, or to where damage ends the file.
 
@@ -79,10 +74,8 @@ class OpenMedia:
 
     def time_s(self, packet: Any) -> float | None:
         """When a packet is heard or seen."""
-        stamp = packet.pts
-        if stamp is None:
-            stamp = packet.dts
-        return None if stamp is None else stamp * self._time_bases[packet.stream_index] - self.begin_s
+        stamp = packet.dts if packet.pts is None else packet.pts
+        return None if stamp is None else stamp * float(packet.time_base) - self.begin_s
 
     def seek(self, time_s: float, stream: Any) -> bool:
         """Go to the key frame before a time; False where the file cannot be sought in and stays where it is."""
@@ -154,7 +147,7 @@ def read_sound(path: str | Path, *, start_s: float = 0.0, duration_s: float | No
         end_s = start_s + duration_s if duration_s is not None else total_s and total_s + HOLD_S
         track, damaged = SoundTrack(media.begin_s), False
         for packet in media.packets(media.audio):
-            damaged = track.feed(packet) or damaged
+            damaged = track.feed([packet]) or damaged
             if end_s is not None and track.end_s >= end_s:
                 break
         if track.format is None:

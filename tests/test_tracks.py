@@ -128,8 +128,7 @@ def test_a_picture_is_made_once_for_all_that_want_it(moving):
 def listen(path):
     with open_media(path) as media:
         track = SoundTrack(media.begin_s)
-        for packet in media.packets(media.audio):
-            track.feed(packet)
+        track.feed(media.packets(media.audio))
     return track
 
 
@@ -161,12 +160,10 @@ def test_stamps_that_go_back_put_sound_over_what_was_there(tmp_path):
     with open_media(path) as media:
         track = SoundTrack(media.begin_s)
         packets = [packet for packet in media.packets(media.audio) if packet.size]
-        for packet in packets:
-            track.feed(packet)
+        track.feed(packets)
         media.seek(0.0, media.audio)
         track.restart()
-        for packet in media.packets(media.audio):
-            track.feed(packet)
+        track.feed(media.packets(media.audio))
     assert track.end_s == 2.0
     assert np.allclose(track.cut(0, 2), sound, atol=1e-4)
     assert track.heard_s == 4.0
@@ -180,7 +177,7 @@ def test_sound_that_changes_its_rate_midway_is_refused(tmp_path):
         open_media(second) as media,
         pytest.raises(ValueError, match="the sound changes its sample rate or channels midway"),
     ):
-        [track.feed(packet) for packet in media.packets(media.audio)]
+        track.feed(media.packets(media.audio))
 
 
 def test_large_pictures_waiting_undecoded_take_no_endless_memory(moving, fed, monkeypatch):

@@ -110,6 +110,7 @@ class _Cutter:
         self._unheard: deque[_Clip] = deque()  # of these, those whose sound is not complete
         self._max_open = max(MAX_OPEN, 2 * math.ceil(settings.clip_s / (settings.hop_s or settings.clip_s)))
         self._seen_s = float("-inf")  # how far the pictures have been read
+        self._undecoded: list[Any] = []  # packets of sound
         self._damaged = False
         self._sought_s = float("-inf")
         self._header_end_s = opened.info.sound_duration_s or opened.info.duration_s
@@ -121,18 +122,24 @@ class _Cutter:
         for count, packet in enumerate(self._opened.packets(audio, video)):
             if count % PACKETS_PER_SIGN == PACKETS_PER_SIGN - 1:
                 alive()
+                self._decode_sound()
+            if packet.stream_index == sound_index and packet.size:  # most packets; the last of a stream is empty
+                stamp = packet.pts
+                if stamp is not None and self._first_stamp <= stamp < self._due_stamp:
+                    self._undecoded.append(packet)
+                    continue
             time_s = self._opened.time_s(packet)
-            index = packet.stream_index if packet.size else packet.stream.index  # what ends a stream has but the second
-            if index != sound_index:
+            if packet.stream is audio:
+                self._hear(packet, time_s)
+            else:
                 self._see(packet, time_s)
-            elif not self._hear(packet, time_s):
-                continue  # nothing can have been finished by it
             if self._is_first_finished():
                 yield from self._finished()
             if not self._open:
                 if self._plan.next is None:
                     return
                 self._seek(time_s)
+        self._decode_sound()
         self._begin_clips(self._sound.end_s)
         self._pictures.finish()
         if self._sound.format is None and self._damaged:
@@ -167,30 +174,35 @@ class _Cutter:
         self._attend()
 
     def _attend(self) -> None:
-        """Say from when on sound is needed, and when something has to be done: most packets pass without."""
+        """Say from when on sound is needed, and when something has to be done: packets before that only wait."""
         upcoming_s = self._plan.next.start_s if self._plan.next else float("inf")
         self._due_s = self._unheard[0].stretch.end_s if self._unheard else float("inf")
         self._needed_s = self._unheard[0].stretch.start_s if self._unheard else upcoming_s
         self._begin_s = upcoming_s - AHEAD_S
+        time_base, begin_s = float(self._opened.audio.time_base), self._opened.begin_s
+        self._first_stamp = (self._needed_s - PREROLL_S + begin_s) / time_base
+        self._due_stamp = (min(self._due_s, self._begin_s) + begin_s) / time_base
 
-    def _hear(self, packet: Any, time_s: float | None) -> bool:
-        """Whether anything but more of the same may have come of it."""
-        is_begin = time_s is not None and time_s >= self._begin_s
+    def _decode_sound(self) -> None:
+        if self._sound.feed(self._undecoded):
+            self._damaged = True
+        self._undecoded.clear()
+
+    def _hear(self, packet: Any, time_s: float | None) -> None:
         if time_s is not None:
-            if is_begin:
+            if time_s >= self._begin_s:
+                self._decode_sound()
                 self._pass_over_gap(time_s)
                 self._begin_clips(time_s)
             if time_s < self._needed_s - PREROLL_S:
-                return True
-        if self._sound.feed(packet):
-            self._damaged = True
-        if self._sound.end_s < self._due_s:
-            return is_begin
-        while self._unheard and self._sound.end_s >= self._unheard[0].stretch.end_s:
-            self._complete_sound(self._unheard.popleft())
-        self._attend()
-        self._sound.forget(self._needed_s)
-        return True
+                return
+        self._undecoded.append(packet)
+        self._decode_sound()
+        if self._sound.end_s >= self._due_s:
+            while self._unheard and self._sound.end_s >= self._unheard[0].stretch.end_s:
+                self._complete_sound(self._unheard.popleft())
+            self._attend()
+            self._sound.forget(self._needed_s)
 
     def _see(self, packet: Any, time_s: float | None) -> None:
         if time_s is not None:
@@ -214,6 +226,7 @@ class _Cutter:
         target_s = self._plan.next.start_s - PREROLL_S
         if target_s > time_s + SEEK_S and target_s > self._sought_s:
             self._sought_s = target_s
+            self._undecoded.clear()
             if self._opened.seek(target_s, self._opened.video):
                 self._sound.restart()
                 self._pictures.restart()
