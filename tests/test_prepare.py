@@ -207,11 +207,10 @@ def test_killed_at_any_moment_and_begun_again_by_any_number_of_processes_it_ends
     names = ("clip_s", "min_clip_s", "sample_rate", "frames_per_clip")
     choice = [str(word) for name in names for word in (f"--{name.replace('_', '-')}", getattr(SMALL, name))]
     command = ["prepare", videos, "-o", out, *choice, "--sources-per-part", "1", "--max-duplicate-distance", "none"]
-    for parts in (1, 2):
-        process = start([*DIFFAUDIO, *command, "--workers", "2"], log)
-        wait_for(process, lambda parts=parts: len(store.part_files(out, "clips")) >= parts)
-        time.sleep(rng.uniform(0, 0.2))
-        kill(process, everything)
+    process = start([*DIFFAUDIO, *command, "--workers", "2"], log)
+    wait_for(process, lambda: bool(store.part_files(out, "clips")))
+    time.sleep(rng.uniform(0, 0.2))
+    kill(process, everything)
     log_of_two = tmp_path / "log_of_two"
     two = start_two([*DIFFAUDIO, *command], log_of_two)
     assert [process.wait(timeout=240) for process in two] == [0, 0], log_of_two.read_text()
