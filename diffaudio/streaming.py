@@ -79,7 +79,7 @@ def _decoded_pieces(path: Path, start_s: float, duration_s: float | None) -> Ite
         end_s = start_s + duration_s if duration_s is not None else total_s and total_s + HOLD_S
         track, damaged, given = SoundTrack(media.begin_s), False, 0
         for packet in media.packets(media.audio):
-            damaged = track.feed(packet) or damaged
+            damaged = track.feed([packet]) or damaged
             if end_s is not None and track.end_s >= end_s:
                 break
             while track.format is not None and track.end_s >= start_s + given / track.format[0] + HELD_S:
