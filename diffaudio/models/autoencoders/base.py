@@ -5,12 +5,13 @@ latents   [batch, latent_channels, frames], mean 0 and deviation 1 over the corp
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+import torch
 from diffusers import ConfigMixin, ModelMixin
 from torch import Tensor
 
-__all__ = ["Autoencoder", "Reach"]
+__all__ = ["Autoencoder", "Reach", "TrainingPass"]
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,20 @@ class Reach:
     decode: int
     grid: int = 1
     exact: bool = True
+
+
+@dataclass
+class TrainingPass:
+    """What an autoencoder gives to training: there and back again, with gradients.
+
+    Attributes:
+        waveform: the reconstruction [batch, audio_channels, samples], as long as the input; None where only `losses`
+            teach.
+        losses: scalars of the autoencoder's own by name, such as "kl". Always the same names, in the same order.
+    """
+
+    waveform: Tensor | None
+    losses: dict[str, Tensor] = field(default_factory=dict)
 
 
 class Autoencoder(ModelMixin, ConfigMixin):
@@ -76,6 +91,18 @@ class Autoencoder(ModelMixin, ConfigMixin):
         """
         del first_frame  # most draw nothing
         return self.decode(latents)
+
+    def forward(self, waveform: Tensor, generator: torch.Generator | None = None) -> TrainingPass:
+        """There and back again, for training: gradients reach what is to be learned, the parameters that require them.
+
+        Args:
+            waveform: [batch, audio_channels, samples].
+            generator: a CPU generator, for all that is drawn.
+
+        Raises:
+            ValueError: this autoencoder, or this one with its settings, learns nothing by gradient.
+        """
+        raise ValueError(f"{type(self).__name__} is not trained here; use it as it is")
 
     def num_latent_frames(self, duration_s: float) -> int:
         """How many latent frames hold `duration_s` seconds."""
