@@ -128,14 +128,14 @@ def test_a_short_sound_is_one_window_and_nothing_differs(autoencoders):
         assert torch.equal(decoded, autoencoder.decode(latents, num_samples=1234))
 
 
-def test_the_starting_phase_belongs_to_the_step_in_the_sound(autoencoders):
-    spectral = autoencoders["spectral"]
-    whole = spectral._first_angles(0, 300)
-    assert whole.shape == (129, 300) and 0 <= whole.min() < whole.max() < 2 * math.pi
-    assert torch.equal(spectral._first_angles(0, 10), whole[:, :10])
-    assert torch.equal(spectral._first_angles(61, 150), whole[:, 61:211])
+def test_random_numbers_belong_to_the_step_in_the_sound(autoencoders):
+    inversion = autoencoders["spectral"].inversion
+    whole = inversion.random(0, 300, 129)
+    assert whole.shape == (300, 129) and 0 <= whole.min() < 0.01 and 0.99 < whole.max() < 1
+    assert torch.equal(inversion.random(0, 10, 129), whole[:10])
+    assert torch.equal(inversion.random(61, 150, 129), whole[61:211])
     other = SpectralAutoencoder(8000, n_fft=256, hop_length=80, num_mels=32, latent_channels=8, phase_seed=1)
-    assert not torch.equal(other._first_angles(0, 300), whole)
+    assert not torch.equal(other.inversion.random(0, 300, 129), whole)
 
 
 def test_windows_hold_only_a_window_of_a_stream(autoencoders):

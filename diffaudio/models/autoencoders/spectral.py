@@ -1,8 +1,6 @@
-"""The spectral autoencoder: a linear code of the log-mel spectrogram, and phase by Griffin-Lim.
+"""The spectral autoencoder: a linear code of the log-mel spectrogram, and a waveform that agrees with it.
 
-    S   magnitudes of the short-time Fourier transform    [batch, bins, steps], of each audio channel
-    M   mel matrix (Slaney's scale and norm)              [mels, bins]
-    Y   log(M S + floor)                                  [batch, channels * mels, steps]
+    Y   log-mel spectrogram (`mel_inversion.py`)          [batch, steps, mels], of each audio channel
     y   patches of `patch_steps` columns of Y             [batch, channels * mels * patch_steps, frames]
     z   latents  V^T (y - mean) / scale                   [batch, latent_channels, frames]
 
@@ -10,10 +8,7 @@ V holds the principal components of y over a corpus, so z is the best linear cod
 with deviation s is divided by sqrt(s), not by s: small ones stay small beside large ones, and the diffusion
 model spends its effort where the sound is. A common factor brings the deviation over all channels to 1.
 
-Back: y from z, magnitudes through the pseudo-inverse of M, and a phase that agrees with them by fast
-Griffin-Lim (Perraudin, Balazs & Søndergaard 2013, "A fast Griffin-Lim algorithm", alg. 2) from a seeded
-random start, so that the same latents always give the same sound. The start belongs to the step in the sound,
-whatever its length, so that a window of a long sound begins where the whole does.
+Back: y from z, and of the waveforms with that log-mel one whose overlapping spectra agree (`mel_inversion.py`).
 
 In stereo the components are those of both channels' log-mels together: what the channels have in common is
 coded once, and how their levels differ beside it. Left and right rather than mid and side, because a sound that
@@ -23,18 +18,15 @@ Both start from the same phase: what is the same on both sides stays so, in the 
 
 import math
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-import torchaudio.functional as AF
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
 from diffaudio.models.autoencoders.base import Autoencoder, Reach
+from diffaudio.models.autoencoders.mel_inversion import MelInversion
 
 __all__ = ["SpectralAutoencoder"]
-
-PHASE_BLOCK = 64  # steps whose starting phases are drawn at once
 
 
 class SpectralAutoencoder(Autoencoder):
@@ -48,10 +40,12 @@ class SpectralAutoencoder(Autoencoder):
         patch_steps: spectra in a latent frame.
         latent_channels: principal components kept, at most audio_channels * num_mels * patch_steps.
         log_floor: mel magnitude that silence counts as.
-        phase_iterations: rounds of Griffin-Lim.
-        phase_momentum: alpha of the fast algorithm.
+        phase_iterations: rounds of the mel's inversion.
+        phase_momentum: alpha of fast Griffin-Lim.
         phase_seed: of the random phase, 0 or more.
         audio_channels: 1, or 2 for stereo.
+        joint_inversion: whether the inversion seeks magnitudes beside phases; otherwise it is Griffin-Lim on those of
+            the mel's pseudo-inverse.
     """
 
     @register_to_config
@@ -68,6 +62,7 @@ class SpectralAutoencoder(Autoencoder):
         phase_momentum: float = 0.99,
         phase_seed: int = 0,
         audio_channels: int = 1,
+        joint_inversion: bool = True,
     ) -> None:
         super().__init__()
         if audio_channels not in (1, 2):
@@ -77,9 +72,7 @@ class SpectralAutoencoder(Autoencoder):
             product = "num_mels * patch_steps" if audio_channels == 1 else "2 * num_mels * patch_steps"
             raise ValueError(f"latent_channels is {latent_channels}; {product} allow 1 to {width}")
         self.sample_rate, self.audio_channels, self.num_mels = sample_rate, audio_channels, num_mels
-        self.n_fft, self.hop_length, self.patch_steps, self.log_floor = n_fft, hop_length, patch_steps, log_floor
-        self.phase_iterations, self.phase_momentum = phase_iterations, phase_momentum
-        self.phase_seed = phase_seed
+        self.n_fft, self.hop_length, self.patch_steps = n_fft, hop_length, patch_steps
         self.latent_channels = latent_channels
         self.latent_rate = sample_rate / (hop_length * patch_steps)
         kind = "spectral" if audio_channels == 1 else "spectral_stereo"
@@ -87,36 +80,41 @@ class SpectralAutoencoder(Autoencoder):
         self.components = nn.Parameter(torch.eye(width)[:, :latent_channels].contiguous(), requires_grad=False)
         self.mean = nn.Parameter(torch.zeros(width), requires_grad=False)
         self.scale = nn.Parameter(torch.ones(latent_channels), requires_grad=False)
-        mel = AF.melscale_fbanks(
-            n_fft // 2 + 1, 0.0, sample_rate / 2, num_mels, sample_rate, norm="slaney", mel_scale="slaney"
-        ).T
-        self.register_buffer("mel", mel, persistent=False)
-        self.register_buffer("mel_inverse", torch.linalg.pinv(mel), persistent=False)
-        self.register_buffer("window", torch.hann_window(n_fft), persistent=False)
+        self.inversion = MelInversion(
+            sample_rate=sample_rate,
+            n_fft=n_fft,
+            hop_length=hop_length,
+            num_mels=num_mels,
+            log_floor=log_floor,
+            iterations=phase_iterations,
+            momentum=phase_momentum,
+            seed=phase_seed,
+            joint=joint_inversion,
+        )
 
     @property
     def reach(self) -> Reach:
-        """A spectrum reaches over the edge of its hop; each round of Griffin-Lim makes all that overlap agree."""
-        overlap = (self.n_fft - 1) // self.hop_length  # steps on each side that share samples with one
-        decode_steps = (self.phase_iterations + 1) * overlap
+        """A spectrum reaches over the edge of its hop; each round of the inversion makes all that overlap agree."""
         edge_steps = math.ceil((self.n_fft - self.hop_length + 1) / (2 * self.hop_length))
+        decode_steps = self.inversion.reach_steps
         return Reach(math.ceil(edge_steps / self.patch_steps), math.ceil(decode_steps / self.patch_steps))
 
     def log_mel(self, waveform: Tensor) -> Tensor:
-        """[batch, samples] -> [batch, mels, steps], the number of steps a multiple of `patch_steps`."""
-        hop, patch = self.hop_length, self.patch_steps
-        steps = max(1, -(-waveform.shape[-1] // (hop * patch))) * patch
+        """[batch, samples] -> [batch, steps, mels], the number of steps a multiple of `patch_steps`."""
         # one spectrum a hop, centred in it, so that a crop of latents is the latents of a crop
-        before = (self.n_fft - hop) // 2
-        after = steps * hop - waveform.shape[-1] + self.n_fft - hop - before
-        padded = F.pad(waveform, (before, after))
-        spectrum = torch.stft(padded, self.n_fft, hop, window=self.window, center=False, return_complex=True)
-        return (self.mel @ spectrum.abs() + self.log_floor).log()
+        frame = self.hop_length * self.patch_steps
+        short = max(frame, math.ceil(waveform.shape[-1] / frame) * frame) - waveform.shape[-1]
+        return self.inversion.log_mel(F.pad(waveform, (0, short)))
 
     def patches(self, waveform: Tensor) -> Tensor:
         """[batch, audio_channels, samples] -> [batch, audio_channels * mels * patch_steps, frames]"""
-        log_mel = self.log_mel(waveform.flatten(0, 1)).unflatten(0, (-1, self.audio_channels)).flatten(1, 2)
-        return log_mel.unflatten(2, (-1, self.patch_steps)).transpose(2, 3).flatten(1, 2)
+        log_mel = self.log_mel(waveform.flatten(0, 1)).unflatten(0, (-1, self.audio_channels))
+        return log_mel.unflatten(2, (-1, self.patch_steps)).permute(0, 1, 4, 3, 2).flatten(1, 3)
+
+    def from_patches(self, patches: Tensor) -> Tensor:
+        """[batch, audio_channels * mels * patch_steps, frames] -> log-mels [batch * audio_channels, steps, mels]"""
+        whole = patches.unflatten(1, (self.audio_channels, self.num_mels, self.patch_steps))
+        return whole.permute(0, 1, 4, 3, 2).flatten(2, 3).flatten(0, 1)
 
     @torch.no_grad()
     def fit(self, count: float, total: Tensor, products: Tensor) -> Tensor:
@@ -156,56 +154,5 @@ class SpectralAutoencoder(Autoencoder):
         if latents.ndim != 3 or latents.shape[1] != self.latent_channels:
             raise ValueError(f"latents are {tuple(latents.shape)}; expected [batch, {self.latent_channels}, frames]")
         y = self.components @ (latents.to(self.mean) * self.scale[:, None]) + self.mean[:, None]
-        log_mel = y.unflatten(1, (self.audio_channels, self.num_mels, self.patch_steps)).transpose(3, 4).flatten(3, 4)
-        waveform = self.from_log_mel(log_mel.flatten(0, 1), first_step=first_frame * self.patch_steps)
+        waveform = self.inversion(self.from_patches(y), first_step=first_frame * self.patch_steps)
         return waveform.unflatten(0, (-1, self.audio_channels))
-
-    def from_log_mel(self, log_mel: Tensor, *, first_step: int = 0) -> Tensor:
-        """[batch, mels, steps] -> [batch, steps * hop_length]; all items start from the same phases."""
-        mel = (log_mel.exp() - self.log_floor).clamp(min=0)
-        magnitudes = (self.mel_inverse @ mel).clamp(min=0)
-        angles = self._first_angles(first_step, magnitudes.shape[-1]).to(magnitudes)
-        spectrum = magnitudes * torch.polar(torch.ones_like(angles), angles)
-        steps = magnitudes.shape[-1]
-        weight = self._overlap_add((self.window**2).expand(1, steps, -1)).clamp(min=1e-3)
-        previous = torch.zeros_like(spectrum)
-        for _ in range(self.phase_iterations):
-            consistent = self._stft(self._istft(spectrum, weight))
-            moved = consistent + self.phase_momentum * (consistent - previous)
-            previous = consistent
-            spectrum = magnitudes * moved.sgn()
-        return self._istft(spectrum, weight)
-
-    def _first_angles(self, first_step: int, num_steps: int) -> Tensor:
-        """[bins, num_steps], 0 to 2 pi: a function of seed, step in the sound and bin alone."""
-        first, last = first_step // PHASE_BLOCK, (first_step + num_steps - 1) // PHASE_BLOCK
-        bins = self.n_fft // 2 + 1
-        blocks = [
-            np.random.Philox(key=self.phase_seed, counter=[0, 0, 0, block]).random_raw(PHASE_BLOCK * bins)
-            for block in range(first, last + 1)
-        ]
-        drawn = np.concatenate(blocks).reshape(-1, bins)[first_step - first * PHASE_BLOCK :][:num_steps]
-        return torch.from_numpy((drawn >> 40).astype(np.float32) * np.float32(2 * math.pi / 2**24)).T
-
-    def _stft(self, waveform: Tensor) -> Tensor:
-        n_fft, hop = self.n_fft, self.hop_length
-        before = (n_fft - hop) // 2
-        padded = F.pad(waveform, (before, n_fft - hop - before))
-        return torch.stft(padded, n_fft, hop, window=self.window, center=False, return_complex=True)
-
-    def _istft(self, spectrum: Tensor, weight: Tensor) -> Tensor:
-        """Least squares (Griffin & Lim 1984, eq. 6); `weight` is the overlap-add of the squared windows."""
-        before = (self.n_fft - self.hop_length) // 2
-        pieces = torch.fft.irfft(spectrum.transpose(1, 2), self.n_fft) * self.window
-        waveform = self._overlap_add(pieces) / weight
-        return waveform[:, before : before + spectrum.shape[-1] * self.hop_length]
-
-    def _overlap_add(self, pieces: Tensor) -> Tensor:
-        """[batch, steps, n_fft], each a hop after the one before -> [batch, samples]; several times `F.fold`'s speed"""
-        batch, steps, n_fft = pieces.shape
-        hop, parts = self.hop_length, math.ceil(n_fft / self.hop_length)
-        in_hops = F.pad(pieces, (0, parts * hop - n_fft)).unflatten(2, (parts, hop))
-        summed = pieces.new_zeros(batch, steps + parts - 1, hop)
-        for part in range(parts):
-            summed[:, part : part + steps] += in_hops[:, :, part]
-        return summed.flatten(1)

@@ -1,0 +1,138 @@
+"""From a log-mel spectrogram back to a waveform, without learning: what the mel leaves open, overlap decides.
+
+    S   short-time Fourier transform            [batch, steps, bins], complex
+    M   mel matrix                              [bins, mels]
+    Y   log(|S| M + floor)                      [batch, steps, mels], what is given
+    P   STFT of the inverse STFT                what is nearest to S and is the transform of a sound
+
+Griffin-Lim (1984) finds a phase to given magnitudes, and magnitudes from a mel's pseudo-inverse are no sound's. Here
+both are sought, as Masuyama, Ueno & Ono 2023 (arXiv:2307.12232) do, but in the steps of fast Griffin-Lim (Perraudin,
+Balazs & Søndergaard 2013, alg. 2): every round takes the magnitudes of P(S) times the gain that brings their log-mel to
+Y, and the phase of P(S) moved on by the momentum. A bin's gain is that of the mel bands it lies in, by their weights.
+What is finer than a mel band is left to what windows that overlap agree on.
+
+The start is random in phase, seeded, so that the same spectrogram always gives the same sound. It belongs to the step
+in the sound, whatever the length, so that a window of a long sound begins where the whole does.
+"""
+
+import math
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+import torchaudio.functional as AF
+from torch import Tensor, nn
+
+__all__ = ["MelInversion"]
+
+RANDOM_BLOCK = 64  # steps whose random numbers are drawn at once
+MOST_GAIN = 3.0  # of a round, in nepers
+SMALLEST_WEIGHT = 1e-3  # of overlapping windows, at the ends
+
+
+class MelInversion(nn.Module):
+    """Log-mel spectrograms of one spectrum a hop, and back; nothing to learn, nothing to store.
+
+    Args:
+        sample_rate: in Hz.
+        n_fft: window length in samples (Hann).
+        hop_length: samples between two spectra.
+        num_mels: mel bands from 0 Hz to half the sample rate (Slaney's scale and norm).
+        log_floor: mel magnitude that silence counts as.
+        iterations: rounds, 0 or more.
+        momentum: alpha of the fast algorithm.
+        seed: of the random start, 0 or more.
+        joint: whether rounds seek magnitudes too; otherwise those of the pseudo-inverse stay, as in Griffin-Lim.
+    """
+
+    def __init__(
+        self,
+        *,
+        sample_rate: int,
+        n_fft: int,
+        hop_length: int,
+        num_mels: int,
+        log_floor: float,
+        iterations: int,
+        momentum: float,
+        seed: int,
+        joint: bool,
+    ) -> None:
+        super().__init__()
+        self.n_fft, self.hop_length, self.log_floor = n_fft, hop_length, log_floor
+        self.iterations, self.momentum, self.seed, self.joint = iterations, momentum, seed, joint
+        self.before = (n_fft - hop_length) // 2  # a spectrum stands in the middle of its hop
+        mel = AF.melscale_fbanks(
+            n_fft // 2 + 1, 0.0, sample_rate / 2, num_mels, sample_rate, norm="slaney", mel_scale="slaney"
+        )
+        self.register_buffer("mel", mel, persistent=False)
+        self.register_buffer("mel_inverse", torch.linalg.pinv(mel.T).T.contiguous(), persistent=False)
+        shares = (mel / mel.sum(dim=1, keepdim=True).clamp(min=1e-8)).T.contiguous()
+        self.register_buffer("shares", shares, persistent=False)  # [mels, bins], of a bin's gain
+        self.register_buffer("window", torch.hann_window(n_fft), persistent=False)
+
+    @property
+    def reach_steps(self) -> int:
+        """How many steps on each side a step of the waveform depends on."""
+        overlap = (self.n_fft - 1) // self.hop_length  # steps on each side that share samples with one
+        return (self.iterations + 1) * overlap
+
+    def log_mel(self, waveform: Tensor) -> Tensor:
+        """[batch, steps * hop_length] -> [batch, steps, mels]"""
+        return (self.stft(waveform).abs() @ self.mel + self.log_floor).log()
+
+    def forward(self, log_mel: Tensor, *, first_step: int = 0) -> Tensor:
+        """[batch, steps, mels] -> [batch, steps * hop_length]; all items start from the same phases."""
+        return self.istft(self.spectrum(log_mel, first_step=first_step))
+
+    def spectrum(self, log_mel: Tensor, *, first_step: int = 0) -> Tensor:
+        """[batch, steps, mels] -> [batch, steps, bins], complex: `forward` before its last inverse STFT."""
+        log_mel = log_mel.contiguous()
+        magnitudes = ((log_mel.exp() - self.log_floor).clamp(min=0) @ self.mel_inverse).clamp(min=0)
+        angles = self.random(first_step, log_mel.shape[1], self.n_fft // 2 + 1).to(magnitudes) * (2 * math.pi)
+        spectrum = torch.polar(magnitudes, angles.expand_as(magnitudes))
+        previous: Tensor | None = None
+        for _ in range(self.iterations):
+            consistent = self.stft(self.istft(spectrum))
+            if self.joint:
+                magnitudes = consistent.abs()
+                gain = log_mel - (magnitudes @ self.mel).add_(self.log_floor).log_()
+                magnitudes *= (gain.clamp_(-MOST_GAIN, MOST_GAIN) @ self.shares).exp_()
+            moved = consistent * (1 + self.momentum)
+            if previous is not None:
+                moved -= self.momentum * previous
+            previous = consistent
+            spectrum = moved.mul_(magnitudes / moved.abs().clamp_(min=1e-12))
+        return spectrum
+
+    def random(self, first_step: int, num_steps: int, width: int) -> Tensor:
+        """[num_steps, width], 0 to 1: a function of seed, width, place and step in the sound alone."""
+        first, last = first_step // RANDOM_BLOCK, (first_step + num_steps - 1) // RANDOM_BLOCK
+        blocks = [
+            np.random.Philox(key=self.seed, counter=[0, 0, 0, block]).random_raw(RANDOM_BLOCK * width)
+            for block in range(first, last + 1)
+        ]
+        drawn = np.concatenate(blocks).reshape(-1, width)[first_step - first * RANDOM_BLOCK :][:num_steps]
+        return torch.from_numpy((drawn >> 40).astype(np.float32) * np.float32(2**-24))
+
+    def stft(self, waveform: Tensor) -> Tensor:
+        """[batch, steps * hop_length] -> [batch, steps, bins]; silence around the sound."""
+        padded = F.pad(waveform, (self.before, self.n_fft - self.hop_length - self.before))
+        return torch.fft.rfft(padded.unfold(1, self.n_fft, self.hop_length) * self.window)
+
+    def istft(self, spectrum: Tensor) -> Tensor:
+        """[batch, steps, bins] -> [batch, steps * hop_length], by least squares (Griffin & Lim 1984, eq. 6)."""
+        steps = spectrum.shape[1]
+        weight = self._overlap_add((self.window**2).expand(1, steps, -1)).clamp(min=SMALLEST_WEIGHT)
+        waveform = self._overlap_add(torch.fft.irfft(spectrum, self.n_fft) * self.window) / weight
+        return waveform[:, self.before : self.before + steps * self.hop_length]
+
+    def _overlap_add(self, pieces: Tensor) -> Tensor:
+        """[batch, steps, n_fft], each a hop after the one before -> [batch, samples]; several times `F.fold`'s speed"""
+        batch, steps, n_fft = pieces.shape
+        hop, parts = self.hop_length, math.ceil(n_fft / self.hop_length)
+        in_hops = F.pad(pieces, (0, parts * hop - n_fft)).unflatten(2, (parts, hop))
+        summed = pieces.new_zeros(batch, steps + parts - 1, hop)
+        for part in range(parts):
+            summed[:, part : part + steps] += in_hops[:, :, part]
+        return summed.flatten(1)
