@@ -63,7 +63,7 @@ def test_the_log_mel_distance_is_the_one_that_is_written_down():
     x, y = noise(20000), 0.3 * noise(20000, seed=1) + torch.sin(torch.arange(20000) * 0.2)
 
     def level_db(waveform):
-        scaled = waveform / waveform.abs().max() * 0.7
+        scaled = waveform / x.abs().max() * 0.7
         mirrored = torch.cat([scaled[1:513].flip(0), scaled, scaled[-513:-1].flip(0)])
         frames = mirrored.unfold(0, 1024, 256) * torch.hann_window(1024)
         power = torch.fft.rfft(frames).abs().square()
@@ -72,7 +72,8 @@ def test_the_log_mel_distance_is_the_one_that_is_written_down():
 
     expected = (level_db(x) - level_db(y)).abs().mean().item()
     assert log_mel_distance_db(x, y) == pytest.approx(expected, rel=1e-4)
-    assert log_mel_distance_db(x, 0.2 * x) == pytest.approx(0, abs=1e-3)
+    assert log_mel_distance_db(0.3 * x, 0.3 * y) == pytest.approx(expected, rel=1e-4)
+    assert log_mel_distance_db(x, 0.9 * x) == pytest.approx(-20 * math.log10(0.9), abs=1e-3)
     with pytest.raises(ValueError, match=r"0\.032 s of sound are too short; give 0\.032 s|are too short"):
         log_mel_distance_db(x[:512], y[:512])
 

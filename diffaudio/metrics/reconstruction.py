@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 from torchaudio.transforms import MelSpectrogram
 
-from diffaudio.audio import scale_to_peak
 from diffaudio.streaming import slide
 
 __all__ = [
@@ -44,8 +43,9 @@ MOST_DB = 100.0  # that an SI-SDR is said to be
 def log_mel_distance_db(original: Tensor, reconstruction: Tensor) -> float:
     """Mean absolute difference of the log-mel spectrograms, in dB.
 
-    n_fft 1024, hop 256, 80 mel bands (torchaudio's MelSpectrogram), 10 log10(max(power, 1e-6)), both waveforms
-    scaled to a peak of 0.7 first.
+    n_fft 1024, hop 256, 80 mel bands (torchaudio's MelSpectrogram), 10 log10(max(power, 1e-6)). The original is scaled
+    to a peak of 0.7 first, the reconstruction by as much: a wrong level counts. Not by its own peak, which says more of
+    the phase than of the level: one click whose phase is off would count as another level of the whole sound.
 
     Args:
         original, reconstruction: [samples] at 16 kHz; the longer is cut.
@@ -53,15 +53,16 @@ def log_mel_distance_db(original: Tensor, reconstruction: Tensor) -> float:
     Raises:
         ValueError: they are shorter than 33 ms.
     """
-    pair = scale_to_peak(_pair(original, reconstruction)[:, None], PEAK)[:, 0]
-    return float(_difference_by_step(pair).double().mean())
+    pair = _pair(original, reconstruction)
+    largest = float(pair[0].abs().max())
+    return float(_difference_by_step(pair * (PEAK / largest) if largest else pair).double().mean())
 
 
 def log_mel_distance_of_streams_db(original: Iterable[Tensor], reconstruction: Iterable[Tensor]) -> float:
     """`log_mel_distance_db` of sounds of any length.
 
     Args:
-        original, reconstruction: [samples] pieces at 16 kHz, of sounds whose peak is 0.7.
+        original, reconstruction: [samples] pieces at 16 kHz, the original's peak being 0.7.
 
     Raises:
         ValueError: they are shorter than 33 ms.
