@@ -15,7 +15,7 @@ import json
 import re
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Any, TypeVar, get_origin, get_type_hints
 
 import yaml
 from jsonargparse import ArgumentParser
@@ -153,14 +153,22 @@ def _flat(settings: type, content: dict[str, Any], path: Path, above: tuple[str,
     for key, value in content.items():
         section = _check_name(settings, [*above, key], where=str(path))
         if section is None:
-            if isinstance(value, dict):
+            if isinstance(value, dict) and not _takes_names(settings, [*above, key]):
                 raise ValueError(f"{path}: {'.'.join([*above, key])}: expected a value, got a section of settings")
-            values[".".join([*above, key])] = json.dumps(value) if isinstance(value, list) else value or "null"
+            is_plain = not isinstance(value, (dict, list))
+            values[".".join([*above, key])] = value or "null" if is_plain else json.dumps(value)
         elif isinstance(value, dict):
             values |= _flat(settings, value, path, (*above, key))
         elif value:
             raise ValueError(f"{path}: {'.'.join([*above, key])}: expected a section of settings, got {value!r}")
     return values
+
+
+def _takes_names(settings: type, names: list[str]) -> bool:
+    """Whether a setting is a dictionary, whose names are anybody's."""
+    for name in names[:-1]:
+        settings = get_type_hints(settings)[name]
+    return get_origin(get_type_hints(settings)[names[-1]]) is dict
 
 
 def _check_name(settings: type, names: list[str], *, where: str, prefix: str = "") -> type | None:

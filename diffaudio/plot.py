@@ -16,7 +16,14 @@ from torch import Tensor
 
 from diffaudio.files import written_whole
 
-__all__ = ["spectrogram_figure", "spectrogram_image", "write_channels", "write_comparison", "write_spectrogram"]
+__all__ = [
+    "comparison_figure",
+    "spectrogram_figure",
+    "spectrogram_image",
+    "write_channels",
+    "write_comparison",
+    "write_spectrogram",
+]
 
 _NUM_MELS = 96
 _RANGE_DB = 80.0
@@ -39,8 +46,8 @@ def spectrogram_figure(waveform: Tensor, sample_rate: int, *, title: str = "") -
     return figure
 
 
-def write_comparison(path: Path, sounds: Sequence[tuple[str, Tensor]], sample_rate: int) -> None:
-    """Write a picture with the spectrograms of several sounds under each other, each in dB below its loudest point.
+def comparison_figure(sounds: Sequence[tuple[str, Tensor]], sample_rate: int) -> Figure:
+    """Draw the spectrograms of several sounds under each other, each in dB below its loudest point.
 
     Args:
         sounds: title and waveform [channels, samples] of each.
@@ -49,6 +56,12 @@ def write_comparison(path: Path, sounds: Sequence[tuple[str, Tensor]], sample_ra
     rows: Any = figure.subplots(len(sounds), sharex=True, squeeze=False)[:, 0]
     images = [_draw(axes, waveform, sample_rate, title) for axes, (title, waveform) in zip(rows, sounds, strict=True)]
     figure.colorbar(images[0], ax=rows, label="dB")
+    return figure
+
+
+def write_comparison(path: Path, sounds: Sequence[tuple[str, Tensor]], sample_rate: int) -> None:
+    """Write the picture of `comparison_figure`, whole, in the format of the suffix, such as .png."""
+    figure = comparison_figure(sounds, sample_rate)
     with written_whole(path) as temporary:
         figure.savefig(temporary, dpi=100)
 

@@ -156,29 +156,28 @@ def save_state(
     state_folder: Path,
     step: int,
     *,
-    optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler | None = None,
-    **modules: nn.Module,
+    **parts: nn.Module | torch.optim.Optimizer,
 ) -> None:
     """Write `state_folder/step_<step>` whole, then drop the older ones.
 
     Args:
         scaler: of the gradients, where fp16 needs one.
-        modules: what to keep the weights of, by name, for example the network and its average.
+        parts: what to keep the weights or the moments of, by name: the network, its average, the optimizer.
     """
     with replaced_whole(state_folder / f"step_{step:08d}") as folder:
-        for name, module in modules.items():
-            _save_tensors(module.state_dict(), folder / f"{name}.safetensors")
-        moments = {
-            f"{index}.{key}": value
-            for index, values in optimizer.state_dict()["state"].items()
-            for key, value in values.items()
-        }
-        _save_tensors(moments, folder / "optimizer.safetensors")
+        for name, part in parts.items():
+            tensors = _moments(part) if isinstance(part, torch.optim.Optimizer) else part.state_dict()
+            _save_tensors(tensors, folder / f"{name}.safetensors")
         state = {"step": step, "scaler": scaler.state_dict() if scaler else None}
         (folder / "state.json").write_text(json.dumps(state))
     for older in sorted(state_folder.glob("step_*"))[:-1]:
         shutil.rmtree(older)
+
+
+def _moments(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    states = optimizer.state_dict()["state"].items()
+    return {f"{index}.{key}": value for index, values in states for key, value in values.items()}
 
 
 def _save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
@@ -193,26 +192,32 @@ def latest_state(state_folder: Path) -> Path | None:
 def load_state(
     folder: Path,
     *,
-    optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler | None = None,
-    **modules: nn.Module,
+    **parts: nn.Module | torch.optim.Optimizer,
 ) -> int:
     """Put a state written by `save_state` back in place.
 
     Returns:
         The number of steps that were done.
     """
-    for name, module in modules.items():
-        module.load_state_dict(load_file(folder / f"{name}.safetensors"))
-    moments: dict[int, dict[str, Tensor]] = {}
-    for key, value in load_file(folder / "optimizer.safetensors").items():
-        index, name = key.split(".", 1)
-        moments.setdefault(int(index), {})[name] = value
-    optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
+    for name, part in parts.items():
+        tensors = load_file(folder / f"{name}.safetensors")
+        if isinstance(part, torch.optim.Optimizer):
+            _load_moments(part, tensors)
+        else:
+            part.load_state_dict(tensors)
     state = json.loads((folder / "state.json").read_text())
     if scaler and state["scaler"]:
         scaler.load_state_dict(state["scaler"])
     return state["step"]
+
+
+def _load_moments(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    moments: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        index, name = key.split(".", 1)
+        moments.setdefault(int(index), {})[name] = value
+    optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
 class RunLog:

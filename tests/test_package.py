@@ -22,6 +22,7 @@ FLOORS = [
     {"diffusion"},
     {"corpus", "metrics"},
     {
+        "autoencoder_training",
         "bridging",
         "inputs",
         "launch",

@@ -33,7 +33,7 @@ def test_the_fitted_autoencoder_is_the_principal_components_of_the_corpus(
     script: ModuleType, corpus: Path, tmp_path: Path
 ):
     settings = {"sample_rate": 8000, "n_fft": 256, "hop_length": 80, "num_mels": 32, "latent_channels": 16}
-    script.main(script.Config(data=corpus, out=tmp_path / "run", **settings))
+    script.main(script.Config(data=corpus, out=tmp_path / "run", spectral=script.SpectralSettings(**settings)))
     autoencoder = load_autoencoder(tmp_path / "run" / "model")
     assert isinstance(autoencoder, SpectralAutoencoder)
     clips = [row for part in part_files(corpus, "clips") for rows in read_groups(part) for row in rows]
@@ -52,7 +52,8 @@ def test_the_fitted_autoencoder_is_the_principal_components_of_the_corpus(
 
 def test_in_stereo_the_code_is_of_both_channels(script: ModuleType, corpus: Path, tmp_path: Path):
     settings = {"sample_rate": 8000, "n_fft": 256, "hop_length": 80, "num_mels": 32, "latent_channels": 16}
-    script.main(script.Config(data=corpus, out=tmp_path / "run", audio_channels=2, **settings))
+    spectral = script.SpectralSettings(audio_channels=2, **settings)
+    script.main(script.Config(data=corpus, out=tmp_path / "run", spectral=spectral))
     autoencoder = load_autoencoder(tmp_path / "run" / "model")
     assert isinstance(autoencoder, SpectralAutoencoder) and autoencoder.audio_channels == 2
     left, right = autoencoder.components.split(128)  # of clips that are the same on both sides

@@ -1,100 +1,353 @@
-"""Fit the spectral autoencoder to a corpus of clips: the best linear code of its log-mel spectrograms.
+"""Fit an autoencoder to a corpus of clips: the spectral one's code in closed form, decoders and Oobleck by gradient.
 
     accelerate launch train/autoencoder.py --config configs/mini/autoencoder.yaml --data corpora/demo --out runs/code
 
-One pass over the clips, shared by index over the processes; nothing is learned by gradient. The model folder and
-`metrics.jsonl` (how much of the variance, and how many dB of the log-mel, the code leaves out) end up in `--out`.
+The spectral autoencoder's code is the best linear one of its log-mel spectrograms, found in one pass. What is learned
+beside it, and all of Oobleck, is then trained for `train.steps`. The same command goes on with a run that was
+stopped; every draw is a function of (seed, process, step), so that a stopped run equals an uninterrupted one.
 """
 
-import json
+import copy
 import sys
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
+from torch import Tensor
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from diffaudio.audio import decode_flac, mix_channels, resample, scale_to_peak
-from diffaudio.config import to_yaml
-from diffaudio.corpus import prepare, store
-from diffaudio.files import replaced_whole, written_whole
+from diffaudio.autoencoder_training.building import (
+    OobleckSettings,
+    SpectralSettings,
+    build_autoencoder,
+    learned_parameters,
+)
+from diffaudio.autoencoder_training.closed_form import fit_code
+from diffaudio.autoencoder_training.objective import AdversarySettings, LossSettings, Objective
+from diffaudio.autoencoder_training.validation import ValidationSettings, validate
+from diffaudio.autoencoder_training.watch import Diverged, Watch, check_weights
+from diffaudio.config import Count, NonNegative, NonNegativeCount, Positive, Share
+from diffaudio.corpus import store
+from diffaudio.corpus.augment import AugmentSettings
+from diffaudio.corpus.order import Order
+from diffaudio.corpus.splits import is_held_out
+from diffaudio.corpus.waveforms import WaveformDataset, decode_corpus, draw_crops, read_waveforms
+from diffaudio.files import replaced_whole
 from diffaudio.launch import join_processes, run_script
-from diffaudio.models.autoencoders.spectral import SpectralAutoencoder
+from diffaudio.models.autoencoders import Autoencoder, SpectralAutoencoder
+from diffaudio.models.autoencoders.adapter import AdaptedAutoencoder
+from diffaudio.training import (
+    RunLog,
+    average_decay,
+    begin_run,
+    latest_state,
+    learning_rate,
+    load_state,
+    resolve_precision,
+    save_state,
+    seeded_generator,
+    update_average,
+)
+
+# What may change while a run goes on; all else would make it another run.
+FREE_SETTINGS = {
+    "data", "out", "validation",
+    "train.steps", "train.precision", "train.threads", "train.save_every", "train.log_every", "train.max_loss_ratio",
+}  # fmt: skip
+FITTED_CLIPS = 256  # to which latents' mean and scale are fitted
+
+
+@dataclass
+class TrainSettings:
+    """What is learned by gradient, and how.
+
+    Attributes:
+        steps: 0 where nothing is.
+        batch_size: clips a step in each process.
+        duration_s: length of the crops; a shorter clip is laid into silence.
+        warmup_steps: the learning rate rises to `lr` over so many steps, then falls as a cosine.
+        final_lr_fraction: of `lr`, reached at the last step.
+        grad_clip: the gradient's norm is brought down to it.
+        ema_decay: how much of the averaged weights stays at a step, once the average has warmed up.
+        precision: of the networks; auto is bf16 where the hardware has it. Spectra and losses are float32.
+        threads: of each process on a CPU; None shares out all cores.
+        save_every: steps between two saves of `state/` and `model/`.
+        max_loss_ratio: a loss so many times the median of the last hundred steps ends the run.
+    """
+
+    steps: NonNegativeCount = 0
+    batch_size: Count = 12
+    duration_s: Positive = 1.44
+    lr: Positive = 1e-3
+    betas: tuple[float, float] = (0.9, 0.98)
+    weight_decay: NonNegative = 0.01
+    warmup_steps: NonNegativeCount = 100
+    final_lr_fraction: Share = 0.05
+    grad_clip: Positive = 5.0
+    ema_decay: Share = 0.998
+    precision: Literal["auto", "no", "bf16"] = "auto"
+    threads: Count | None = None
+    seed: int = 0
+    save_every: Count = 200
+    log_every: Count = 10
+    max_loss_ratio: Positive = 10.0
 
 
 @dataclass
 class Config:
-    """Settings of `train/autoencoder.py`; for those of the spectrogram see `SpectralAutoencoder`.
+    """Settings of `train/autoencoder.py`.
 
     Attributes:
         data: corpus of clips, made by `diffaudio prepare`.
         out: run folder; the autoencoder is written to `model/` in it.
+        model: spectral (ours) or oobleck (the waveform VAE of Stable Audio, from diffusers).
+        start_from: folder or hub id of an autoencoder of that kind to go on from. A spectral one keeps its code, and
+            so its latents.
         peak: each clip is scaled to this largest sample first, as `diffaudio encode` does.
+        held_out: share of the sources that are left out of training and measured instead.
+        augment: what is changed in the clips; nothing unless said. Crops are drawn anyway.
     """
 
     data: Path
     out: Path
-    peak: float = 0.7
-    sample_rate: int = 24000
-    n_fft: int = 1024
-    hop_length: int = 240
-    num_mels: int = 128
-    patch_steps: int = 4
-    latent_channels: int = 128
-    log_floor: float = 1e-4
-    phase_iterations: int = 8
-    phase_momentum: float = 0.99
-    audio_channels: int = 1
+    model: Literal["spectral", "oobleck"] = "spectral"
+    start_from: str | None = None
+    peak: Share = 0.7
+    held_out: Share = 0.0
+    spectral: SpectralSettings = field(default_factory=SpectralSettings)
+    oobleck: OobleckSettings = field(default_factory=OobleckSettings)
+    train: TrainSettings = field(default_factory=TrainSettings)
+    losses: LossSettings = field(default_factory=LossSettings)
+    adversary: AdversarySettings = field(default_factory=AdversarySettings)
+    augment: AugmentSettings = field(default_factory=AugmentSettings)
+    validation: ValidationSettings = field(default_factory=ValidationSettings)
 
 
 def main(config: Config) -> None:
-    join_processes()
-    accelerator = Accelerator(mixed_precision="no")
-    store.read_manifest(config.data, prepare.FORMAT, prepare.VERSION)
-    autoencoder = SpectralAutoencoder(
-        sample_rate=config.sample_rate,
-        n_fft=config.n_fft,
-        hop_length=config.hop_length,
-        num_mels=config.num_mels,
-        patch_steps=config.patch_steps,
-        latent_channels=config.latent_channels,
-        log_floor=config.log_floor,
-        phase_iterations=config.phase_iterations,
-        phase_momentum=config.phase_momentum,
-        audio_channels=config.audio_channels,
-    )
-    width = config.audio_channels * config.num_mels * config.patch_steps
-    count, total, products = torch.zeros(1).double(), torch.zeros(width).double(), torch.zeros(width, width).double()
-    parts = store.part_files(config.data, "clips")
-    for part in tqdm(parts[accelerator.process_index :: accelerator.num_processes], unit="part"):
-        for row in (row for rows in store.read_groups(part, ["audio"]) for row in rows):
-            waveform, rate = decode_flac(row["audio"])
-            waveform = resample(mix_channels(waveform, config.audio_channels), rate, config.sample_rate)
-            patches = autoencoder.patches(scale_to_peak(waveform, config.peak)[None])[0].double()
-            count += patches.shape[1]
-            total += patches.sum(dim=1)
-            products += patches @ patches.T
-    reduced: Any = accelerator.reduce([values.to(accelerator.device) for values in (count, total, products)])
-    count, total, products = (values.cpu() for values in reduced)
-    variances = autoencoder.fit(count.item(), total, products)
+    settings = config.train
+    device: Any = join_processes(settings.threads).device
+    accelerator = Accelerator(mixed_precision=resolve_precision(settings.precision, device))
+    autoencoder, objective = build(config)
     if accelerator.is_main_process:
-        left_out = variances[config.latent_channels :]
-        report = {
-            "patches": int(count.item()),
-            "variance_kept": 1 - (left_out.sum() / variances.sum()).item(),
-            "left_out_db": (left_out.sum() / width).sqrt().item() * 20 / torch.log(torch.tensor(10.0)).item(),
-        }
-        config.out.mkdir(parents=True, exist_ok=True)
-        with written_whole(config.out / "config.yaml") as temporary:
-            temporary.write_text(to_yaml(config), encoding="utf-8")
-        with written_whole(config.out / "metrics.jsonl") as temporary:
-            temporary.write_text(json.dumps(report) + "\n", encoding="utf-8")
-        with replaced_whole(config.out / "model") as folder:
-            autoencoder.save_pretrained(folder)
+        begin_run(config.out, config, free=FREE_SETTINGS)
+    state = latest_state(config.out / "state")
+    report = {} if state or config.start_from or config.model != "spectral" else fit(config, autoencoder, accelerator)
+    dataset, held_out = open_data(config, autoencoder, accelerator)
+    torch.nn.Module.to(autoencoder, device)  # diffusers' own warns of layers it does not have
+    log = RunLog(config.out, step_of(state) if state else -1) if accelerator.is_main_process else None
+    if log and report:
+        log.scalars(0, report)
+    if log and held_out and not state:
+        validate(autoencoder, held_out, config.validation, run=config.out, log=log, step=0)
+    if objective and dataset:
+        try:
+            train(config, accelerator, autoencoder, objective.to(device), dataset, held_out, state, log)
+        except Diverged as error:
+            sys.exit(f"{Path(sys.argv[0]).name}: stopped: {error}" if log else 1)
+    elif log:
+        save_model(config, autoencoder, dataset)
+    if log:
+        log.close()
+    accelerator.wait_for_everyone()
     accelerator.end_training()
+
+
+def train(
+    config: Config,
+    accelerator: Accelerator,
+    autoencoder: Autoencoder,
+    objective: Objective,
+    dataset: WaveformDataset,
+    held_out: WaveformDataset | None,
+    state: Path | None,
+    log: RunLog | None,
+) -> None:
+    """Learn by gradient, from `state` on.
+
+    Raises:
+        Diverged: the loss exploded, or something is not finite.
+    """
+    settings, advice = config.train, advise(config)
+    order, num_samples = Order((len(dataset),), seed=settings.seed), crop_size(config, autoencoder)
+    learned, average = learned_parameters(autoencoder), copy.deepcopy(autoencoder).eval().requires_grad_(False)
+    optimizer = torch.optim.AdamW(learned, betas=settings.betas, weight_decay=settings.weight_decay)
+    judge: Any = objective.discriminator
+    kept: dict[str, Any] = {"autoencoder": autoencoder, "average": average, "optimizer": optimizer}
+    kept |= {"balancer": objective.balancer} if objective.balancer else {}
+    if judge:
+        of_judge = torch.optim.AdamW(judge.parameters(), lr=config.adversary.lr, betas=config.adversary.betas)
+        kept |= {"discriminator": judge, "discriminator_optimizer": of_judge}
+    done = load_state(state, **kept) if state else 0
+    network: Any = accelerator.prepare(autoencoder)
+    judge = accelerator.prepare(judge) if judge else None
+    watch, seen = Watch(settings.max_loss_ratio, advice), Means()
+    begin = time.perf_counter()
+
+    for step in tqdm(range(done, settings.steps), initial=done, total=settings.steps, disable=log is None):
+        generator = seeded_generator(settings.seed, accelerator.process_index, step)
+        place = (step * accelerator.num_processes + accelerator.process_index) * settings.batch_size
+        clips = order.clips(place, settings.batch_size)
+        x = draw_crops(dataset, clips, num_samples=num_samples, generator=generator, augment=config.augment)
+        x = x.to(accelerator.device)
+        torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))  # for layers that know no generator
+        passed = network(x, generator)
+        values = objective.teach(passed, x, step, lambda value: reduce_mean(accelerator, value))
+        values["grad_norm"] = torch.nn.utils.clip_grad_norm_(learned, settings.grad_clip)
+        if judge and objective.learns(step, seeded_generator(settings.seed, "adversary", step)):
+            loss = objective.discriminator_loss(judge, x, passed.waveform)
+            accelerator.backward(loss)
+            norm = torch.nn.utils.clip_grad_norm_(judge.parameters(), settings.grad_clip)
+            values |= {"discriminator": loss.detach(), "discriminator_grad_norm": norm}
+        means = dict(zip(values, reduce_mean(accelerator, torch.stack(list(values.values()))).tolist(), strict=True))
+        watch.look(step + 1, means["loss"], means)
+
+        lr = learning_rate(
+            step,
+            peak=settings.lr,
+            warmup_steps=settings.warmup_steps,
+            total_steps=settings.steps,
+            final_fraction=settings.final_lr_fraction,
+        )
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        optimizer.step()
+        optimizer.zero_grad()
+        if "discriminator" in values:
+            of_judge.step()
+            of_judge.zero_grad()
+        update_average(average, autoencoder, average_decay(step, settings.ema_decay))
+
+        last = step + 1 == settings.steps
+        seen.add(means)
+        if log and (step + 1) % settings.log_every == 0:
+            elapsed_s, begin = time.perf_counter() - begin, time.perf_counter()
+            log.scalars(step + 1, seen.take() | {"lr": lr, "step_s": elapsed_s / settings.log_every})
+        if log and ((step + 1) % settings.save_every == 0 or last):
+            check_weights(step + 1, advice, autoencoder=autoencoder, average=average)
+            save_state(config.out / "state", step + 1, **kept)
+            save_model(config, average, dataset)
+        if log and held_out and ((step + 1) % config.validation.every == 0 or last):
+            validate(average, held_out, config.validation, run=config.out, log=log, step=step + 1)
+
+
+def build(config: Config) -> tuple[Autoencoder, Objective | None]:
+    """The autoencoder, and what it is to learn by, where it learns anything by gradient.
+
+    Raises:
+        ValueError: settings have no effect, or contradict each other.
+    """
+    torch.manual_seed(config.train.seed)
+    autoencoder = build_autoencoder(config.model, config.spectral, config.oobleck, config.start_from)
+    learned = sum(parameter.numel() for parameter in learned_parameters(autoencoder))
+    steps = config.train.steps
+    if steps and not learned:
+        raise ValueError(f"train.steps {steps} has no effect: nothing in '{autoencoder.name}' is learned by gradient")
+    if learned and not steps:
+        raise ValueError(f"train.steps is 0, but {learned} weights of '{autoencoder.name}' are to be learned; set it")
+    if config.start_from and not steps:
+        raise ValueError("start_from has no effect where nothing is learned by gradient; leave it out")
+    for name in ("crop", "picture_crop", "picture_flip"):
+        if getattr(config.augment, name):
+            raise ValueError(f"augment.{name} has no effect: crops are drawn anyway, and there are no pictures")
+    if config.augment.changes_sound and not steps:
+        raise ValueError("augment has no effect on what is fitted in closed form; leave it out")
+    if not steps:
+        return autoencoder, None
+    return autoencoder, Objective(config.losses, config.adversary, autoencoder, crop_size(config, autoencoder))
+
+
+def fit(config: Config, autoencoder: Autoencoder, accelerator: Accelerator) -> dict[str, float]:
+    """The spectral code in closed form: one pass over the clips, shared by index over the processes."""
+    assert isinstance(autoencoder, SpectralAutoencoder)
+    parts = store.part_files(config.data, "clips")[accelerator.process_index :: accelerator.num_processes]
+    clips = read_waveforms(config.data, parts, **format_of(config, autoencoder))
+    shown = tqdm(clips, desc="code", unit="clip", disable=not accelerator.is_main_process)
+    waveforms = (waveform for row, waveform in shown if not is_held_out(row["source"], config.held_out))
+
+    def reduce(sums: list[Tensor]) -> list[Tensor]:
+        reduced: Any = accelerator.reduce([values.to(accelerator.device) for values in sums])
+        return [values.cpu() for values in reduced]
+
+    return fit_code(autoencoder, waveforms, reduce)
+
+
+def open_data(
+    config: Config, autoencoder: Autoencoder, accelerator: Accelerator
+) -> tuple[WaveformDataset | None, WaveformDataset | None]:
+    """The clips to train on, where anything is learned by gradient, and those held out, where any are."""
+    if not config.train.steps and not config.held_out:
+        return None, None
+    folder = config.out / "waveforms"
+    with accelerator.main_process_first():
+        decode_corpus(config.data, folder, **format_of(config, autoencoder))
+    dataset = WaveformDataset(folder, held_out=config.held_out)
+    return dataset, WaveformDataset(folder, held_out=config.held_out, part="held_out") if config.held_out else None
+
+
+def format_of(config: Config, autoencoder: Autoencoder) -> dict[str, Any]:
+    """How clips are decoded."""
+    rate, channels = autoencoder.sample_rate, autoencoder.audio_channels
+    return {"sample_rate": rate, "audio_channels": channels, "peak": config.peak}
+
+
+def crop_size(config: Config, autoencoder: Autoencoder) -> int:
+    """In samples."""
+    return round(config.train.duration_s * autoencoder.sample_rate)
+
+
+def save_model(config: Config, autoencoder: Autoencoder, dataset: WaveformDataset | None) -> None:
+    """Write `model/`; latents' mean and scale of what is not ours are fitted to crops of the corpus first."""
+    if isinstance(autoencoder, AdaptedAutoencoder) and dataset:
+        autoencoder = copy.deepcopy(autoencoder)  # what training goes on with stays as it is
+        clips = Order((len(dataset),)).clips(0, min(FITTED_CLIPS, len(dataset)))
+        generator, num_samples = seeded_generator(0), crop_size(config, autoencoder)
+        crops = (draw_crops(dataset, [clip], num_samples=num_samples, generator=generator) for clip in clips)
+        autoencoder.fit_latents(crops)
+    with replaced_whole(config.out / "model") as folder:
+        autoencoder.save_pretrained(folder)
+
+
+def advise(config: Config) -> str:
+    """What to do when training has gone astray."""
+    return (
+        f"{config.out} keeps what was saved last; begin in another --out with a lower train.lr or train.grad_clip, "
+        "or with more train.warmup_steps"
+    )
+
+
+def reduce_mean(accelerator: Accelerator, value: Tensor) -> Tensor:
+    """The mean over the processes."""
+    reduced: Any = accelerator.reduce(value, "mean")
+    return reduced
+
+
+def step_of(state: Path) -> int:
+    """How many steps a state holds."""
+    return int(state.name.removeprefix("step_"))
+
+
+class Means:
+    """Means of values by name, each over the steps that have it."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, float] = {}
+        self._counts: dict[str, int] = {}
+
+    def add(self, values: dict[str, float]) -> None:
+        """Those of one step."""
+        for name, value in values.items():
+            self._sums[name] = self._sums.get(name, 0.0) + value
+            self._counts[name] = self._counts.get(name, 0) + 1
+
+    def take(self) -> dict[str, float]:
+        """The means since the last call."""
+        means = {name: total / self._counts[name] for name, total in self._sums.items()}
+        self._sums, self._counts = {}, {}
+        return means
 
 
 if __name__ == "__main__":

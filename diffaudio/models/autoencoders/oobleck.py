@@ -6,12 +6,14 @@
 from pathlib import Path
 from typing import Any
 
+import torch
 from diffusers import AutoencoderOobleck
 from diffusers.configuration_utils import register_to_config
+from diffusers.models.autoencoders.autoencoder_oobleck import OobleckDiagonalGaussianDistribution
 from torch import Tensor
 
 from diffaudio.models.autoencoders.adapter import AdaptedAutoencoder, frames_reached, load_whole, settings_of
-from diffaudio.models.autoencoders.base import Reach
+from diffaudio.models.autoencoders.base import Reach, TrainingPass
 
 __all__ = ["OobleckAutoencoder"]
 
@@ -55,6 +57,16 @@ class OobleckAutoencoder(AdaptedAutoencoder):
         autoencoder = cls(settings_of(network.config))
         autoencoder.network = network
         return autoencoder
+
+    def forward(self, waveform: Tensor, generator: torch.Generator | None = None) -> TrainingPass:
+        """Through latents drawn from what the encoder says of them, and "kl", their divergence from the noise.
+
+        The mean over items and frames of the sum over channels of (m^2 + s^2 - log s^2 - 1): twice the divergence.
+        """
+        encoded = self.network.encode(self._padded(self._checked(waveform))).latent_dist.parameters
+        latents = OobleckDiagonalGaussianDistribution(encoded.float())
+        made = self.network.decode(latents.sample(generator)).sample
+        return TrainingPass(made[..., : waveform.shape[-1]], {"kl": latents.kl()})
 
     def _encode(self, waveform: Tensor) -> Tensor:
         return self.network.encode(self._padded(waveform)).latent_dist.mode()
