@@ -45,6 +45,11 @@ class MelInversion(nn.Module):
         joint: whether rounds seek magnitudes too; otherwise those of the pseudo-inverse stay, as in Griffin-Lim.
     """
 
+    mel: Tensor
+    mel_inverse: Tensor
+    shares: Tensor
+    window: Tensor
+
     def __init__(
         self,
         *,

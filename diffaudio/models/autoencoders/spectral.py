@@ -8,7 +8,10 @@ V holds the principal components of y over a corpus, so z is the best linear cod
 with deviation s is divided by sqrt(s), not by s: small ones stay small beside large ones, and the diffusion
 model spends its effort where the sound is. A common factor brings the deviation over all channels to 1.
 
-Back: y from z, and of the waveforms with that log-mel one whose overlapping spectra agree (`mel_inversion.py`).
+Back: y from z, and of the waveforms with that log-mel one whose overlapping spectra agree (`mel_inversion.py`). Two
+parts may be learned beside (`learned.py`), and leave the latents as they are: `detail` adds to y what the linear code
+drops, with regard to what is around and with noise for what nobody can know; `vocoder` corrects gain and phase of the
+spectrum that the inversion ends with.
 
 In stereo the components are those of both channels' log-mels together: what the channels have in common is
 coded once, and how their levels differ beside it. Left and right rather than mid and side, because a sound that
@@ -17,20 +20,25 @@ Both start from the same phase: what is the same on both sides stays so, in the 
 """
 
 import math
+from collections.abc import Collection
 
 import torch
 import torch.nn.functional as F
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
-from diffaudio.models.autoencoders.base import Autoencoder, Reach
+from diffaudio.models.autoencoders.base import Autoencoder, Reach, TrainingPass
+from diffaudio.models.autoencoders.learned import Detail, Vocoder, energy_distance
 from diffaudio.models.autoencoders.mel_inversion import MelInversion
 
 __all__ = ["SpectralAutoencoder"]
 
+GROUPED_MELS = 4  # neighbouring mel bands of a patch whose detail is compared together
+FARTHEST_STEP = 2**20
+
 
 class SpectralAutoencoder(Autoencoder):
-    """Principal components of log-mel patches; nothing in it is learned by gradient.
+    """Principal components of log-mel patches; nothing but `detail` and `vocoder` is learned by gradient.
 
     Args:
         sample_rate: in Hz.
@@ -46,6 +54,11 @@ class SpectralAutoencoder(Autoencoder):
         audio_channels: 1, or 2 for stereo.
         joint_inversion: whether the inversion seeks magnitudes beside phases; otherwise it is Griffin-Lim on those of
             the mel's pseudo-inverse.
+        detail_channels: width of the network that restores detail; 0 does without.
+        detail_blocks: its depth.
+        detail_temperature: how much noise it gets, 1 for as much as it learned with, 0 for none.
+        vocoder_channels: width of the network that corrects the spectrum; 0 does without.
+        vocoder_blocks: its depth.
     """
 
     @register_to_config
@@ -63,6 +76,11 @@ class SpectralAutoencoder(Autoencoder):
         phase_seed: int = 0,
         audio_channels: int = 1,
         joint_inversion: bool = True,
+        detail_channels: int = 0,
+        detail_blocks: int = 4,
+        detail_temperature: float = 0.0,
+        vocoder_channels: int = 0,
+        vocoder_blocks: int = 4,
     ) -> None:
         super().__init__()
         if audio_channels not in (1, 2):
@@ -91,13 +109,17 @@ class SpectralAutoencoder(Autoencoder):
             seed=phase_seed,
             joint=joint_inversion,
         )
+        self.detail_temperature = detail_temperature
+        self.detail = Detail(latent_channels, width, detail_channels, detail_blocks) if detail_channels else None
+        self.vocoder = Vocoder(self.inversion, vocoder_channels, vocoder_blocks) if vocoder_channels else None
 
     @property
     def reach(self) -> Reach:
         """A spectrum reaches over the edge of its hop; each round of the inversion makes all that overlap agree."""
         edge_steps = math.ceil((self.n_fft - self.hop_length + 1) / (2 * self.hop_length))
-        decode_steps = self.inversion.reach_steps
-        return Reach(math.ceil(edge_steps / self.patch_steps), math.ceil(decode_steps / self.patch_steps))
+        decode_steps = self.inversion.reach_steps + (self.vocoder.reach_steps if self.vocoder else 0)
+        decode = math.ceil(decode_steps / self.patch_steps) + (self.detail.reach_frames if self.detail else 0)
+        return Reach(math.ceil(edge_steps / self.patch_steps), decode)
 
     def log_mel(self, waveform: Tensor) -> Tensor:
         """[batch, samples] -> [batch, steps, mels], the number of steps a multiple of `patch_steps`."""
@@ -142,8 +164,7 @@ class SpectralAutoencoder(Autoencoder):
     def encode(self, waveform: Tensor) -> Tensor:
         if waveform.ndim != 3 or waveform.shape[1] != self.audio_channels:
             raise ValueError(f"waveform is {tuple(waveform.shape)}; expected [batch, {self.audio_channels}, samples]")
-        centred = self.patches(waveform.to(self.mean)) - self.mean[:, None]
-        return (self.components.T @ centred) / self.scale[:, None]
+        return self._code(self.patches(waveform.to(self.mean)))
 
     @torch.no_grad()
     def decode(self, latents: Tensor, *, num_samples: int | None = None) -> Tensor:
@@ -153,6 +174,79 @@ class SpectralAutoencoder(Autoencoder):
     def decode_window(self, latents: Tensor, *, first_frame: int) -> Tensor:
         if latents.ndim != 3 or latents.shape[1] != self.latent_channels:
             raise ValueError(f"latents are {tuple(latents.shape)}; expected [batch, {self.latent_channels}, frames]")
-        y = self.components @ (latents.to(self.mean) * self.scale[:, None]) + self.mean[:, None]
-        waveform = self.inversion(self.from_patches(y), first_step=first_frame * self.patch_steps)
+        latents = latents.to(self.mean)
+        patches = self._linear(latents)
+        if self.detail:
+            drawn = self.inversion.random(first_frame, latents.shape[2], self.detail.noise_channels)
+            noise = self.detail_temperature * self.detail.scaled(drawn).to(latents)
+            patches = patches + self.detail(latents, noise)
+        waveform = self._waveform(self.from_patches(patches), first_step=first_frame * self.patch_steps)
         return waveform.unflatten(0, (-1, self.audio_channels))
+
+    def _code(self, patches: Tensor) -> Tensor:
+        return (self.components.T @ (patches - self.mean[:, None])) / self.scale[:, None]
+
+    def _linear(self, latents: Tensor) -> Tensor:
+        return self.components @ (latents * self.scale[:, None]) + self.mean[:, None]
+
+    def _waveform(self, log_mel: Tensor, *, first_step: int) -> Tensor:
+        """Log-mels [batch * audio_channels, steps, mels] -> [batch * audio_channels, samples]"""
+        with torch.no_grad():
+            spectrum = self.inversion.spectrum(log_mel, first_step=first_step)
+        return self.inversion.istft(self.vocoder(spectrum, log_mel) if self.vocoder else spectrum)
+
+    def learn(self, parts: Collection[str]) -> None:
+        """Have training change these parts of `detail` and `vocoder`, and leave the other as it is.
+
+        Raises:
+            ValueError: the autoencoder does not have one of them.
+        """
+        for part in ("detail", "vocoder"):
+            module: nn.Module | None = getattr(self, part)
+            if module is not None:
+                module.requires_grad_(part in parts)
+            elif part in parts:
+                raise ValueError(f"this autoencoder has no {part}; give it one with {part}_channels above 0")
+
+    def forward(self, waveform: Tensor, generator: torch.Generator | None = None) -> TrainingPass:
+        """What teaches the learned parts; the code stays.
+
+        `detail` learns from a loss of its own, the energy distance of log-mel patches; `vocoder` from the waveform.
+        Of the batch it gets every second item's own log-mel, and of the others what the code keeps of it, so that it
+        serves both; the inversion starts from another phase each time.
+
+        Args:
+            waveform: [batch, audio_channels, samples], a multiple of hop_length * patch_steps.
+            generator: of noise and phase, on the CPU.
+        """
+        with torch.no_grad():
+            given = self.patches(waveform)
+            latents = self._code(given)
+            patches = self._linear(latents)
+        losses: dict[str, Tensor] = {}
+        if self.detail:
+            draws = [self.detail.drawn(latents, generator) for _ in range(2)]
+            if _learns(self.detail):
+                restored = patches.repeat(2, 1, 1) + self.detail(latents.repeat(2, 1, 1), torch.cat(draws))
+                first, second = restored.chunk(2)
+                losses["detail"] = energy_distance(*(self._grouped(p) for p in (first, second, given)))
+                patches = first.detach()
+            else:
+                with torch.no_grad():
+                    patches = patches + self.detail(latents, self.detail_temperature * draws[0])
+        if not _learns(self.vocoder):
+            return TrainingPass(None, losses)
+        own = torch.arange(len(waveform), device=waveform.device)[:, None, None] % 2 == 0
+        log_mel = self.from_patches(torch.where(own, given, patches))
+        first_step = int(torch.randint(FARTHEST_STEP, (), generator=generator))
+        made = self._waveform(log_mel, first_step=first_step).unflatten(0, (-1, self.audio_channels))
+        return TrainingPass(made, losses)
+
+    def _grouped(self, patches: Tensor) -> Tensor:
+        """[batch, audio_channels * mels * patch_steps, frames] -> [..., what is close in a patch]"""
+        mels = math.gcd(self.num_mels, GROUPED_MELS)
+        return patches.transpose(1, 2).unflatten(2, (-1, mels * self.patch_steps))
+
+
+def _learns(part: nn.Module | None) -> bool:
+    return part is not None and any(parameter.requires_grad for parameter in part.parameters())
