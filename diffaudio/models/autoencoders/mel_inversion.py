@@ -28,6 +28,7 @@ __all__ = ["MelInversion"]
 RANDOM_BLOCK = 64  # steps whose random numbers are drawn at once
 MOST_GAIN = 3.0  # of a round, in nepers
 SMALLEST_WEIGHT = 1e-3  # of overlapping windows, at the ends
+SMALLEST_POWER = 1e-24
 
 
 class MelInversion(nn.Module):
@@ -84,7 +85,7 @@ class MelInversion(nn.Module):
 
     def log_mel(self, waveform: Tensor) -> Tensor:
         """[batch, steps * hop_length] -> [batch, steps, mels]"""
-        return (self.stft(waveform).abs() @ self.mel + self.log_floor).log()
+        return (_power(self.stft(waveform)).sqrt_() @ self.mel + self.log_floor).log()
 
     def forward(self, log_mel: Tensor, *, first_step: int = 0) -> Tensor:
         """[batch, steps, mels] -> [batch, steps * hop_length]; all items start from the same phases."""
@@ -97,17 +98,16 @@ class MelInversion(nn.Module):
         angles = self.random(first_step, log_mel.shape[1], self.n_fft // 2 + 1).to(magnitudes) * (2 * math.pi)
         spectrum = torch.polar(magnitudes, angles.expand_as(magnitudes))
         previous: Tensor | None = None
+        weight = self._weight(log_mel.shape[1])
         for _ in range(self.iterations):
-            consistent = self.stft(self.istft(spectrum))
+            consistent = self.stft(self.istft(spectrum, weight))
             if self.joint:
-                magnitudes = consistent.abs()
+                magnitudes = _power(consistent).sqrt_()
                 gain = log_mel - (magnitudes @ self.mel).add_(self.log_floor).log_()
                 magnitudes *= (gain.clamp_(-MOST_GAIN, MOST_GAIN) @ self.shares).exp_()
-            moved = consistent * (1 + self.momentum)
-            if previous is not None:
-                moved -= self.momentum * previous
+            moved = consistent if previous is None else torch.lerp(previous, consistent, 1 + self.momentum)
             previous = consistent
-            spectrum = moved.mul_(magnitudes / moved.abs().clamp_(min=1e-12))
+            spectrum = moved * (magnitudes * _power(moved).clamp_(min=SMALLEST_POWER).rsqrt_())
         return spectrum
 
     def random(self, first_step: int, num_steps: int, width: int) -> Tensor:
@@ -125,19 +125,28 @@ class MelInversion(nn.Module):
         padded = F.pad(waveform, (self.before, self.n_fft - self.hop_length - self.before))
         return torch.fft.rfft(padded.unfold(1, self.n_fft, self.hop_length) * self.window)
 
-    def istft(self, spectrum: Tensor) -> Tensor:
+    def istft(self, spectrum: Tensor, weight: Tensor | None = None) -> Tensor:
         """[batch, steps, bins] -> [batch, steps * hop_length], by least squares (Griffin & Lim 1984, eq. 6)."""
         steps = spectrum.shape[1]
-        weight = self._overlap_add((self.window**2).expand(1, steps, -1)).clamp(min=SMALLEST_WEIGHT)
+        weight = self._weight(steps) if weight is None else weight
         waveform = self._overlap_add(torch.fft.irfft(spectrum, self.n_fft) * self.window) / weight
         return waveform[:, self.before : self.before + steps * self.hop_length]
+
+    def _weight(self, steps: int) -> Tensor:
+        """How much the squares of overlapping windows add up to [1, samples]."""
+        return self._overlap_add((self.window**2).expand(1, steps, -1)).clamp(min=SMALLEST_WEIGHT)
 
     def _overlap_add(self, pieces: Tensor) -> Tensor:
         """[batch, steps, n_fft], each a hop after the one before -> [batch, samples]; several times `F.fold`'s speed"""
         batch, steps, n_fft = pieces.shape
         hop, parts = self.hop_length, math.ceil(n_fft / self.hop_length)
-        in_hops = F.pad(pieces, (0, parts * hop - n_fft)).unflatten(2, (parts, hop))
         summed = pieces.new_zeros(batch, steps + parts - 1, hop)
         for part in range(parts):
-            summed[:, part : part + steps] += in_hops[:, :, part]
+            piece = pieces[..., part * hop : (part + 1) * hop]
+            summed[:, part : part + steps, : piece.shape[2]] += piece
         return summed.flatten(1)
+
+
+def _power(spectrum: Tensor) -> Tensor:
+    """|S|^2, at twice the speed of `abs`."""
+    return spectrum.real.square().addcmul_(spectrum.imag, spectrum.imag)
