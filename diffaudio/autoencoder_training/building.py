@@ -21,7 +21,11 @@ CODE = {
 
 @dataclass
 class SpectralSettings:
-    """See `SpectralAutoencoder`; what is null is as in `start_from`, or else as that class has it."""
+    """See `SpectralAutoencoder`; what is null is as in `start_from`, or else as that class has it.
+
+    Attributes:
+        learn: which of its learned parts learn, detail and vocoder; null is all that it has.
+    """
 
     sample_rate: Count | None = None
     n_fft: Count | None = None
@@ -35,6 +39,12 @@ class SpectralSettings:
     phase_seed: NonNegativeCount | None = None
     audio_channels: Count | None = None
     joint_inversion: bool | None = None
+    detail_channels: NonNegativeCount | None = None
+    detail_blocks: Count | None = None
+    detail_temperature: NonNegative | None = None
+    vocoder_channels: NonNegativeCount | None = None
+    vocoder_blocks: Count | None = None
+    learn: list[Literal["detail", "vocoder"]] | None = None
 
 
 @dataclass
@@ -83,14 +93,17 @@ def build_autoencoder(
     kind = SpectralAutoencoder if model == "spectral" else OobleckAutoencoder
     if start is not None and not isinstance(start, kind):
         raise ValueError(f"start_from {start_from}: is '{start.name}', wanted is a {model} one")
-    if isinstance(start, SpectralAutoencoder):
-        return _go_on(start, given)
+    if model == "spectral":
+        parts = given.pop("learn", None)
+        autoencoder = _go_on(start, given) if isinstance(start, SpectralAutoencoder) else SpectralAutoencoder(**given)
+        autoencoder.learn(
+            [part for part in ("detail", "vocoder") if getattr(autoencoder, part)] if parts is None else parts
+        )
+        return autoencoder
     if isinstance(start, OobleckAutoencoder):
         _check_equal(start.network.config, given, set(given), "oobleck")
         start.network.requires_grad_(True)
         return start
-    if model == "spectral":
-        return SpectralAutoencoder(**given)
     if odd := [ratio for ratio in given.get("downsampling_ratios", []) if ratio % 2]:
         raise ValueError(f"oobleck.downsampling_ratios has {odd[0]}; only even ones give back as many samples")
     autoencoder = OobleckAutoencoder(given)
