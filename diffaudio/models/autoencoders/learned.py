@@ -14,12 +14,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from diffaudio.models.autoencoders.losses import LogMels, MelResolution
 from diffaudio.models.autoencoders.mel_inversion import MelInversion
 from diffaudio.models.convnext import ConvNeXt1d
 
-__all__ = ["Detail", "Vocoder", "energy_distance"]
+__all__ = ["Detail", "SpectrogramEnergy", "Vocoder", "energy_distance"]
 
 NOISE_CHANNELS = 32
+SIZES = (4, 1.5, 0.5, 0.25)  # of windows, in windows of the inversion
+MOST_MELS = 160
+GROUPED_BANDS = 8
 SMALLEST = 1e-12  # magnitude
 MOST_GAIN = 5.0  # nepers
 MOST_TURN = math.pi
@@ -90,6 +94,39 @@ class Vocoder(nn.Module):
         heard = [(levels - CENTRE) / SPREAD, over_time.real, over_time.imag, -over_bins.real, -over_bins.imag]
         gain, turn = self.network(torch.cat(heard, dim=2)).float().chunk(2, dim=2)
         return spectrum * torch.polar(gain.clamp(max=MOST_GAIN).exp(), MOST_TURN * turn)
+
+
+class SpectrogramEnergy(nn.Module):
+    """Energy distance of waveforms, by what they look like at several resolutions, in dB.
+
+    Two draws differ in the phase that the inversion starts from. A distance to the recording alone would be least for
+    what is most even, and so turn noise into tones; that of the two draws to each other holds against it. Compared are
+    groups of neighbouring mel bands (`losses.LogMels`), with windows of 1/4 to 4 times the inversion's: short ones for
+    what clicks, long ones for what sings.
+
+    Args:
+        sample_rate: in Hz.
+        n_fft: window of the inversion, in samples.
+    """
+
+    def __init__(self, sample_rate: int, n_fft: int) -> None:
+        super().__init__()
+        sizes = [int(factor * n_fft) for factor in SIZES]
+        resolutions = [MelResolution(size, size // 4, min(size // 16, MOST_MELS)) for size in sizes]
+        self.log_mels = LogMels(resolutions, sample_rate)
+
+    def forward(self, first: Tensor, second: Tensor, given: Tensor) -> Tensor:
+        """Two draws and the recording, [batch, audio_channels, samples] each -> a scalar"""
+        with torch.no_grad():
+            of_given = self.log_mels(given)
+        spectra = zip(self.log_mels(first), self.log_mels(second), of_given, strict=True)
+        return torch.stack([energy_distance(*(_in_groups(x) for x in of_size)) for of_size in spectra]).mean()
+
+
+def _in_groups(levels: Tensor) -> Tensor:
+    """[batch, mels, steps] -> [batch, steps, groups, bands]"""
+    bands = math.gcd(levels.shape[1], GROUPED_BANDS)
+    return levels.transpose(1, 2).unflatten(2, (-1, bands))
 
 
 def energy_distance(first: Tensor, second: Tensor, given: Tensor) -> Tensor:

@@ -28,13 +28,14 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
 from diffaudio.models.autoencoders.base import Autoencoder, Reach, TrainingPass
-from diffaudio.models.autoencoders.learned import Detail, Vocoder, energy_distance
+from diffaudio.models.autoencoders.learned import Detail, SpectrogramEnergy, Vocoder, energy_distance
 from diffaudio.models.autoencoders.mel_inversion import MelInversion
 
 __all__ = ["SpectralAutoencoder"]
 
 GROUPED_MELS = 4  # neighbouring mel bands of a patch whose detail is compared together
 FARTHEST_STEP = 2**20
+DB = 20 / math.log(10)  # in a neper
 
 
 class SpectralAutoencoder(Autoencoder):
@@ -112,6 +113,7 @@ class SpectralAutoencoder(Autoencoder):
         self.detail_temperature = detail_temperature
         self.detail = Detail(latent_channels, width, detail_channels, detail_blocks) if detail_channels else None
         self.vocoder = Vocoder(self.inversion, vocoder_channels, vocoder_blocks) if vocoder_channels else None
+        self.spectrogram_energy = SpectrogramEnergy(sample_rate, n_fft) if vocoder_channels else None
 
     @property
     def reach(self) -> Reach:
@@ -211,35 +213,32 @@ class SpectralAutoencoder(Autoencoder):
     def forward(self, waveform: Tensor, generator: torch.Generator | None = None) -> TrainingPass:
         """What teaches the learned parts; the code stays.
 
-        `detail` learns from a loss of its own, the energy distance of log-mel patches; `vocoder` from the waveform.
-        Of the batch it gets every second item's own log-mel, and of the others what the code keeps of it, so that it
-        serves both; the inversion starts from another phase each time.
+        Each learns from the energy distance of two draws, in dB: `detail` of log-mel patches that it draws for the
+        latents, `vocoder` of waveforms made for the recordings' own log-mels from other starting phases. So neither
+        depends on the other, nor the vocoder on the code.
 
         Args:
-            waveform: [batch, audio_channels, samples], a multiple of hop_length * patch_steps.
-            generator: of noise and phase, on the CPU.
+            waveform: [batch, audio_channels, samples], a multiple of hop_length * patch_steps, and of 4 * n_fft at
+                least.
+            generator: of noise and phases, on the CPU.
         """
         with torch.no_grad():
             given = self.patches(waveform)
             latents = self._code(given)
-            patches = self._linear(latents)
         losses: dict[str, Tensor] = {}
-        if self.detail:
-            draws = [self.detail.drawn(latents, generator) for _ in range(2)]
-            if _learns(self.detail):
-                restored = patches.repeat(2, 1, 1) + self.detail(latents.repeat(2, 1, 1), torch.cat(draws))
-                first, second = restored.chunk(2)
-                losses["detail"] = energy_distance(*(self._grouped(p) for p in (first, second, given)))
-                patches = first.detach()
-            else:
-                with torch.no_grad():
-                    patches = patches + self.detail(latents, self.detail_temperature * draws[0])
-        if not _learns(self.vocoder):
-            return TrainingPass(None, losses)
-        own = torch.arange(len(waveform), device=waveform.device)[:, None, None] % 2 == 0
-        log_mel = self.from_patches(torch.where(own, given, patches))
-        first_step = int(torch.randint(FARTHEST_STEP, (), generator=generator))
-        made = self._waveform(log_mel, first_step=first_step).unflatten(0, (-1, self.audio_channels))
+        if self.detail and _learns(self.detail):
+            noise = torch.cat([self.detail.drawn(latents, generator) for _ in range(2)])
+            restored = self._linear(latents).repeat(2, 1, 1) + self.detail(latents.repeat(2, 1, 1), noise)
+            first, second, third = (self._grouped(patches) for patches in (*restored.chunk(2), given))
+            losses["detail"] = DB * energy_distance(first, second, third)
+        made: Tensor | None = None
+        if self.spectrogram_energy and _learns(self.vocoder):
+            steps = torch.randint(FARTHEST_STEP, (2,), generator=generator).tolist()
+            made, other = (
+                self._waveform(self.from_patches(given), first_step=step).unflatten(0, (-1, self.audio_channels))
+                for step in steps
+            )
+            losses["vocoder"] = self.spectrogram_energy(made, other, waveform)
         return TrainingPass(made, losses)
 
     def _grouped(self, patches: Tensor) -> Tensor:
