@@ -2,13 +2,14 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import soundfile
 import torch
 from media import CODECS, numbered_pictures, write_media
 from media import noise as white
-from tiny_autoencoders import LIBRARY_FORMATS
+from tiny_autoencoders import LIBRARY_FORMATS, randomised_ends
 
 from diffaudio.audio import read_audio, resample, write_audio
 from diffaudio.models.autoencoders import Autoencoder, SpectralAutoencoder, load_autoencoder
@@ -16,7 +17,12 @@ from diffaudio.models.autoencoders.windows import decode_windows, encode_windows
 from diffaudio.streaming import read_pieces, resample_pieces, slide, write_pieces
 
 # largest difference by the RMS of the whole: latents, waveform; see the module's header
-EXACT = {"spectral": (1e-3, 1e-3), "encodec_stereo": (1e-3, 1e-3), "oobleck": (1e-3, 1e-3)}
+EXACT = {
+    "spectral": (1e-3, 1e-3),
+    "spectral_learned": (1e-3, 1e-3),
+    "encodec_stereo": (1e-3, 1e-3),
+    "oobleck": (1e-3, 1e-3),
+}
 FADING = {"encodec": (1e-3, 1e-3)}
 EVERYTHING = {"mel_vae": 0.5, "mmaudio": 0.01}  # the RMS of the difference instead
 
@@ -27,8 +33,12 @@ def autoencoders(tmp_path_factory) -> dict[str, Autoencoder]:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         loaded = {kind: load_autoencoder(write(root / kind)) for kind, write in LIBRARY_FORMATS.items()}
-    spectral = SpectralAutoencoder(8000, n_fft=256, hop_length=80, num_mels=32, latent_channels=128, audio_channels=2)
-    return loaded | {"spectral": spectral}
+        settings: dict[str, Any] = {"n_fft": 256, "hop_length": 80, "num_mels": 32, "latent_channels": 128}
+        spectral = SpectralAutoencoder(8000, **settings, audio_channels=2)
+        parts = {"detail_channels": 16, "detail_blocks": 2, "vocoder_channels": 16, "vocoder_blocks": 2}
+        learned = SpectralAutoencoder(8000, **settings, **parts, phase_iterations=3, detail_temperature=1.0)
+        randomised_ends(learned)
+    return loaded | {"spectral": spectral, "spectral_learned": learned}
 
 
 @pytest.fixture(scope="module")

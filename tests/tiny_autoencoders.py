@@ -13,6 +13,8 @@ from diffusers import AutoencoderKL, AutoencoderOobleck, MMAudioVAE, MMAudioVoco
 from torch import nn
 from transformers import EncodecConfig, EncodecModel, SpeechT5HifiGan, SpeechT5HifiGanConfig
 
+from diffaudio.models.autoencoders import SpectralAutoencoder
+
 ENCODEC: dict[str, Any] = {
     "sampling_rate": 8000, "upsampling_ratios": [5, 4, 4], "num_filters": 4, "hidden_size": 8, "codebook_size": 16,
     "num_lstm_layers": 1, "target_bandwidths": [0.4, 0.8, 1.6],
@@ -31,6 +33,16 @@ def randomised(network: Any) -> Any:
             if name.endswith(("embed", "data_mean")) or not tensor.any():
                 tensor.copy_(0.3 * torch.randn(tensor.shape, generator=generator))
     return network.eval().requires_grad_(False)
+
+
+def randomised_ends(autoencoder: SpectralAutoencoder) -> None:
+    """Have the learned parts of a spectral autoencoder do something, which untrained they do not."""
+    generator = torch.Generator().manual_seed(0)
+    for part in (autoencoder.detail, autoencoder.vocoder):
+        if part is not None:
+            weight = part.network.end[-1].weight
+            with torch.no_grad():
+                weight.copy_(0.05 * torch.randn(weight.shape, generator=generator))
 
 
 def write_encodec(folder: Path, **settings: Any) -> Path:

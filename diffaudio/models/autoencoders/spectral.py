@@ -19,8 +19,10 @@ comes from one side is mid and side in a fixed phase, which log-mels forget; of 
 Both start from the same phase: what is the same on both sides stays so, in the middle.
 """
 
+import copy
 import math
 from collections.abc import Collection
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -184,6 +186,14 @@ class SpectralAutoencoder(Autoencoder):
             patches = patches + self.detail(latents, noise)
         waveform = self._waveform(self.from_patches(patches), first_step=first_frame * self.patch_steps)
         return waveform.unflatten(0, (-1, self.audio_channels))
+
+    def save_pretrained(self, save_directory: Any, **kwargs: Any) -> None:
+        """Write the folder: the code in single precision, the learned parts in half."""
+        kept = copy.deepcopy(self)
+        for part in (kept.detail, kept.vocoder):
+            if part is not None:
+                part.half()
+        super(SpectralAutoencoder, kept).save_pretrained(save_directory, **kwargs)
 
     def _code(self, patches: Tensor) -> Tensor:
         return (self.components.T @ (patches - self.mean[:, None])) / self.scale[:, None]
