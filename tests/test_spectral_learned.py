@@ -78,6 +78,19 @@ def test_training_reaches_the_parts_that_are_to_learn_and_nothing_else(learned):
         assert reached == set(parts)
 
 
+def test_autocast_reaches_the_networks_alone(learned):
+    waveform = sounds(duration_s=0.4)
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = learned.inversion(learned.log_mel(waveform[:, 0]))
+    assert torch.equal(rough, learned.inversion(learned.log_mel(waveform[:, 0])))
+    learned.learn(["detail", "vocoder"])
+    exact = learned(waveform, torch.Generator().manual_seed(0))
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = learned(waveform, torch.Generator().manual_seed(0))
+    for name, loss in exact.losses.items():
+        assert loss.item() != rough.losses[name].item() == pytest.approx(loss.item(), rel=0.05)
+
+
 def test_draws_of_training_belong_to_the_generator(learned):
     learned.learn(["detail", "vocoder"])
 

@@ -85,7 +85,8 @@ class MelInversion(nn.Module):
 
     def log_mel(self, waveform: Tensor) -> Tensor:
         """[batch, steps * hop_length] -> [batch, steps, mels]"""
-        return (_power(self.stft(waveform)).sqrt_() @ self.mel + self.log_floor).log()
+        with torch.autocast(waveform.device.type, enabled=False):
+            return (_power(self.stft(waveform)).sqrt_() @ self.mel + self.log_floor).log()
 
     def forward(self, log_mel: Tensor, *, first_step: int = 0) -> Tensor:
         """[batch, steps, mels] -> [batch, steps * hop_length]; all items start from the same phases."""
@@ -93,7 +94,10 @@ class MelInversion(nn.Module):
 
     def spectrum(self, log_mel: Tensor, *, first_step: int = 0) -> Tensor:
         """[batch, steps, mels] -> [batch, steps, bins], complex: `forward` before its last inverse STFT."""
-        log_mel = log_mel.contiguous()
+        with torch.autocast(log_mel.device.type, enabled=False):
+            return self._spectrum(log_mel.float().contiguous(), first_step)
+
+    def _spectrum(self, log_mel: Tensor, first_step: int) -> Tensor:
         magnitudes = ((log_mel.exp() - self.log_floor).clamp(min=0) @ self.mel_inverse).clamp(min=0)
         angles = self.random(first_step, log_mel.shape[1], self.n_fft // 2 + 1).to(magnitudes) * (2 * math.pi)
         spectrum = torch.polar(magnitudes, angles.expand_as(magnitudes))

@@ -232,13 +232,14 @@ class SpectralAutoencoder(Autoencoder):
                 least.
             generator: of noise and phases, on the CPU.
         """
-        with torch.no_grad():
+        with torch.no_grad(), torch.autocast(waveform.device.type, enabled=False):
             given = self.patches(waveform)
             latents = self._code(given)
+            linear = self._linear(latents)
         losses: dict[str, Tensor] = {}
         if self.detail and _learns(self.detail):
             noise = torch.cat([self.detail.drawn(latents, generator) for _ in range(2)])
-            restored = self._linear(latents).repeat(2, 1, 1) + self.detail(latents.repeat(2, 1, 1), noise)
+            restored = linear.repeat(2, 1, 1) + self.detail(latents.repeat(2, 1, 1), noise)
             first, second, third = (self._grouped(patches) for patches in (*restored.chunk(2), given))
             losses["detail"] = DB * energy_distance(first, second, third)
         made: Tensor | None = None
