@@ -25,21 +25,18 @@ from diffaudio.autoencoder_training.building import (
     SpectralSettings,
     build_autoencoder,
     learned_parameters,
+    save_autoencoder,
 )
 from diffaudio.autoencoder_training.closed_form import fit_code
 from diffaudio.autoencoder_training.objective import AdversarySettings, LossSettings, Objective
 from diffaudio.autoencoder_training.validation import ValidationSettings, validate
 from diffaudio.autoencoder_training.watch import Diverged, Watch, check_weights
 from diffaudio.config import Count, NonNegative, NonNegativeCount, Positive, Share
-from diffaudio.corpus import store
 from diffaudio.corpus.augment import AugmentSettings
 from diffaudio.corpus.order import Order
-from diffaudio.corpus.splits import is_held_out
-from diffaudio.corpus.waveforms import WaveformDataset, decode_corpus, draw_crops, read_waveforms
-from diffaudio.files import replaced_whole
+from diffaudio.corpus.waveforms import WaveformDataset, decode_corpus, draw_crops
 from diffaudio.launch import join_processes, run_script
 from diffaudio.models.autoencoders import Autoencoder, SpectralAutoencoder
-from diffaudio.models.autoencoders.adapter import AdaptedAutoencoder
 from diffaudio.training import (
     RunLog,
     average_decay,
@@ -58,7 +55,6 @@ FREE_SETTINGS = {
     "data", "out", "validation",
     "train.steps", "train.precision", "train.threads", "train.save_every", "train.log_every", "train.max_loss_ratio",
 }  # fmt: skip
-FITTED_CLIPS = 256  # to which latents' mean and scale are fitted
 
 
 @dataclass
@@ -135,10 +131,12 @@ def main(config: Config) -> None:
     if accelerator.is_main_process:
         begin_run(config.out, config, free=FREE_SETTINGS)
     state = latest_state(config.out / "state")
-    report = {} if state or config.start_from or config.model != "spectral" else fit(config, autoencoder, accelerator)
+    report: dict[str, float] = {}
+    if isinstance(autoencoder, SpectralAutoencoder) and not (state or config.start_from):
+        report = fit_code(autoencoder, config.data, accelerator, peak=config.peak, held_out=config.held_out)
     dataset, held_out = open_data(config, autoencoder, accelerator)
     torch.nn.Module.to(autoencoder, device)  # diffusers' own warns of layers it does not have
-    log = RunLog(config.out, step_of(state) if state else -1) if accelerator.is_main_process else None
+    log = RunLog(config.out, steps_in(state) if state else -1) if accelerator.is_main_process else None
     if log and report:
         log.scalars(0, report)
     if log and held_out and not state:
@@ -149,7 +147,7 @@ def main(config: Config) -> None:
         except Diverged as error:
             sys.exit(f"{Path(sys.argv[0]).name}: stopped: {error}" if log else 1)
     elif log:
-        save_model(config, autoencoder, dataset)
+        save_autoencoder(autoencoder, config.out / "model", None, 0)
     if log:
         log.close()
     accelerator.wait_for_everyone()
@@ -171,20 +169,22 @@ def train(
     Raises:
         Diverged: the loss exploded, or something is not finite.
     """
-    settings, advice = config.train, advise(config)
-    order, num_samples = Order((len(dataset),), seed=settings.seed), crop_size(config, autoencoder)
-    learned, average = learned_parameters(autoencoder), copy.deepcopy(autoencoder).eval().requires_grad_(False)
+    settings, advice, num_samples = config.train, advise(config), crop_size(config, autoencoder)
+    order = Order((len(dataset),), seed=settings.seed)
+    average = copy.deepcopy(autoencoder).eval().requires_grad_(False)
+    learned = learned_parameters(autoencoder)
     optimizer = torch.optim.AdamW(learned, betas=settings.betas, weight_decay=settings.weight_decay)
-    judge: Any = objective.discriminator
     kept: dict[str, Any] = {"autoencoder": autoencoder, "average": average, "optimizer": optimizer}
-    kept |= {"balancer": objective.balancer} if objective.balancer else {}
-    if judge:
-        of_judge = torch.optim.AdamW(judge.parameters(), lr=config.adversary.lr, betas=config.adversary.betas)
-        kept |= {"discriminator": judge, "discriminator_optimizer": of_judge}
+    kept |= objective.parts()
     done = load_state(state, **kept) if state else 0
     network: Any = accelerator.prepare(autoencoder)
-    judge = accelerator.prepare(judge) if judge else None
-    watch, seen = Watch(settings.max_loss_ratio, advice), Means()
+    adversary: Any = accelerator.prepare(objective.discriminator) if objective.discriminator else None
+
+    def mean(value: Tensor) -> Tensor:
+        reduced: Any = accelerator.reduce(value, "mean")
+        return reduced
+
+    watch = Watch(settings.max_loss_ratio, advice, mean)
     begin = time.perf_counter()
 
     for step in tqdm(range(done, settings.steps), initial=done, total=settings.steps, disable=log is None):
@@ -195,16 +195,11 @@ def train(
         x = x.to(accelerator.device)
         torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))  # for layers that know no generator
         passed = network(x, generator)
-        values = objective.teach(passed, x, step, lambda value: reduce_mean(accelerator, value))
+        values = objective.teach(passed, x, step, mean)
         values["grad_norm"] = torch.nn.utils.clip_grad_norm_(learned, settings.grad_clip)
-        if judge and objective.learns(step, seeded_generator(settings.seed, "adversary", step)):
-            loss = objective.discriminator_loss(judge, x, passed.waveform)
-            accelerator.backward(loss)
-            norm = torch.nn.utils.clip_grad_norm_(judge.parameters(), settings.grad_clip)
-            values |= {"discriminator": loss.detach(), "discriminator_grad_norm": norm}
-        means = dict(zip(values, reduce_mean(accelerator, torch.stack(list(values.values()))).tolist(), strict=True))
-        watch.look(step + 1, means["loss"], means)
-
+        of_all = seeded_generator(settings.seed, "adversary", step)
+        values |= objective.teach_adversary(adversary, x, passed, step, of_all)
+        watch.look(step + 1, values)
         lr = learning_rate(
             step,
             peak=settings.lr,
@@ -216,20 +211,17 @@ def train(
             group["lr"] = lr
         optimizer.step()
         optimizer.zero_grad()
-        if "discriminator" in values:
-            of_judge.step()
-            of_judge.zero_grad()
+        objective.update_adversary()
         update_average(average, autoencoder, average_decay(step, settings.ema_decay))
 
         last = step + 1 == settings.steps
-        seen.add(means)
         if log and (step + 1) % settings.log_every == 0:
             elapsed_s, begin = time.perf_counter() - begin, time.perf_counter()
-            log.scalars(step + 1, seen.take() | {"lr": lr, "step_s": elapsed_s / settings.log_every})
+            log.scalars(step + 1, watch.take_means() | {"lr": lr, "step_s": elapsed_s / settings.log_every})
         if log and ((step + 1) % settings.save_every == 0 or last):
-            check_weights(step + 1, advice, autoencoder=autoencoder, average=average)
+            check_weights(step + 1, advice, **kept)
             save_state(config.out / "state", step + 1, **kept)
-            save_model(config, average, dataset)
+            save_autoencoder(average, config.out / "model", dataset, num_samples)
         if log and held_out and ((step + 1) % config.validation.every == 0 or last):
             validate(average, held_out, config.validation, run=config.out, log=log, step=step + 1)
 
@@ -260,55 +252,22 @@ def build(config: Config) -> tuple[Autoencoder, Objective | None]:
     return autoencoder, Objective(config.losses, config.adversary, autoencoder, crop_size(config, autoencoder))
 
 
-def fit(config: Config, autoencoder: Autoencoder, accelerator: Accelerator) -> dict[str, float]:
-    """The spectral code in closed form: one pass over the clips, shared by index over the processes."""
-    assert isinstance(autoencoder, SpectralAutoencoder)
-    parts = store.part_files(config.data, "clips")[accelerator.process_index :: accelerator.num_processes]
-    clips = read_waveforms(config.data, parts, **format_of(config, autoencoder))
-    shown = tqdm(clips, desc="code", unit="clip", disable=not accelerator.is_main_process)
-    waveforms = (waveform for row, waveform in shown if not is_held_out(row["source"], config.held_out))
-
-    def reduce(sums: list[Tensor]) -> list[Tensor]:
-        reduced: Any = accelerator.reduce([values.to(accelerator.device) for values in sums])
-        return [values.cpu() for values in reduced]
-
-    return fit_code(autoencoder, waveforms, reduce)
-
-
 def open_data(
     config: Config, autoencoder: Autoencoder, accelerator: Accelerator
 ) -> tuple[WaveformDataset | None, WaveformDataset | None]:
     """The clips to train on, where anything is learned by gradient, and those held out, where any are."""
     if not config.train.steps and not config.held_out:
         return None, None
-    folder = config.out / "waveforms"
+    folder, rate, channels = config.out / "waveforms", autoencoder.sample_rate, autoencoder.audio_channels
     with accelerator.main_process_first():
-        decode_corpus(config.data, folder, **format_of(config, autoencoder))
+        decode_corpus(config.data, folder, sample_rate=rate, audio_channels=channels, peak=config.peak)
     dataset = WaveformDataset(folder, held_out=config.held_out)
     return dataset, WaveformDataset(folder, held_out=config.held_out, part="held_out") if config.held_out else None
-
-
-def format_of(config: Config, autoencoder: Autoencoder) -> dict[str, Any]:
-    """How clips are decoded."""
-    rate, channels = autoencoder.sample_rate, autoencoder.audio_channels
-    return {"sample_rate": rate, "audio_channels": channels, "peak": config.peak}
 
 
 def crop_size(config: Config, autoencoder: Autoencoder) -> int:
     """In samples."""
     return round(config.train.duration_s * autoencoder.sample_rate)
-
-
-def save_model(config: Config, autoencoder: Autoencoder, dataset: WaveformDataset | None) -> None:
-    """Write `model/`; latents' mean and scale of what is not ours are fitted to crops of the corpus first."""
-    if isinstance(autoencoder, AdaptedAutoencoder) and dataset:
-        autoencoder = copy.deepcopy(autoencoder)  # what training goes on with stays as it is
-        clips = Order((len(dataset),)).clips(0, min(FITTED_CLIPS, len(dataset)))
-        generator, num_samples = seeded_generator(0), crop_size(config, autoencoder)
-        crops = (draw_crops(dataset, [clip], num_samples=num_samples, generator=generator) for clip in clips)
-        autoencoder.fit_latents(crops)
-    with replaced_whole(config.out / "model") as folder:
-        autoencoder.save_pretrained(folder)
 
 
 def advise(config: Config) -> str:
@@ -319,35 +278,9 @@ def advise(config: Config) -> str:
     )
 
 
-def reduce_mean(accelerator: Accelerator, value: Tensor) -> Tensor:
-    """The mean over the processes."""
-    reduced: Any = accelerator.reduce(value, "mean")
-    return reduced
-
-
-def step_of(state: Path) -> int:
-    """How many steps a state holds."""
+def steps_in(state: Path) -> int:
+    """How many steps were done when it was saved."""
     return int(state.name.removeprefix("step_"))
-
-
-class Means:
-    """Means of values by name, each over the steps that have it."""
-
-    def __init__(self) -> None:
-        self._sums: dict[str, float] = {}
-        self._counts: dict[str, int] = {}
-
-    def add(self, values: dict[str, float]) -> None:
-        """Those of one step."""
-        for name, value in values.items():
-            self._sums[name] = self._sums.get(name, 0.0) + value
-            self._counts[name] = self._counts.get(name, 0) + 1
-
-    def take(self) -> dict[str, float]:
-        """The means since the last call."""
-        means = {name: total / self._counts[name] for name, total in self._sums.items()}
-        self._sums, self._counts = {}, {}
-        return means
 
 
 if __name__ == "__main__":

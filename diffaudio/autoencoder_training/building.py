@@ -1,18 +1,25 @@
 """The autoencoder that is trained, from settings or from another one."""
 
+import copy
 import json
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from torch import nn
 
 from diffaudio.config import Count, NonNegative, NonNegativeCount, Positive
+from diffaudio.corpus.order import Order
+from diffaudio.corpus.waveforms import WaveformDataset, draw_crops
+from diffaudio.files import replaced_whole
 from diffaudio.models.autoencoders import Autoencoder, SpectralAutoencoder, load_autoencoder
-from diffaudio.models.autoencoders.adapter import settings_of
+from diffaudio.models.autoencoders.adapter import AdaptedAutoencoder, settings_of
 from diffaudio.models.autoencoders.oobleck import OobleckAutoencoder
+from diffaudio.seeding import seeded_generator
 
-__all__ = ["OobleckSettings", "SpectralSettings", "build_autoencoder", "learned_parameters"]
+__all__ = ["OobleckSettings", "SpectralSettings", "build_autoencoder", "learned_parameters", "save_autoencoder"]
 
+FITTED_CLIPS = 256  # to which latents' mean and scale are fitted
 # Settings of the spectral autoencoder that make its latents what they are.
 CODE = {
     "sample_rate", "n_fft", "hop_length", "num_mels", "patch_steps", "latent_channels", "log_floor", "audio_channels",
@@ -120,6 +127,23 @@ def build_autoencoder(
 def learned_parameters(autoencoder: nn.Module) -> list[nn.Parameter]:
     """What gradients reach."""
     return [parameter for parameter in autoencoder.parameters() if parameter.requires_grad]
+
+
+def save_autoencoder(autoencoder: Autoencoder, folder: Path, dataset: WaveformDataset | None, num_samples: int) -> None:
+    """Write the folder, whole; of what is not ours, latents' mean and scale are fitted to clips first.
+
+    Args:
+        dataset: of the clips; None where nothing has to be fitted.
+        num_samples: length of the crops that are taken of them.
+    """
+    if isinstance(autoencoder, AdaptedAutoencoder) and dataset is not None:
+        autoencoder = copy.deepcopy(autoencoder)  # what training goes on with stays as it is
+        clips = Order((len(dataset),)).clips(0, min(FITTED_CLIPS, len(dataset)))
+        generator = seeded_generator(0)
+        crops = (draw_crops(dataset, [clip], num_samples=num_samples, generator=generator) for clip in clips)
+        autoencoder.fit_latents(crops)
+    with replaced_whole(folder) as temporary:
+        autoencoder.save_pretrained(temporary)
 
 
 def _given(settings: SpectralSettings | OobleckSettings) -> dict[str, Any]:

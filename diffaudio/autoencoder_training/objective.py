@@ -83,8 +83,10 @@ class Objective:
         num_samples: length of what is trained on.
 
     Attributes:
+        weights: of the losses of y, by name.
+        balancer: None where they are not balanced.
         discriminator: None where there is no adversary.
-        balancer: None where losses are not balanced.
+        optimizer: of the discriminator.
 
     Raises:
         ValueError: settings have no effect, contradict each other, or do not go with the autoencoder.
@@ -102,10 +104,12 @@ class Objective:
         self._check(autoencoder, num_samples)
         self.log_mels = LogMels(losses.mel_resolutions if losses.mel else (), autoencoder.sample_rate)
         self.balancer = Balancer(self.weights) if losses.balance else None
-        self.discriminator = None
+        self.discriminator = self.optimizer = None
         if adversary.weight or adversary.feature_weight:
             channels = autoencoder.audio_channels
             self.discriminator = MultiScaleSTFTDiscriminator(adversary.windows, adversary.filters, channels)
+            parameters = self.discriminator.parameters()
+            self.optimizer = torch.optim.AdamW(parameters, lr=adversary.lr, betas=adversary.betas)
 
     def _check(self, autoencoder: Autoencoder, num_samples: int) -> None:
         losses, adversary = self._losses, self._adversary
@@ -210,15 +214,41 @@ class Objective:
                 losses["feature"] = feature_loss(real.features, made.features)
         return losses
 
-    def learns(self, step: int, generator: torch.Generator) -> bool:
-        """Whether the discriminator is updated at a step; the same in all processes if the generator is."""
-        if self.discriminator is None or step < self._adversary.from_step:
-            return False
-        return float(torch.rand((), generator=generator)) < self._adversary.update_probability
+    def teach_adversary(
+        self, network: Any, x: Tensor, passed: TrainingPass, step: int, generator: torch.Generator
+    ) -> dict[str, Tensor]:
+        """Leave the gradient in the discriminator's parameters, at steps at which it learns.
 
-    def discriminator_loss(self, network: Any, x: Tensor, y: Tensor) -> Tensor:
-        """What the discriminator minimises; `network` is it, or what was wrapped around it for several processes."""
-        real, made = zip(
-            *(logits.chunk(2) for logits in network(torch.cat([x, y.detach().float()])).logits), strict=True
-        )
-        return discriminator_loss(list(real), list(made))
+        Args:
+            network: the discriminator, or what was wrapped around it for several processes.
+            generator: the same in all processes.
+
+        Returns:
+            "discriminator", what it minimises, and the norm of its gradient; nothing at other steps.
+        """
+        drawn = float(torch.rand((), generator=generator))
+        if (
+            self.discriminator is None
+            or step < self._adversary.from_step
+            or drawn >= self._adversary.update_probability
+        ):
+            return {}
+        assert passed.waveform is not None  # `teach` has seen to it
+        logits = network(torch.cat([x, passed.waveform.detach().float()])).logits
+        loss = discriminator_loss([both[: len(x)] for both in logits], [both[len(x) :] for both in logits])
+        loss.backward()
+        norm = torch.nn.utils.get_total_norm([parameter.grad for parameter in self.discriminator.parameters()])
+        return {"discriminator": loss.detach(), "discriminator_grad_norm": norm}
+
+    def update_adversary(self) -> None:
+        """One step with the gradient that `teach_adversary` left, if it did."""
+        if self.optimizer is not None:
+            self.optimizer.step()  # leaves alone what has no gradient
+            self.optimizer.zero_grad()
+
+    def parts(self) -> dict[str, torch.nn.Module | torch.optim.Optimizer]:
+        """What resuming needs, by name."""
+        parts = {
+            "balancer": self.balancer, "discriminator": self.discriminator, "discriminator_optimizer": self.optimizer
+        }  # fmt: skip
+        return {name: part for name, part in parts.items() if part is not None}

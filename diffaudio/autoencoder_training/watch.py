@@ -1,12 +1,12 @@
-"""Whether training has gone astray: found before a bad weight is written."""
+"""What is looked at in each step of training: whether it has gone astray, before a bad weight is written."""
 
 import math
 import statistics
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 __all__ = ["Diverged", "Watch", "check_weights"]
 
@@ -19,45 +19,60 @@ class Diverged(ArithmeticError):
 
 
 class Watch:
-    """Looks at the loss and at the gradient's norm of each step, before the step is made.
+    """Looks at losses and norms of gradients before a step is made, and keeps their means for the log.
 
     Args:
         max_loss_ratio: the loss may be so many times the median of the last hundred steps.
         advice: what to do, the end of the message.
+        reduce: makes the mean over the processes of a tensor.
     """
 
-    def __init__(self, max_loss_ratio: float, advice: str) -> None:
-        self._max_loss_ratio, self._advice = max_loss_ratio, advice
+    def __init__(
+        self, max_loss_ratio: float, advice: str, reduce: Callable[[Tensor], Tensor] = lambda value: value
+    ) -> None:
+        self._max_loss_ratio, self._advice, self._reduce = max_loss_ratio, advice, reduce
         self._losses: deque[float] = deque(maxlen=REMEMBERED)
+        self._seen: dict[str, list[float]] = {}
 
-    def look(self, step: int, loss: float, others: Mapping[str, float]) -> None:
+    def look(self, step: int, values: Mapping[str, Tensor]) -> None:
         """See that all is well.
 
         Args:
             step: number of the step, from 1 on.
-            loss: what must not explode.
-            others: what has to be finite beside it, by name.
+            values: scalars by name, the same names in all processes. "loss" is the one that must not explode; all
+                have to be finite.
 
         Raises:
-            Diverged: it is not.
+            Diverged: it is not, in whatever process.
         """
-        for name, value in {"loss": loss, **others}.items():
+        means = dict(zip(values, self._reduce(torch.stack(list(values.values()))).tolist(), strict=True))
+        for name, value in means.items():
             if not math.isfinite(value):
                 raise Diverged(f"step {step}: {name} is {value}; {self._advice}")
-        if len(self._losses) >= AT_LEAST and loss > self._max_loss_ratio * (median := statistics.median(self._losses)):
-            raise Diverged(
-                f"step {step}: loss is {loss:.4g}, more than {self._max_loss_ratio:g} times the median {median:.4g} "
-                f"of the {len(self._losses)} steps before; {self._advice}"
-            )
-        self._losses.append(loss)
+            self._seen.setdefault(name, []).append(value)
+        if len(self._losses) >= AT_LEAST:
+            median = statistics.median(self._losses)
+            if means["loss"] > self._max_loss_ratio * median:
+                raise Diverged(
+                    f"step {step}: loss is {means['loss']:.4g}, more than {self._max_loss_ratio:g} times {median:.4g}, "
+                    f"the median of the {len(self._losses)} steps before; {self._advice}"
+                )
+        self._losses.append(means["loss"])
+
+    def take_means(self) -> dict[str, float]:
+        """The mean of each value over the steps since the last call that had it."""
+        means = {name: statistics.fmean(values) for name, values in self._seen.items()}
+        self._seen = {}
+        return means
 
 
-def check_weights(step: int, advice: str, **modules: nn.Module) -> None:
-    """See that all weights are numbers.
+def check_weights(step: int, advice: str, **parts: nn.Module | torch.optim.Optimizer) -> None:
+    """See that all weights are numbers; optimizers are passed over.
 
     Raises:
         Diverged: one is not.
     """
+    modules = {name: part for name, part in parts.items() if isinstance(part, nn.Module)}
     for part, module in modules.items():
         for name, tensor in module.state_dict().items():
             if not torch.isfinite(tensor).all():

@@ -52,12 +52,14 @@ class MultiScaleSTFTDiscriminator(nn.Module):
 
 
 class _STFTDiscriminator(nn.Module):
+    window: Tensor
+
     def __init__(self, n_fft: int, filters: int, audio_channels: int) -> None:
         super().__init__()
         self.n_fft = n_fft
         self.register_buffer("window", torch.hann_window(n_fft), persistent=False)
         # the first layer has no weight norm, as in the authors' code
-        layers = [nn.Conv2d(2 * audio_channels, filters, (3, 9), padding=(1, 4))]
+        layers: list[nn.Module] = [nn.Conv2d(2 * audio_channels, filters, (3, 9), padding=(1, 4))]
         for dilation in DILATIONS:
             layer = nn.Conv2d(
                 filters, filters, (3, 9), stride=(1, 2), dilation=(dilation, 1), padding=(dilation, 4)
@@ -83,7 +85,8 @@ class _STFTDiscriminator(nn.Module):
                 window=self.window, center=False, return_complex=True,
             )  # fmt: skip
             spectrum = (spectrum / self.window.norm()).transpose(1, 2).unflatten(0, waveform.shape[:2])
-            return torch.cat([spectrum.real, spectrum.imag], dim=1)
+            # channels last: convolutions of so few channels are twice as fast on a CPU
+            return torch.cat([spectrum.real, spectrum.imag], dim=1).contiguous(memory_format=torch.channels_last)
 
 
 def discriminator_loss(real: list[Tensor], made: list[Tensor]) -> Tensor:
