@@ -189,7 +189,7 @@ def _check_name(settings: type, names: list[str], *, where: str, prefix: str = "
                 what, choices = name, list(known)
                 message = f"{where}: {above + ': ' if above else ''}unknown key {name!r}"
             near = difflib.get_close_matches(what, choices, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(choices)}"
+            hint = f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(choices) or prefix + above}"
             raise ValueError(f"{message}; {hint}")
         section = known[name] if dataclasses.is_dataclass(known[name]) else None
     return section

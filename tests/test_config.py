@@ -126,3 +126,32 @@ def test_a_mistake_on_the_command_line_is_named(arguments, message):
 def test_a_setting_left_out_is_named():
     with pytest.raises(ValueError, match=r"^command line: --out must be given$"):
         parse(Config, [])
+
+
+@dataclass
+class Window:
+    size: int
+    end: float | None = None
+
+
+@dataclass
+class Named:
+    """Settings with names of their own, and with a list of sections."""
+
+    weights: dict[str, float] = field(default_factory=dict)
+    windows: list[Window] = field(default_factory=list)
+    train: Train = field(default_factory=Train)
+
+
+def test_a_dictionary_takes_any_names_and_a_list_takes_sections(write):
+    name = write("weights: {kl: 1e-4, any name: 2}\nwindows: [{size: 8}, {size: 4, end: null}, {size: 2, end: 1e3}]\n")
+    config = parse(Named, ["--config", name])
+    assert config == Named({"kl": 1e-4, "any name": 2.0}, [Window(8), Window(4), Window(2, 1000.0)])
+    assert parse(Named, ["--config", write(to_yaml(config), "b.yaml")]) == config
+    assert parse(Named, ["--config", name, "--weights", '{"kl": 3}']).weights == {"kl": 3.0}
+    with pytest.raises(ValueError, match="a.yaml: weights: expected float, got 'much'"):
+        parse(Named, ["--config", write("weights: {kl: much}\n")])
+    with pytest.raises(ValueError, match="a.yaml: train.lr: expected a value, got a section of settings"):
+        parse(Named, ["--config", write("train: {lr: {a: 1}}\n")])
+    with pytest.raises(ValueError, match="command line: unknown option '--weights.kl'; choose from --weights"):
+        parse(Named, ["--weights.kl", "1"])

@@ -7,10 +7,10 @@ beside it, and all of Oobleck, is then trained for `train.steps`. The same comma
 stopped; every draw is a function of (seed, process, step), so that a stopped run equals an uninterrupted one.
 """
 
-import copy
 import sys
 import time
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,6 +24,7 @@ from diffaudio.autoencoder_training.building import (
     OobleckSettings,
     SpectralSettings,
     build_autoencoder,
+    copied,
     learned_parameters,
     save_autoencoder,
 )
@@ -55,6 +56,7 @@ FREE_SETTINGS = {
     "data", "out", "validation",
     "train.steps", "train.precision", "train.threads", "train.save_every", "train.log_every", "train.max_loss_ratio",
 }  # fmt: skip
+PATIENCE = timedelta(hours=12)  # while one process decodes the corpus for all
 
 
 @dataclass
@@ -125,7 +127,7 @@ class Config:
 
 def main(config: Config) -> None:
     settings = config.train
-    device: Any = join_processes(settings.threads).device
+    device: Any = join_processes(settings.threads, patience=PATIENCE).device
     accelerator = Accelerator(mixed_precision=resolve_precision(settings.precision, device))
     autoencoder, objective = build(config)
     if accelerator.is_main_process:
@@ -145,6 +147,8 @@ def main(config: Config) -> None:
         try:
             train(config, accelerator, autoencoder, objective.to(device), dataset, held_out, state, log)
         except Diverged as error:
+            if log:
+                log.close()
             sys.exit(f"{Path(sys.argv[0]).name}: stopped: {error}" if log else 1)
     elif log:
         save_autoencoder(autoencoder, config.out / "model", None, 0)
@@ -171,7 +175,7 @@ def train(
     """
     settings, advice, num_samples = config.train, advise(config), crop_size(config, autoencoder)
     order = Order((len(dataset),), seed=settings.seed)
-    average = copy.deepcopy(autoencoder).eval().requires_grad_(False)
+    average = copied(autoencoder)
     learned = learned_parameters(autoencoder)
     optimizer = torch.optim.AdamW(learned, betas=settings.betas, weight_decay=settings.weight_decay)
     kept: dict[str, Any] = {"autoencoder": autoencoder, "average": average, "optimizer": optimizer}

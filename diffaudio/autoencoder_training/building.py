@@ -1,6 +1,5 @@
 """The autoencoder that is trained, from settings or from another one."""
 
-import copy
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,7 +16,14 @@ from diffaudio.models.autoencoders.adapter import AdaptedAutoencoder, settings_o
 from diffaudio.models.autoencoders.oobleck import OobleckAutoencoder
 from diffaudio.seeding import seeded_generator
 
-__all__ = ["OobleckSettings", "SpectralSettings", "build_autoencoder", "learned_parameters", "save_autoencoder"]
+__all__ = [
+    "OobleckSettings",
+    "SpectralSettings",
+    "build_autoencoder",
+    "copied",
+    "learned_parameters",
+    "save_autoencoder",
+]
 
 FITTED_CLIPS = 256  # to which latents' mean and scale are fitted
 # Settings of the spectral autoencoder that make its latents what they are.
@@ -129,6 +135,17 @@ def learned_parameters(autoencoder: nn.Module) -> list[nn.Parameter]:
     return [parameter for parameter in autoencoder.parameters() if parameter.requires_grad]
 
 
+def copied(autoencoder: Autoencoder) -> Autoencoder:
+    """Another one with the same weights, on the same device, that learns nothing.
+
+    `copy.deepcopy` refuses what torch's former `weight_norm`, which Oobleck is made of, keeps between two passes.
+    """
+    copy = type(autoencoder)(**settings_of(autoencoder.config))
+    copy.load_state_dict(autoencoder.state_dict())
+    nn.Module.to(copy, next(autoencoder.parameters()).device)
+    return copy.eval().requires_grad_(False)
+
+
 def save_autoencoder(autoencoder: Autoencoder, folder: Path, dataset: WaveformDataset | None, num_samples: int) -> None:
     """Write the folder, whole; of what is not ours, latents' mean and scale are fitted to clips first.
 
@@ -137,7 +154,7 @@ def save_autoencoder(autoencoder: Autoencoder, folder: Path, dataset: WaveformDa
         num_samples: length of the crops that are taken of them.
     """
     if isinstance(autoencoder, AdaptedAutoencoder) and dataset is not None:
-        autoencoder = copy.deepcopy(autoencoder)  # what training goes on with stays as it is
+        autoencoder = copied(autoencoder)  # what training goes on with stays as it is
         clips = Order((len(dataset),)).clips(0, min(FITTED_CLIPS, len(dataset)))
         generator = seeded_generator(0)
         crops = (draw_crops(dataset, [clip], num_samples=num_samples, generator=generator) for clip in clips)

@@ -237,7 +237,8 @@ class Objective:
         logits = network(torch.cat([x, passed.waveform.detach().float()])).logits
         loss = discriminator_loss([both[: len(x)] for both in logits], [both[len(x) :] for both in logits])
         loss.backward()
-        norm = torch.nn.utils.get_total_norm([parameter.grad for parameter in self.discriminator.parameters()])
+        gradients = [parameter.grad for parameter in self.discriminator.parameters() if parameter.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
         return {"discriminator": loss.detach(), "discriminator_grad_norm": norm}
 
     def update_adversary(self) -> None:

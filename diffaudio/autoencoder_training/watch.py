@@ -22,7 +22,8 @@ class Watch:
     """Looks at losses and norms of gradients before a step is made, and keeps their means for the log.
 
     Args:
-        max_loss_ratio: the loss may be so many times the median of the last hundred steps.
+        max_loss_ratio: the loss may be so many times the median of the last hundred steps, 25 at least, since the run
+            was started or went on.
         advice: what to do, the end of the message.
         reduce: makes the mean over the processes of a tensor.
     """

@@ -95,6 +95,8 @@ class Autoencoder(ModelMixin, ConfigMixin):
     def forward(self, waveform: Tensor, generator: torch.Generator | None = None) -> TrainingPass:
         """There and back again, for training: gradients reach what is to be learned, the parameters that require them.
 
+        It may be called under autocast; what needs single precision, such as spectra, leaves it.
+
         Args:
             waveform: [batch, audio_channels, samples].
             generator: a CPU generator, for all that is drawn.

@@ -75,7 +75,7 @@ class _STFTDiscriminator(nn.Module):
         for layer in self.layers:
             x = nn.functional.leaky_relu(layer(x), SLOPE)
             features.append(x)
-        return self.last(x), features
+        return self.last(x).float(), features
 
     def _spectrum(self, waveform: Tensor) -> Tensor:
         """[batch, audio_channels, samples] -> [batch, real parts then imaginary parts, steps, bins]"""
