@@ -220,6 +220,12 @@ def test_the_watch_stops_at_what_is_not_finite_and_at_an_explosion_only():
         look(41, math.nan)
 
 
+def test_a_loss_around_zero_does_not_explode():
+    watch = Watch(10.0, "")
+    for step in range(60):
+        watch.look(step, {"loss": torch.tensor(-0.1 if step % 3 else 1.0)})
+
+
 def test_weights_that_are_not_finite_are_named():
     layer = nn.Linear(2, 1)
     check_weights(3, "", layer=layer, optimizer=torch.optim.SGD(layer.parameters()))

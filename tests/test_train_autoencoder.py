@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -113,6 +114,7 @@ def metrics(out: Path) -> list[dict[str, Any]]:
 def test_a_resumed_run_equals_an_uninterrupted_one_to_the_bit(script, clips, tmp_path, monkeypatch):
     """Steps past several passes of the corpus; stopped after the adversary began, with validation behind it."""
     settings = ["--held_out", "0.2", "--train.steps", "10", "--train.save_every", "3", "--validation.every", "4"]
+    settings += ["--validation.sounds", "0"]
     settings += ["--augment.gain_db", "6", "--adversary.from_step", "2"]
     train(script, clips, tmp_path / "whole", *settings)
 
@@ -230,21 +232,35 @@ def test_two_processes_train_one_model_on_different_draws(script, clips, tmp_pat
     assert [line["step"] for line in logged] == [1, 2, 3]
 
     config = parse(script.Config, arguments(clips, tmp_path / "run", *more))
-    autoencoder, objective = script.build(config)
     dataset = script.WaveformDataset(tmp_path / "run/waveforms", held_out=0.2)
-    order, num_samples = script.Order((len(dataset),), seed=0), script.crop_size(config, autoencoder)
-    drawn = []
-    for process in (0, 1):
-        generator = seeded_generator(0, process, 0)
-        x = script.draw_crops(dataset, order.clips(2 * process, 2), num_samples=num_samples, generator=generator)
-        torch.randint(2**62, (), generator=generator)
-        passed = autoencoder(x, generator)
-        values = objective.teach(passed, x, 0)
-        values |= objective.teach_adversary(objective.discriminator, x, passed, 0, torch.Generator())
-        drawn.append(values)
-    assert drawn[0]["mel"] != drawn[1]["mel"]
+    norms: list[torch.Tensor] = []
+    apart = [
+        pass_of(script, config, dataset, process, lambda value: norms.append(value) or value) for process in (0, 1)
+    ]
+    together = [pass_of(script, config, dataset, process, lambda _: sum(norms) / 2) for process in (0, 1)]
+    values = [values for values, _ in apart]
+    assert values[0]["mel"] != values[1]["mel"]
     for name in ("mel", "waveform", "kl", "adversarial", "feature", "discriminator", "loss"):
-        assert logged[0][name] == pytest.approx((drawn[0][name] + drawn[1][name]).item() / 2, rel=1e-4), name
+        assert logged[0][name] == pytest.approx((values[0][name] + values[1][name]).item() / 2, rel=1e-4), name
+    gradient = (together[0][1] + together[1][1]) / 2
+    assert logged[0]["grad_norm"] == pytest.approx(gradient.norm().item(), rel=1e-4)
+    assert logged[0]["grad_norm"] != pytest.approx((apart[0][1] + apart[1][1]).norm().item() / 2, rel=1e-4)
+
+
+def pass_of(
+    script: ModuleType, config: Any, dataset: Any, process: int, reduce: Callable[[torch.Tensor], torch.Tensor]
+) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    """Losses and gradient of the first step of a process of two."""
+    autoencoder, objective = script.build(config)
+    generator = seeded_generator(0, process, 0)
+    clips = script.Order((len(dataset),), seed=0).clips(2 * process, 2)
+    num_samples = script.crop_size(config, autoencoder)
+    x = script.draw_crops(dataset, clips, num_samples=num_samples, generator=generator)
+    torch.randint(2**62, (), generator=generator)
+    passed = autoencoder(x, generator)
+    values = objective.teach(passed, x, 0, reduce)
+    values |= objective.teach_adversary(objective.discriminator, x, passed, 0, torch.Generator())
+    return values, torch.cat([parameter.grad.flatten() for parameter in script.learned_parameters(autoencoder)])
 
 
 def test_an_explosion_ends_the_run_with_one_line_and_leaves_the_last_good_save(script, clips, tmp_path, monkeypatch):

@@ -181,7 +181,7 @@ def train(
     kept: dict[str, Any] = {"autoencoder": autoencoder, "average": average, "optimizer": optimizer}
     kept |= objective.parts()
     done = load_state(state, **kept) if state else 0
-    network: Any = accelerator.prepare(autoencoder)
+    network: Any = accelerator.prepare(autoencoder.train())
     adversary: Any = accelerator.prepare(objective.discriminator) if objective.discriminator else None
 
     def mean(value: Tensor) -> Tensor:
@@ -228,6 +228,8 @@ def train(
             save_autoencoder(average, config.out / "model", dataset, num_samples)
         if log and held_out and ((step + 1) % config.validation.every == 0 or last):
             validate(average, held_out, config.validation, run=config.out, log=log, step=step + 1)
+    if log and done >= settings.steps:  # a finished run: killed, perhaps, before its model was written
+        save_autoencoder(average, config.out / "model", dataset, num_samples)
 
 
 def build(config: Config) -> tuple[Autoencoder, Objective | None]:

@@ -23,7 +23,7 @@ class Watch:
 
     Args:
         max_loss_ratio: the loss may be so many times the median of the last hundred steps, 25 at least, since the run
-            was started or went on.
+            was started or went on; where that median is above 0.
         advice: what to do, the end of the message.
         reduce: makes the mean over the processes of a tensor.
     """
@@ -53,7 +53,7 @@ class Watch:
             self._seen.setdefault(name, []).append(value)
         if len(self._losses) >= AT_LEAST:
             median = statistics.median(self._losses)
-            if means["loss"] > self._max_loss_ratio * median:
+            if 0 < self._max_loss_ratio * median < means["loss"]:
                 raise Diverged(
                     f"step {step}: loss is {means['loss']:.4g}, more than {self._max_loss_ratio:g} times {median:.4g}, "
                     f"the median of the {len(self._losses)} steps before; {self._advice}"
