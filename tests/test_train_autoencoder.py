@@ -2,6 +2,7 @@ import dataclasses
 import inspect
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate import Accelerator
 from diffusers import AutoencoderOobleck
 from safetensors.torch import load_file
 
@@ -26,6 +28,7 @@ from tests.media import noise, numbered_pictures, tone, write_media
 from tests.scripts import load_script
 
 REPO = Path(__file__).resolve().parent.parent
+SPECTRAL: dict[str, Any] = {"sample_rate": 8000, "n_fft": 256, "hop_length": 80, "num_mels": 32, "latent_channels": 16}
 
 
 @pytest.fixture(scope="module")
@@ -47,8 +50,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_fitted_autoencoder_is_the_principal_components_of_the_corpus(
     script: ModuleType, corpus: Path, tmp_path: Path
 ):
-    settings = {"sample_rate": 8000, "n_fft": 256, "hop_length": 80, "num_mels": 32, "latent_channels": 16}
-    script.main(script.Config(data=corpus, out=tmp_path / "run", spectral=script.SpectralSettings(**settings)))
+    script.main(script.Config(data=corpus, out=tmp_path / "run", spectral=script.SpectralSettings(**SPECTRAL)))
     autoencoder = load_autoencoder(tmp_path / "run" / "model")
     assert isinstance(autoencoder, SpectralAutoencoder)
     clips = [row for part in part_files(corpus, "clips") for rows in read_groups(part) for row in rows]
@@ -66,8 +68,7 @@ def test_the_fitted_autoencoder_is_the_principal_components_of_the_corpus(
 
 
 def test_in_stereo_the_code_is_of_both_channels(script: ModuleType, corpus: Path, tmp_path: Path):
-    settings = {"sample_rate": 8000, "n_fft": 256, "hop_length": 80, "num_mels": 32, "latent_channels": 16}
-    spectral = script.SpectralSettings(audio_channels=2, **settings)
+    spectral = script.SpectralSettings(audio_channels=2, **SPECTRAL)
     script.main(script.Config(data=corpus, out=tmp_path / "run", spectral=spectral))
     autoencoder = load_autoencoder(tmp_path / "run" / "model")
     assert isinstance(autoencoder, SpectralAutoencoder) and autoencoder.audio_channels == 2
@@ -211,8 +212,26 @@ def test_going_on_from_an_oobleck_begins_where_it_ended(script, clips, learned, 
         script.main(script.Config(clips, tmp_path / "other", start_from=str(learned / "model")))
 
 
-def test_two_processes_train_one_model_on_different_draws(script, clips, tmp_path):
-    """The first step's losses are the means over what both drew, computed here in one process; one copy remains."""
+TWO_PROCESSES = """
+import sys
+from pathlib import Path
+from accelerate import Accelerator
+from diffaudio.launch import join_processes, run_script
+from diffaudio.models.autoencoders import SpectralAutoencoder
+from tests.scripts import load_script
+
+script = load_script("train/autoencoder.py")
+join_processes(1)
+accelerator = Accelerator(mixed_precision="no")
+code = SpectralAutoencoder(**{SPECTRAL})
+script.fit_code(code, Path("{CLIPS}"), accelerator, peak=0.7, held_out=0.0)
+code.save_pretrained("{OUT}" + str(accelerator.process_index))
+run_script(script.main, script.Config)
+"""
+
+
+def test_two_processes_fit_one_code_and_train_one_model_on_different_draws(script, clips, tmp_path):
+    """The first step's losses and gradient are the means over what both drew, computed here in one process."""
     more = [
         "--train.steps",
         "3",
@@ -223,11 +242,22 @@ def test_two_processes_train_one_model_on_different_draws(script, clips, tmp_pat
         "--adversary.update_probability",
         "1",
     ]
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command += [str(REPO / "train/autoencoder.py"), *arguments(clips, tmp_path / "run", *more)]
-    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    more += ["--validation.sounds", "0"]
+    driver = tmp_path / "driver.py"
+    names = {"{SPECTRAL}": str(SPECTRAL), "{CLIPS}": str(clips), "{OUT}": str(tmp_path / "code")}
+    driver.write_text(re.sub("{[A-Z]+}", lambda name: names[name[0]], TWO_PROCESSES))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(driver)]
+    command += arguments(clips, tmp_path / "run", *more)
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPO)}
     done = subprocess.run(command, capture_output=True, text=True, timeout=900, env=environment)
     assert done.returncode == 0, done.stderr
+    code = SpectralAutoencoder(**SPECTRAL)
+    script.fit_code(code, clips, Accelerator(mixed_precision="no"), peak=0.7, held_out=0.0)
+    of_two = [load_autoencoder(tmp_path / f"code{process}") for process in (0, 1)]
+    assert torch.equal(of_two[0].components, of_two[1].components)
+    for name in ("mean", "scale"):
+        torch.testing.assert_close(getattr(of_two[0], name), getattr(code, name), rtol=1e-4, atol=1e-4)
+
     logged = [line for line in metrics(tmp_path / "run") if "loss" in line]
     assert [line["step"] for line in logged] == [1, 2, 3]
 
@@ -282,9 +312,6 @@ def test_an_explosion_ends_the_run_with_one_line_and_leaves_the_last_good_save(s
     monkeypatch.setattr(script, "draw_crops", draw)
     train(script, clips, tmp_path / "run", "--train.steps", "4")
     assert [line["step"] for line in metrics(tmp_path / "run")] == [1, 2, 3, 4]
-
-
-SPECTRAL: dict[str, Any] = {"sample_rate": 8000, "n_fft": 256, "hop_length": 80, "num_mels": 32, "latent_channels": 16}
 
 
 def test_the_spectral_code_is_fitted_to_what_is_not_held_out_and_measured_on_the_rest(script, clips, tmp_path):

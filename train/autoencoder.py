@@ -264,9 +264,16 @@ def open_data(
     """The clips to train on, where anything is learned by gradient, and those held out, where any are."""
     if not config.train.steps and not config.held_out:
         return None, None
-    folder, rate, channels = config.out / "waveforms", autoencoder.sample_rate, autoencoder.audio_channels
+    folder = config.out / "waveforms"
     with accelerator.main_process_first():
-        decode_corpus(config.data, folder, sample_rate=rate, audio_channels=channels, peak=config.peak)
+        decode_corpus(
+            config.data,
+            folder,
+            sample_rate=autoencoder.sample_rate,
+            audio_channels=autoencoder.audio_channels,
+            peak=config.peak,
+            progress=accelerator.is_main_process,
+        )
     dataset = WaveformDataset(folder, held_out=config.held_out)
     return dataset, WaveformDataset(folder, held_out=config.held_out, part="held_out") if config.held_out else None
 

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from tqdm import tqdm
 
 from diffaudio.audio import decode_flac, mix_channels, resample, scale_to_peak
 from diffaudio.corpus import store
@@ -56,8 +57,15 @@ def read_waveforms(
                 yield row, scale_to_peak(waveform, peak)
 
 
-def decode_corpus(corpus: Path, folder: Path, *, sample_rate: int, audio_channels: int, peak: float) -> None:
+def decode_corpus(
+    corpus: Path, folder: Path, *, sample_rate: int, audio_channels: int, peak: float, progress: bool = False
+) -> None:
     """Decode all clips of a corpus into `folder`, unless they are there already; see the module for what is written.
+
+    Args:
+        corpus: of clips, made by `diffaudio prepare`.
+        peak: each clip is scaled to this largest sample.
+        progress: whether to show a bar.
 
     Raises:
         ValueError: the corpus is none, or holds no clips.
@@ -76,7 +84,8 @@ def decode_corpus(corpus: Path, folder: Path, *, sample_rate: int, audio_channel
         with (temporary / "samples.s16").open("wb") as file:
             first = 0
             settings: dict[str, Any] = {"sample_rate": sample_rate, "audio_channels": audio_channels, "peak": peak}
-            for row, waveform in read_waveforms(corpus, parts, **settings):
+            clips = read_waveforms(corpus, parts, **settings)
+            for row, waveform in tqdm(clips, desc="decoding", unit="clip", disable=not progress):
                 file.write((waveform.clamp(-1, 1) * FULL_SCALE).round().short().numpy().tobytes())
                 rows.append(row | {"first": first, "num_samples": waveform.shape[1]})
                 first += waveform.numel()
