@@ -152,6 +152,17 @@ def test_the_adversary_teaches_and_learns_from_its_step_on():
     assert of.parts().keys() == {"discriminator", "discriminator_optimizer"}
 
 
+def test_the_adversary_learns_to_tell_noise_from_a_tone():
+    x, tone = sounds(4, 1000), 0.2 * torch.sin(torch.arange(1000.0)).expand(4, 1, -1)
+    of = objective({"waveform": 1.0, "own": {}}, weight=1.0, lr=1e-2)
+    for _ in range(60):
+        values = of.teach_adversary(of.discriminator, x, TrainingPass(tone), 0, torch.Generator())
+        of.update_adversary()
+    assert values["discriminator"] < 0.5
+    assert of.discriminator is not None
+    assert adversarial_loss(of.discriminator(tone).logits) > 1.5 > 0.5 > adversarial_loss(of.discriminator(x).logits)
+
+
 def test_the_adversary_learns_as_often_as_it_is_said():
     x = sounds(1, 1000)
     of = objective({"waveform": 1.0, "own": {"size": 0.0}}, weight=1.0, update_probability=0.3)

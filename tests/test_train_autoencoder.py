@@ -15,6 +15,7 @@ import torch
 from accelerate import Accelerator
 from diffusers import AutoencoderOobleck
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from diffaudio.audio import decode_flac, resample, scale_to_peak
 from diffaudio.config import parse
@@ -79,6 +80,7 @@ def test_in_stereo_the_code_is_of_both_channels(script: ModuleType, corpus: Path
 def test_a_folder_that_is_no_corpus_is_refused(script: ModuleType, tmp_path: Path):
     with pytest.raises(ValueError, match=r"is no corpus, manifest.json is missing"):
         script.main(script.Config(data=tmp_path, out=tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
 
 
 # What is learned by gradient, on a tiny Oobleck with every kind of loss
@@ -175,8 +177,11 @@ def test_training_learns_and_writes_a_model_whose_latents_are_those_of_the_noise
     assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
     autoencoder = load_autoencoder(learned / "model")
     average = load_parts(learned / "state/step_00000040")
+    own_weights = [key.removeprefix("average/") for key in average if key.startswith("average/network")]
     for name, tensor in autoencoder.network.state_dict().items():
         assert torch.equal(tensor, average[f"average/network.{name}"])
+    assert any(not torch.equal(average[f"average/{name}"], average[f"autoencoder/{name}"]) for name in own_weights)
+    assert (average["average/latent_scale"] == 1).all()  # what is fitted for the model does not go into training
     dataset = script.WaveformDataset(learned / "waveforms", held_out=0.2)
     latents = torch.cat([autoencoder.encode(dataset[clip][None])[0] for clip in range(len(dataset))], dim=1)
     assert latents.mean(dim=1).abs().max() < 0.5
@@ -196,7 +201,11 @@ def test_validation_measures_the_average_on_what_was_never_trained_on(script, cl
     assert last == pytest.approx(sum(distances) / 2, rel=1e-3) and last < first
     made = {path.name for path in (learned / "samples/step_00000040").iterdir()}
     assert made == {"00.wav", "00_original.wav", "00.png"}
-    assert list(learned.glob("events.out.tfevents*"))
+    board = EventAccumulator(str(learned))
+    board.Reload()
+    shown = board.Tags()
+    assert shown["audio"] == shown["images"] == ["held_out/00"]
+    assert {"loss", "mel", "kl", "lr", "grad_norm", "held_out_log_mel_distance_db"} <= set(shown["scalars"])
 
 
 def test_going_on_from_an_oobleck_begins_where_it_ended(script, clips, learned, tmp_path):

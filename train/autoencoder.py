@@ -33,6 +33,7 @@ from diffaudio.autoencoder_training.objective import AdversarySettings, LossSett
 from diffaudio.autoencoder_training.validation import ValidationSettings, validate
 from diffaudio.autoencoder_training.watch import Diverged, Watch, check_weights
 from diffaudio.config import Count, NonNegative, NonNegativeCount, Positive, Share
+from diffaudio.corpus import store
 from diffaudio.corpus.augment import AugmentSettings
 from diffaudio.corpus.order import Order
 from diffaudio.corpus.waveforms import WaveformDataset, decode_corpus, draw_crops
@@ -236,8 +237,9 @@ def build(config: Config) -> tuple[Autoencoder, Objective | None]:
     """The autoencoder, and what it is to learn by, where it learns anything by gradient.
 
     Raises:
-        ValueError: settings have no effect, or contradict each other.
+        ValueError: the corpus is none, settings have no effect, or contradict each other.
     """
+    store.read_manifest(config.data, *store.FORMATS["clips"])
     torch.manual_seed(config.train.seed)
     autoencoder = build_autoencoder(config.model, config.spectral, config.oobleck, config.start_from)
     learned = sum(parameter.numel() for parameter in learned_parameters(autoencoder))
