@@ -211,7 +211,7 @@ def test_losses_that_do_not_go_with_the_autoencoder_are_refused():
 
 
 def test_the_watch_stops_at_what_is_not_finite_and_at_an_explosion_only():
-    watch = Watch(10.0, "lower the rate")
+    watch = Watch(10.0)
 
     def look(step: int, loss: float, norm: float = 1.0) -> None:
         watch.look(step, {"loss": torch.tensor(loss), "grad_norm": torch.tensor(norm)})
@@ -221,25 +221,23 @@ def test_the_watch_stops_at_what_is_not_finite_and_at_an_explosion_only():
         look(step, 2.0 + step % 2)
     look(40, 29.0)
     assert watch.take_means() == {"loss": pytest.approx((500 + 19 * 5 + 29) / 40), "grad_norm": 1.0}
-    with pytest.raises(
-        Diverged, match=r"step 41: loss is 31, more than 10 times 3, .* 40 steps before; lower the rate"
-    ):
+    with pytest.raises(Diverged, match=r"step 41: loss is 31, more than 10 times 3, .* 40 steps before"):
         look(41, 31.0)
-    with pytest.raises(Diverged, match="step 41: grad_norm is inf; lower the rate"):
+    with pytest.raises(Diverged, match="step 41: grad_norm is inf"):
         look(41, 2.0, math.inf)
-    with pytest.raises(Diverged, match="step 41: loss is nan; lower the rate"):
+    with pytest.raises(Diverged, match="step 41: loss is nan"):
         look(41, math.nan)
 
 
 def test_a_loss_around_zero_does_not_explode():
-    watch = Watch(10.0, "")
+    watch = Watch(10.0)
     for step in range(60):
         watch.look(step, {"loss": torch.tensor(-0.1 if step % 3 else 1.0)})
 
 
 def test_weights_that_are_not_finite_are_named():
     layer = nn.Linear(2, 1)
-    check_weights(3, "", layer=layer, optimizer=torch.optim.SGD(layer.parameters()))
+    check_weights(3, layer=layer, optimizer=torch.optim.SGD(layer.parameters()))
     nn.init.constant_(layer.bias, math.nan)
-    with pytest.raises(Diverged, match="step 3: bias of layer is not finite; lower it"):
-        check_weights(3, "lower it", layer=layer)
+    with pytest.raises(Diverged, match="step 3: bias of layer is not finite"):
+        check_weights(3, layer=layer)

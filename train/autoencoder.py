@@ -150,7 +150,7 @@ def main(config: Config) -> None:
         except Diverged as error:
             if log:
                 log.close()
-            sys.exit(f"{Path(sys.argv[0]).name}: stopped: {error}" if log else 1)
+            sys.exit(f"{Path(sys.argv[0]).name}: stopped: {error}; {advise(config.out)}" if log else 1)
     elif log:
         save_autoencoder(autoencoder, config.out / "model", None, 0)
     if log:
@@ -174,7 +174,7 @@ def train(
     Raises:
         Diverged: the loss exploded, or something is not finite.
     """
-    settings, advice, num_samples = config.train, advise(config), crop_size(config, autoencoder)
+    settings, num_samples = config.train, crop_size(config, autoencoder)
     order = Order((len(dataset),), seed=settings.seed)
     average = copied(autoencoder)
     learned = learned_parameters(autoencoder)
@@ -189,7 +189,7 @@ def train(
         reduced: Any = accelerator.reduce(value, "mean")
         return reduced
 
-    watch = Watch(settings.max_loss_ratio, advice, mean)
+    watch = Watch(settings.max_loss_ratio, mean)
     begin = time.perf_counter()
 
     for step in tqdm(range(done, settings.steps), initial=done, total=settings.steps, disable=log is None):
@@ -224,7 +224,7 @@ def train(
             elapsed_s, begin = time.perf_counter() - begin, time.perf_counter()
             log.scalars(step + 1, watch.take_means() | {"lr": lr, "step_s": elapsed_s / settings.log_every})
         if log and ((step + 1) % settings.save_every == 0 or last):
-            check_weights(step + 1, advice, **kept)
+            check_weights(step + 1, **kept)
             save_state(config.out / "state", step + 1, **kept)
             save_autoencoder(average, config.out / "model", dataset, num_samples)
         if log and held_out and ((step + 1) % config.validation.every == 0 or last):
@@ -285,12 +285,11 @@ def crop_size(config: Config, autoencoder: Autoencoder) -> int:
     return round(config.train.duration_s * autoencoder.sample_rate)
 
 
-def advise(config: Config) -> str:
+def advise(run: Path) -> str:
     """What to do when training has gone astray."""
-    return (
-        f"{config.out} keeps what was saved last; begin in another --out with a lower train.lr or train.grad_clip, "
-        "or with more train.warmup_steps"
-    )
+    state = latest_state(run / "state")
+    kept = f"{state} and the model beside it are as they were" if state else "nothing was saved yet"
+    return f"{kept}; begin in another --out with a lower train.lr or train.grad_clip, or with more train.warmup_steps"
 
 
 def steps_in(state: Path) -> int:

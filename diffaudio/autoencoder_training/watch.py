@@ -24,14 +24,11 @@ class Watch:
     Args:
         max_loss_ratio: the loss may be so many times the median of the last hundred steps, 25 at least, since the run
             was started or went on; where that median is above 0.
-        advice: what to do, the end of the message.
         reduce: makes the mean over the processes of a tensor.
     """
 
-    def __init__(
-        self, max_loss_ratio: float, advice: str, reduce: Callable[[Tensor], Tensor] = lambda value: value
-    ) -> None:
-        self._max_loss_ratio, self._advice, self._reduce = max_loss_ratio, advice, reduce
+    def __init__(self, max_loss_ratio: float, reduce: Callable[[Tensor], Tensor] = lambda value: value) -> None:
+        self._max_loss_ratio, self._reduce = max_loss_ratio, reduce
         self._losses: deque[float] = deque(maxlen=REMEMBERED)
         self._seen: dict[str, list[float]] = {}
 
@@ -49,14 +46,14 @@ class Watch:
         means = dict(zip(values, self._reduce(torch.stack(list(values.values()))).tolist(), strict=True))
         for name, value in means.items():
             if not math.isfinite(value):
-                raise Diverged(f"step {step}: {name} is {value}; {self._advice}")
+                raise Diverged(f"step {step}: {name} is {value}")
             self._seen.setdefault(name, []).append(value)
         if len(self._losses) >= AT_LEAST:
             median = statistics.median(self._losses)
             if 0 < self._max_loss_ratio * median < means["loss"]:
                 raise Diverged(
                     f"step {step}: loss is {means['loss']:.4g}, more than {self._max_loss_ratio:g} times {median:.4g}, "
-                    f"the median of the {len(self._losses)} steps before; {self._advice}"
+                    f"the median of the {len(self._losses)} steps before"
                 )
         self._losses.append(means["loss"])
 
@@ -67,7 +64,7 @@ class Watch:
         return means
 
 
-def check_weights(step: int, advice: str, **parts: nn.Module | torch.optim.Optimizer) -> None:
+def check_weights(step: int, **parts: nn.Module | torch.optim.Optimizer) -> None:
     """See that all weights are numbers; optimizers are passed over.
 
     Raises:
@@ -77,4 +74,4 @@ def check_weights(step: int, advice: str, **parts: nn.Module | torch.optim.Optim
     for part, module in modules.items():
         for name, tensor in module.state_dict().items():
             if not torch.isfinite(tensor).all():
-                raise Diverged(f"step {step}: {name} of {part} is not finite; {advice}")
+                raise Diverged(f"step {step}: {name} of {part} is not finite")
