@@ -5,7 +5,7 @@
     S   spectrum that the inversion ends with  [batch, steps, bins], complex
     Y   log-mel that it was made for           [batch, steps, mels]
 
-Both are ConvNeXts over time (`diffaudio/models/convnext.py`) that begin as nothing: untrained they change nothing.
+Both are ConvNeXts over time (`convnext.py`) that begin as nothing: untrained they change nothing.
 """
 
 import math
@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from diffaudio.models.autoencoders.convnext import ConvNeXt1d
 from diffaudio.models.autoencoders.losses import LogMels, MelResolution
 from diffaudio.models.autoencoders.mel_inversion import MelInversion
-from diffaudio.models.convnext import ConvNeXt1d
 
 __all__ = ["Detail", "SpectrogramEnergy", "Vocoder", "energy_distance"]
 
