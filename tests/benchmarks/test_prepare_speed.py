@@ -2,7 +2,7 @@
 
     pytest tests/benchmarks/test_prepare_speed.py -m benchmark -s
 
-VIDEOS=folder in the environment takes real videos instead of drawn ones, CLIPS=200 that many, CORES=2 that many cores.
+VIDEOS=folder in the environment takes real videos instead of drawn ones, CLIPS=900 that many, CORES=2 that many cores.
 Bare PyAV opens each file and decodes all of its sound and pictures, and does nothing with them: in one process with as
 many threads as there are cores, and in a process a core with one thread each, which is faster for small files.
 """
@@ -31,7 +31,7 @@ from diffaudio.corpus.sources import Media
 from diffaudio.corpus.synthetic import synthesise_corpus
 from diffaudio.corpus.workers import cut_in_workers
 
-CORES, CLIPS = int(os.environ.get("CORES", "2")), int(os.environ.get("CLIPS", "100"))
+CORES, CLIPS = int(os.environ.get("CORES", "2")), int(os.environ.get("CLIPS", "300"))
 ROUNDS = 3
 
 pytestmark = pytest.mark.benchmark
