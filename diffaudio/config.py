@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_origin, get_type_hints
 import yaml
 from jsonargparse import ArgumentParser
 
+from diffaudio.errors import UserError
+
 if TYPE_CHECKING:
     Count = int
     NonNegative = float
@@ -67,7 +69,7 @@ def parse(settings: type[T], arguments: list[str] | None = None) -> T:
     try:
         config = files.parse_known_args(arguments)[0].config
     except argparse.ArgumentError as error:
-        raise ValueError(f"command line: {error}") from None
+        raise UserError(f"command line: {error}") from None
     from_files = _read(settings, config) if config else {}
     kept = [f"--{name}={value}" for name, (value, _) in from_files.items() if name not in given]
 
@@ -78,7 +80,7 @@ def parse(settings: type[T], arguments: list[str] | None = None) -> T:
         values = parser.instantiate(parser.parse_args(kept + arguments))
     except argparse.ArgumentError as error:
         origins = {name: str(file) for name, (_, file) in from_files.items() if name not in given}
-        raise ValueError(_explain(str(error), origins)) from None
+        raise UserError(_explain(str(error), origins)) from None
     return _plain_numbers(settings(**{field.name: values[field.name] for field in dataclasses.fields(settings)}))  # pyright: ignore[reportArgumentType]
 
 
@@ -116,7 +118,7 @@ def _read(settings: type, path: Path) -> dict[str, tuple[str, Path]]:
     following: Path | None = path
     while following is not None:
         if following.resolve() in seen:
-            raise ValueError(f"{path}: base: the files name one another in a circle")
+            raise UserError(f"{path}: base: the files name one another in a circle")
         seen.append(following.resolve())
         content = _load(following)
         base = content.pop("base", None)
@@ -129,11 +131,11 @@ def _load(path: Path) -> dict[str, Any]:
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), Loader=_TextLoader)
     except OSError as error:
-        raise ValueError(f"{path}: cannot be read: {error.strerror}") from None
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: is not YAML: {' '.join(str(error).split())}") from None
+        raise UserError(f"{path}: is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content or {}, dict):
-        raise ValueError(f"{path}: expected settings by name, such as 'seed: 0'")
+        raise UserError(f"{path}: expected settings by name, such as 'seed: 0'")
     return content or {}
 
 
@@ -154,13 +156,13 @@ def _flat(settings: type, content: dict[str, Any], path: Path, above: tuple[str,
         section = _check_name(settings, [*above, key], where=str(path))
         if section is None:
             if isinstance(value, dict) and not _takes_names(settings, [*above, key]):
-                raise ValueError(f"{path}: {'.'.join([*above, key])}: expected a value, got a section of settings")
+                raise UserError(f"{path}: {'.'.join([*above, key])}: expected a value, got a section of settings")
             is_plain = not isinstance(value, (dict, list))
             values[".".join([*above, key])] = value or "null" if is_plain else json.dumps(value)
         elif isinstance(value, dict):
             values |= _flat(settings, value, path, (*above, key))
         elif value:
-            raise ValueError(f"{path}: {'.'.join([*above, key])}: expected a section of settings, got {value!r}")
+            raise UserError(f"{path}: {'.'.join([*above, key])}: expected a section of settings, got {value!r}")
     return values
 
 
@@ -190,7 +192,7 @@ def _check_name(settings: type, names: list[str], *, where: str, prefix: str = "
                 message = f"{where}: {above + ': ' if above else ''}unknown key {name!r}"
             near = difflib.get_close_matches(what, choices, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(choices) or prefix + above}"
-            raise ValueError(f"{message}; {hint}")
+            raise UserError(f"{message}; {hint}")
         section = known[name] if dataclasses.is_dataclass(known[name]) else None
     return section
 

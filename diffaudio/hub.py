@@ -6,6 +6,8 @@ from typing import Any
 
 from huggingface_hub import snapshot_download
 
+from diffaudio.errors import UserError
+
 __all__ = ["fetch", "is_hub_id"]
 
 
@@ -30,4 +32,4 @@ def fetch(
         return Path(snapshot_download(str(name), allow_patterns=list(patterns), **hub_settings))
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"{name}: no such folder here, and the hub did not give it: {reason}") from error
+        raise UserError(f"{name}: no such folder here, and the hub did not give it: {reason}") from error

@@ -9,8 +9,9 @@ import torch
 from PIL import Image
 
 from diffaudio.diffusion.guidance import Guidance
+from diffaudio.errors import UserError
+from diffaudio.media.video import probe, read_frames
 from diffaudio.models.unet import UNet1D
-from diffaudio.video import probe, read_frames
 
 __all__ = [
     "Picture",
@@ -32,13 +33,13 @@ VIDEO_FRAMES = 8
 def check_numbers(steps: int, duration_s: float, waveforms: int, output_type: str) -> None:
     """Refuse what is out of range, under the name it has in the pipeline's call."""
     if steps < 1:
-        raise ValueError(f"num_inference_steps is {steps}; at least 1 is needed")
+        raise UserError(f"num_inference_steps is {steps}; at least 1 is needed")
     if not 0 < duration_s < math.inf:
-        raise ValueError(f"audio_length_in_s is {duration_s}; more than 0 is needed")
+        raise UserError(f"audio_length_in_s is {duration_s}; more than 0 is needed")
     if waveforms < 1:
-        raise ValueError(f"num_waveforms_per_prompt is {waveforms}; at least 1 is needed")
+        raise UserError(f"num_waveforms_per_prompt is {waveforms}; at least 1 is needed")
     if output_type not in ("pt", "np", "latent"):
-        raise ValueError(f"output_type '{output_type}' is unknown; choose from pt, np, latent")
+        raise UserError(f"output_type '{output_type}' is unknown; choose from pt, np, latent")
 
 
 def check_weak_unet(weak_unet: UNet1D, unet: UNet1D) -> None:
@@ -46,7 +47,7 @@ def check_weak_unet(weak_unet: UNet1D, unet: UNet1D) -> None:
     for size in ("in_channels", "embedding_dim"):
         if weak_unet.config[size] != unet.config[size]:
             weak, strong = weak_unet.config[size], unet.config[size]
-            raise ValueError(f"weak_unet's {size} is {weak} where the unet's is {strong}; they do not fit")
+            raise UserError(f"weak_unet's {size} is {weak} where the unet's is {strong}; they do not fit")
 
 
 def with_rescale(guidance: Guidance, rescale: float) -> Guidance:
@@ -56,7 +57,7 @@ def with_rescale(guidance: Guidance, rescale: float) -> Guidance:
         ValueError: both say how far to rescale.
     """
     if rescale != 0 and guidance.rescale != 0:
-        raise ValueError("give one of guidance_rescale and guidance.rescale, not both")
+        raise UserError("give one of guidance_rescale and guidance.rescale, not both")
     return replace(guidance, rescale=rescale) if rescale != 0 else guidance
 
 
@@ -74,10 +75,10 @@ def one_generator_each(generator: torch.Generator | list[torch.Generator] | None
         generator.seed()
     generators = generator if isinstance(generator, list) else [generator] * count
     if len(generators) != count:
-        raise ValueError(f"{len(generators)} generators for {count} sounds; give one a sound, or a single one")
+        raise UserError(f"{len(generators)} generators for {count} sounds; give one a sound, or a single one")
     for each in generators:
         if each.device.type != "cpu":
-            raise ValueError(
+            raise UserError(
                 f"a generator is on {each.device}; make it on the CPU, so that a seed sounds alike everywhere"
             )
     return generators
@@ -95,7 +96,7 @@ def read_picture(picture: Picture) -> Image.Image:
         with Image.open(picture) as opened:
             return opened.convert("RGB")
     except OSError as error:
-        raise ValueError(f"{picture}: cannot be read as a picture") from error
+        raise UserError(f"{picture}: cannot be read as a picture") from error
 
 
 def read_video(video: Video) -> list[Image.Image]:
@@ -106,7 +107,7 @@ def read_video(video: Video) -> list[Image.Image]:
     """
     if not isinstance(video, str | Path):
         if not video:
-            raise ValueError("the video has no frames")
+            raise UserError("the video has no frames")
         return list(video)
     duration_s = probe(video).duration_s or 0.0  # where the header says nothing: the first picture
     times_s = [(index + 0.5) / VIDEO_FRAMES * duration_s for index in range(VIDEO_FRAMES)]

@@ -18,8 +18,10 @@ import torch
 from diffusers.utils import BaseOutput
 from torch import Tensor
 
+from diffaudio.checkpoint import bundled_model, find_model, load_parts, save_parts
 from diffaudio.diffusion.guidance import PLAIN, Guidance
 from diffaudio.diffusion.samplers import draw_noise, make_sampler, sample
+from diffaudio.errors import UserError
 from diffaudio.inputs import (
     Picture,
     Video,
@@ -30,7 +32,6 @@ from diffaudio.inputs import (
     read_video,
     with_rescale,
 )
-from diffaudio.model_folder import bundled_model, find_model, load_parts, save_parts
 from diffaudio.models.autoencoders import Autoencoder
 from diffaudio.models.bridge import Bridge
 from diffaudio.models.clip import Clip
@@ -74,7 +75,7 @@ class DiffAudioPipeline:
             ("bridge", bridge.config["embedding_dim"], "embedding_dim", unet.config["embedding_dim"]),
         ):
             if size != fitting:
-                raise ValueError(f"{part} gives {size} values where the unet's {other} is {fitting}; they do not fit")
+                raise UserError(f"{part} gives {size} values where the unet's {other} is {fitting}; they do not fit")
         self.unet, self.scheduler, self.autoencoder, self.clip, self.bridge = unet, scheduler, autoencoder, clip, bridge
         self.name_or_path = ""
         self.num_timesteps = 0
@@ -141,10 +142,10 @@ class DiffAudioPipeline:
             ValueError: a prompt is empty, or there is none.
         """
         if not prompts:
-            raise ValueError("the list of prompts is empty")
+            raise UserError("the list of prompts is empty")
         for prompt in prompts:
             if not prompt.strip():
-                raise ValueError("a prompt is empty; say in a few words what to hear")
+                raise UserError("a prompt is empty; say in a few words what to hear")
         texts = self.clip.encode_text(prompts)
         threshold = self.bridge.config.get("familiarity_threshold")
         if warn_if_far and threshold is not None:
@@ -256,7 +257,7 @@ class DiffAudioPipeline:
         if sampler is not None:
             return make_sampler(sampler, self.scheduler.config, spacing=spacing, eta=eta)
         if spacing is not None or eta is not None:
-            raise ValueError("spacing and eta have no effect without a sampler; name one")
+            raise UserError("spacing and eta have no effect without a sampler; name one")
         return copy.deepcopy(self.scheduler)
 
     def _conditions(self, prompt: Any, image: Any, video: Any, prompt_embeds: Tensor | None) -> Tensor:
@@ -264,7 +265,7 @@ class DiffAudioPipeline:
         given = {"prompt": prompt, "image": image, "video": video, "prompt_embeds": prompt_embeds}
         names = [name for name, value in given.items() if value is not None]
         if len(names) != 1:
-            raise ValueError(f"give one of {', '.join(given)}, not {' and '.join(names) or 'none'}")
+            raise UserError(f"give one of {', '.join(given)}, not {' and '.join(names) or 'none'}")
         if prompt_embeds is not None:
             return self._embeddings("prompt_embeds", prompt_embeds)
         if video is not None:
@@ -272,7 +273,7 @@ class DiffAudioPipeline:
         if image is not None:
             pictures = [read_picture(each) for each in (image if isinstance(image, list) else [image])]
             if not pictures:
-                raise ValueError("the list of pictures is empty")
+                raise UserError("the list of pictures is empty")
             return self.clip.encode_image(pictures)
         return self.encode_prompt([prompt] if isinstance(prompt, str) else list(prompt), warn_if_far=True)
 
@@ -281,19 +282,19 @@ class DiffAudioPipeline:
         if text is None and embeds is None:
             return None
         if text is not None and embeds is not None:
-            raise ValueError("give one of negative_prompt and negative_prompt_embeds, not both")
+            raise UserError("give one of negative_prompt and negative_prompt_embeds, not both")
         if embeds is not None:
             negative = self._embeddings("negative_prompt_embeds", embeds)
         else:
             negative = self.encode_prompt([text] if isinstance(text, str) else list(text or []))
         if len(negative) not in (1, count):
-            raise ValueError(f"{len(negative)} negative prompts for {count} prompts; give one for all or one a prompt")
+            raise UserError(f"{len(negative)} negative prompts for {count} prompts; give one for all or one a prompt")
         return negative.expand(count, -1)
 
     def _embeddings(self, name: str, embeds: Tensor) -> Tensor:
         dim = self.clip.embedding_dim
         if embeds.ndim != 2 or embeds.shape[1] != dim:
-            raise ValueError(f"{name} is {list(embeds.shape)}; expected [prompts, {dim}]")
+            raise UserError(f"{name} is {list(embeds.shape)}; expected [prompts, {dim}]")
         return embeds.to(self.device, torch.float32)
 
     def _noise(
@@ -303,7 +304,7 @@ class DiffAudioPipeline:
         if latents is None:
             latents = draw_noise(shape, generators)
         elif latents.shape != (count, *shape):
-            raise ValueError(f"latents are {list(latents.shape)}; expected {[count, *shape]}")
+            raise UserError(f"latents are {list(latents.shape)}; expected {[count, *shape]}")
         return latents.to(self.device)
 
     def _decode(self, latents: Tensor, duration_s: float) -> Tensor:

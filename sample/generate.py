@@ -15,10 +15,10 @@ from pathlib import Path
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from diffaudio.commandline import Parser, add_settings, between, read_settings, report_errors
-from diffaudio.launch import join_processes
-from diffaudio.prompts import items_of, read_prompts
-from diffaudio.rendering import choose_dtype, is_made, load_pipeline, process_device, render
+from diffaudio.cli.options import Parser, add_settings, between, read_settings, report_errors
+from diffaudio.distributed import join_processes
+from diffaudio.generation.batch import choose_dtype, is_made, load_pipeline, process_device, render
+from diffaudio.generation.prompt_list import items_of, read_prompts
 
 
 def main() -> None:

@@ -3,6 +3,7 @@ import os
 import pytest
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # a test that asks a hub for something fails at once; subprocesses inherit it
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # the tests share the cores; so do those that start processes
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

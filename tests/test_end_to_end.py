@@ -13,7 +13,7 @@ import soundfile
 from tiny_model import EMBEDDING_DIM, LATENT_CHANNELS, SAMPLE_RATE, write_tiny_model
 
 from diffaudio import bundled_model
-from diffaudio.corpus.synthetic import SynthesisSettings, synthesise_corpus
+from diffaudio.corpus.synthetic.run import SynthesisSettings, synthesise_corpus
 
 REPO = Path(__file__).resolve().parent.parent
 README = (REPO / "README.md").read_text(encoding="utf-8")

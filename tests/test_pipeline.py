@@ -13,11 +13,12 @@ from PIL import Image
 from tiny_model import EMBEDDING_DIM, LATENT_CHANNELS, SAMPLE_RATE, tiny_parts, write_tiny_model
 
 import diffaudio
-from diffaudio import DiffAudioPipeline, hub, model_folder
-from diffaudio.corpus.synthetic import SynthesisSettings, write_clip
+from diffaudio import DiffAudioPipeline, hub
+from diffaudio import checkpoint as model_folder
+from diffaudio.checkpoint import load_weak_unet
+from diffaudio.corpus.synthetic.run import SynthesisSettings, write_clip
 from diffaudio.diffusion.guidance import Guidance, Projection
 from diffaudio.diffusion.objectives import training_scheduler
-from diffaudio.model_folder import load_weak_unet
 
 QUICK = {"num_inference_steps": 2, "audio_length_in_s": 0.2}
 SAMPLES = round(0.2 * SAMPLE_RATE)
@@ -365,7 +366,7 @@ def test_a_model_may_come_from_the_hub(folder, tmp_path, monkeypatch):
 
 
 def test_the_bundled_model_lies_in_the_package_or_beside_it(tmp_path, monkeypatch):
-    monkeypatch.setattr(model_folder, "__file__", str(tmp_path / "diffaudio/model_folder.py"))
+    monkeypatch.setattr(model_folder, "__file__", str(tmp_path / "diffaudio/checkpoint.py"))
     with pytest.raises(ValueError, match="this installation of diffaudio comes without a model; name one with --model"):
         model_folder.bundled_model()
     for place in ("checkpoints/mini", "diffaudio/checkpoints/mini"):

@@ -20,7 +20,15 @@ from torch import Tensor
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from diffaudio.autoencoder_training.building import (
+from diffaudio.config import Count, NonNegative, NonNegativeCount, Positive, Share
+from diffaudio.corpus import store
+from diffaudio.corpus.augment import AugmentSettings
+from diffaudio.corpus.datasets.sampler import Order
+from diffaudio.corpus.datasets.waveforms import WaveformDataset, decode_corpus, draw_crops
+from diffaudio.distributed import join_processes, run_script
+from diffaudio.errors import UserError
+from diffaudio.models.autoencoders import Autoencoder, SpectralAutoencoder
+from diffaudio.training.autoencoder.building import (
     OobleckSettings,
     SpectralSettings,
     build_autoencoder,
@@ -28,18 +36,11 @@ from diffaudio.autoencoder_training.building import (
     learned_parameters,
     save_autoencoder,
 )
-from diffaudio.autoencoder_training.closed_form import fit_code
-from diffaudio.autoencoder_training.objective import AdversarySettings, LossSettings, Objective
-from diffaudio.autoencoder_training.validation import ValidationSettings, validate
-from diffaudio.autoencoder_training.watch import Diverged, Watch, check_weights
-from diffaudio.config import Count, NonNegative, NonNegativeCount, Positive, Share
-from diffaudio.corpus import store
-from diffaudio.corpus.augment import AugmentSettings
-from diffaudio.corpus.order import Order
-from diffaudio.corpus.waveforms import WaveformDataset, decode_corpus, draw_crops
-from diffaudio.launch import join_processes, run_script
-from diffaudio.models.autoencoders import Autoencoder, SpectralAutoencoder
-from diffaudio.training import (
+from diffaudio.training.autoencoder.closed_form import fit_code
+from diffaudio.training.autoencoder.objective import AdversarySettings, LossSettings, Objective
+from diffaudio.training.autoencoder.validation import ValidationSettings, validate
+from diffaudio.training.autoencoder.watch import Diverged, Watch, check_weights
+from diffaudio.training.run_folder import (
     RunLog,
     average_decay,
     begin_run,
@@ -245,16 +246,16 @@ def build(config: Config) -> tuple[Autoencoder, Objective | None]:
     learned = sum(parameter.numel() for parameter in learned_parameters(autoencoder))
     steps = config.train.steps
     if steps and not learned:
-        raise ValueError(f"train.steps {steps} has no effect: nothing in '{autoencoder.name}' is learned by gradient")
+        raise UserError(f"train.steps {steps} has no effect: nothing in '{autoencoder.name}' is learned by gradient")
     if learned and not steps:
-        raise ValueError(f"train.steps is 0, but {learned} weights of '{autoencoder.name}' are to be learned; set it")
+        raise UserError(f"train.steps is 0, but {learned} weights of '{autoencoder.name}' are to be learned; set it")
     if config.start_from and not steps:
-        raise ValueError("start_from has no effect where nothing is learned by gradient; leave it out")
+        raise UserError("start_from has no effect where nothing is learned by gradient; leave it out")
     for name in ("crop", "picture_crop", "picture_flip"):
         if getattr(config.augment, name):
-            raise ValueError(f"augment.{name} has no effect: crops are drawn anyway, and there are no pictures")
+            raise UserError(f"augment.{name} has no effect: crops are drawn anyway, and there are no pictures")
     if config.augment.changes_sound and not steps:
-        raise ValueError("augment has no effect on what is fitted in closed form; leave it out")
+        raise UserError("augment has no effect on what is fitted in closed form; leave it out")
     if not steps:
         return autoencoder, None
     return autoencoder, Objective(config.losses, config.adversary, autoencoder, crop_size(config, autoencoder))

@@ -30,10 +30,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from diffaudio.files import replaced_whole
-from diffaudio.launch import join_processes, run_script
+from diffaudio.atomic_io import replaced_whole
+from diffaudio.distributed import join_processes, run_script
+from diffaudio.errors import UserError
 from diffaudio.models.clip import Clip, prune_vocabulary
-from diffaudio.training import (
+from diffaudio.training.run_folder import (
     RunLog,
     latest_state,
     learning_rate,
@@ -94,7 +95,7 @@ def load_pictures(folder: Path, size: int) -> tuple[Tensor, list[tuple[str, ...]
             pictures.append(torch.from_numpy(np.array(picture)).permute(2, 0, 1))
             captions.append(tuple(row["captions"]))
     if not pictures:
-        raise ValueError(f"{folder}: no Parquet file with pictures; expected columns 'image' and 'captions'")
+        raise UserError(f"{folder}: no Parquet file with pictures; expected columns 'image' and 'captions'")
     return torch.stack(pictures), captions
 
 

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from diffaudio.commandline import Parser, between, report_errors
+from diffaudio.cli.options import Parser, between, report_errors
+from diffaudio.errors import UserError
 
 if TYPE_CHECKING:
     from diffusion import Config
@@ -28,9 +29,9 @@ def main(arguments: list[str] | None = None) -> None:
 
     from diffusion import held_out_losses, open_data
 
-    from diffaudio.metrics.intervals import bootstrap_mean
+    from diffaudio.metrics.confidence import bootstrap_mean
     from diffaudio.pipeline import DiffAudioPipeline
-    from diffaudio.training import seeded_generator
+    from diffaudio.training.run_folder import seeded_generator
 
     configs = read_configs(given.runs)
     settings, held_out = configs[0].train, open_data(configs[0])[1]
@@ -59,17 +60,17 @@ def read_configs(runs: list[Path]) -> "list[Config]":
 
     for run in runs:
         if not (run / "config.yaml").is_file() or not (run / "model").is_dir():
-            raise ValueError(f"{run}: is no run of train/diffusion.py, or one that has not saved a model yet")
+            raise UserError(f"{run}: is no run of train/diffusion.py, or one that has not saved a model yet")
     configs = [parse(Config, ["--config", str(run / "config.yaml")]) for run in runs]
     if not configs[0].held_out:
-        raise ValueError(f"{runs[0]}: held out no clips; train with --held_out 0.05 or so")
+        raise UserError(f"{runs[0]}: held out no clips; train with --held_out 0.05 or so")
     for run, config in zip(runs, configs, strict=True):
         for name, of_run, of_first in (
             ("held_out", config.held_out, configs[0].held_out),
             ("train.objective", config.train.objective, configs[0].train.objective),
         ):
             if of_run != of_first:
-                raise ValueError(f"{run}: {name} is {of_run}, of {runs[0]} it is {of_first}; they must be the same")
+                raise UserError(f"{run}: {name} is {of_run}, of {runs[0]} it is {of_first}; they must be the same")
     return configs
 
 

@@ -21,17 +21,17 @@ from torch import Tensor
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from diffaudio.bridging import BridgeSettings, make_bridge
+from diffaudio.checkpoint import load_encoders
 from diffaudio.config import Count, NonNegative, NonNegativeCount, Positive, Share
-from diffaudio.corpus.dataset import LatentDataset, draw_batch
-from diffaudio.corpus.order import Order
+from diffaudio.corpus.datasets.latents import LatentDataset, draw_batch
+from diffaudio.corpus.datasets.sampler import Order
 from diffaudio.diffusion.objectives import diffusion_loss, training_scheduler
-from diffaudio.launch import join_processes, run_script
-from diffaudio.listening import SampleSettings, listen
-from diffaudio.model_folder import load_encoders
+from diffaudio.distributed import join_processes, run_script
+from diffaudio.errors import UserError
 from diffaudio.models.unet import UNet1D
 from diffaudio.pipeline import DiffAudioPipeline
-from diffaudio.training import (
+from diffaudio.training.bridge_fitting import BridgeSettings, make_bridge
+from diffaudio.training.run_folder import (
     RunLog,
     average_decay,
     begin_run,
@@ -45,6 +45,7 @@ from diffaudio.training import (
     seeded_generator,
     update_average,
 )
+from diffaudio.training.sample_logging import SampleSettings, listen
 
 # What may change while a run goes on; all else would make it another run.
 FREE_SETTINGS = {
@@ -218,7 +219,7 @@ def open_data(config: Config) -> tuple[LatentDataset, LatentDataset | None]:
     """
     folders = config.data if isinstance(config.data, list) else [config.data]
     if config.weights and len(folders) == 1:
-        raise ValueError("weights has no effect with one corpus; leave it out, or give several as data")
+        raise UserError("weights has no effect with one corpus; leave it out, or give several as data")
     dataset = LatentDataset(*folders, held_out=config.held_out)
     if not config.held_out:
         return dataset, None

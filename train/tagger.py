@@ -22,21 +22,30 @@ from torch import Tensor
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from diffaudio.atomic_io import written_whole
+from diffaudio.checkpoint import load_clip
 from diffaudio.config import Count, NonNegative, NonNegativeCount, Positive, Share
 from diffaudio.corpus.augment import add_noise, change_speed, crop_or_lay, filter_smoothly
-from diffaudio.corpus.labelled import (
+from diffaudio.corpus.datasets.labelled import (
     LabelledClips,
     label_by_clip,
     read_labelled_clips,
     read_labels,
     split_by_source,
 )
-from diffaudio.files import written_whole
-from diffaudio.launch import join_processes, run_script
-from diffaudio.metrics.intervals import wilson
-from diffaudio.model_folder import load_clip
+from diffaudio.distributed import join_processes, run_script
+from diffaudio.errors import UserError
+from diffaudio.metrics.confidence import wilson
 from diffaudio.models.tagger import Tagger
-from diffaudio.training import RunLog, begin_run, latest_state, learning_rate, load_state, save_state, seeded_generator
+from diffaudio.training.run_folder import (
+    RunLog,
+    begin_run,
+    latest_state,
+    learning_rate,
+    load_state,
+    save_state,
+    seeded_generator,
+)
 
 FREE_SETTINGS = {"data", "out", "labels", "clip", "train.threads", "train.save_every", "train.log_every"}
 
@@ -177,12 +186,12 @@ def load_clips(config: Config) -> LabelledClips:
     rate = config.tagger.sample_rate
     if config.clip is None:
         if config.labels is None:
-            raise ValueError("nothing to learn from: give --labels, or --clip and --kinds")
+            raise UserError("nothing to learn from: give --labels, or --clip and --kinds")
         if config.kinds:
-            raise ValueError("--kinds has no effect without --clip; the labels name the kinds")
+            raise UserError("--kinds has no effect without --clip; the labels name the kinds")
         return read_labelled_clips(config.data, read_labels(config.labels), sample_rate=rate)
     if config.labels is not None or not config.kinds:
-        raise ValueError("--clip takes the place of --labels, and needs --kinds: what it shall tell apart")
+        raise UserError("--clip takes the place of --labels, and needs --kinds: what it shall tell apart")
     clip = load_clip(config.clip)
     return label_by_clip(config.data, clip, config.kinds, sample_rate=rate, temperature=config.temperature)
 

@@ -1,1 +1,1 @@
-"""From media files to what training reads: prepare, encode, dataset, and the store that all three share."""
+"""From media files to what training reads: prepare, encode, datasets, and the store that all of them share."""

@@ -24,7 +24,8 @@ import torchaudio.functional as AF
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from diffaudio.audio import crop_or_pad, resample
+from diffaudio.errors import UserError
+from diffaudio.media.audio import crop_or_pad, resample
 
 __all__ = [
     "HELPFUL",
@@ -85,10 +86,10 @@ class AugmentSettings:
         }  # fmt: skip
         for name, limit in limits.items():
             if not 0 <= getattr(self, name) <= limit:
-                raise ValueError(f"{name} is {getattr(self, name)}; choose 0 to {limit:g}")
+                raise UserError(f"{name} is {getattr(self, name)}; choose 0 to {limit:g}")
         for name, ratio in (("speed", 1 + self.speed), ("pitch_semitones", 2 ** (self.pitch_semitones / 12))):
             if getattr(self, name) and len(_percents(ratio)) == 1:
-                raise ValueError(f"{name} is {getattr(self, name)}, which has no effect: ratios are whole percents")
+                raise UserError(f"{name} is {getattr(self, name)}, which has no effect: ratios are whole percents")
 
     @property
     def changes_sound(self) -> bool:

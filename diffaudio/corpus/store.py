@@ -19,7 +19,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from diffaudio.files import written_whole
+from diffaudio.atomic_io import written_whole
+from diffaudio.errors import UserError
 
 __all__ = [
     "CLIP_SCHEMA",
@@ -81,11 +82,11 @@ def make_folder(folder: Path) -> None:
         ValueError: it is a file, or holds something already (hidden files, which a killed run leaves, aside).
     """
     if folder.exists() and not folder.is_dir():
-        raise ValueError(f"{folder}: is a file; name a folder")
+        raise UserError(f"{folder}: is a file; name a folder")
     folder.mkdir(parents=True, exist_ok=True)
     found = next((path.name for path in folder.iterdir() if not path.name.startswith(".")), None)
     if found:
-        raise ValueError(
+        raise UserError(
             f"{folder}: holds {found}, but no manifest.json of a corpus; name a folder that is new or empty"
         )
 
@@ -159,7 +160,7 @@ def read_note(path: Path) -> dict[str, Any]:
     try:
         return json.loads(pq.read_metadata(path).metadata[NOTE])
     except (pa.ArrowInvalid, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path}: is damaged; delete it and run the same command again") from error
+        raise UserError(f"{path}: is damaged; delete it and run the same command again") from error
 
 
 def count_rows(path: Path) -> tuple[int, float]:
@@ -231,15 +232,15 @@ def read_manifest(folder: Path, format: str, version: int) -> dict[str, Any]:
     }
     path = folder / "manifest.json"
     if not path.is_file():
-        raise ValueError(f"{folder}: is no corpus, manifest.json is missing; make one with `{made_by[format]}`")
+        raise UserError(f"{folder}: is no corpus, manifest.json is missing; make one with `{made_by[format]}`")
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
         given = manifest["format"], manifest["version"]
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path}: is damaged; make the corpus again with `{made_by[format]}`") from error
+        raise UserError(f"{path}: is damaged; make the corpus again with `{made_by[format]}`") from error
     if given[0] != format:
         hint = f"; make one with `{made_by[format]}`"
-        raise ValueError(f"{folder}: is a corpus of format '{given[0]}', wanted is '{format}'{hint}")
+        raise UserError(f"{folder}: is a corpus of format '{given[0]}', wanted is '{format}'{hint}")
     if given[1] > version:
-        raise ValueError(f"{folder}: the corpus has version {given[1]}, this diffaudio reads {version}; update it")
+        raise UserError(f"{folder}: the corpus has version {given[1]}, this diffaudio reads {version}; update it")
     return manifest

@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from diffaudio.diffusion.noise_schedule import NoiseSchedule
 from diffaudio.diffusion.objectives import clean_and_noise
-from diffaudio.diffusion.schedules import NoiseSchedule
 from diffaudio.diffusion.solvers import Generators, Solution, Solver
 
 __all__ = ["FlowFormScheduler"]

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from diffaudio.diffusion.objectives import clean_and_noise, prediction_of
+from diffaudio.errors import UserError
 
 __all__ = ["PLAIN", "SCHEDULES", "Guidance", "Guide", "Projection"]
 
@@ -57,13 +58,13 @@ class Projection:
 
     def __post_init__(self) -> None:
         if not 0 <= self.parallel < math.inf:
-            raise ValueError(f"APG: the parallel part is {self.parallel}; 0 (none) or more is allowed, 1 keeps all")
+            raise UserError(f"APG: the parallel part is {self.parallel}; 0 (none) or more is allowed, 1 keeps all")
         if self.threshold is not None and not 0 < self.threshold < math.inf:
-            raise ValueError(f"APG: the threshold is {self.threshold}; more than 0 is needed")
+            raise UserError(f"APG: the threshold is {self.threshold}; more than 0 is needed")
         if not -1 < self.momentum < 1:
-            raise ValueError(f"APG: the momentum is {self.momentum}; it must lie between -1 and 1")
+            raise UserError(f"APG: the momentum is {self.momentum}; it must lie between -1 and 1")
         if (self.parallel, self.threshold, self.momentum) == (1, None, 0):
-            raise ValueError("APG has no effect with all of the parallel part, no threshold and no momentum")
+            raise UserError("APG has no effect with all of the parallel part, no threshold and no momentum")
 
 
 @dataclass(frozen=True)
@@ -90,22 +91,22 @@ class Guidance:
 
     def __post_init__(self) -> None:
         if not 0 <= self.rescale <= 1:
-            raise ValueError(f"guidance rescale is {self.rescale}; 0 (off) to 1 is allowed, 0.7 is usual")
+            raise UserError(f"guidance rescale is {self.rescale}; 0 (off) to 1 is allowed, 0.7 is usual")
         if self.interval is not None:
             low, high = self.interval
             if not 0 <= low < high <= 1:
-                raise ValueError(
+                raise UserError(
                     f"guidance interval is {low:g} to {high:g}; give two noise levels from 0 (clean) to 1 (noise), "
                     "the lower one first"
                 )
             if (low, high) == (0, 1):
-                raise ValueError("guidance interval 0 to 1 has no effect, it holds all noise levels; leave it out")
+                raise UserError("guidance interval 0 to 1 has no effect, it holds all noise levels; leave it out")
         if self.schedule not in SCHEDULES:
-            raise ValueError(f"guidance schedule '{self.schedule}' is unknown; choose from {', '.join(SCHEDULES)}")
+            raise UserError(f"guidance schedule '{self.schedule}' is unknown; choose from {', '.join(SCHEDULES)}")
         if not 0 <= self.zero_init < 1:
-            raise ValueError(f"zero-init is {self.zero_init}; from 0 (off) to less than 1 is allowed, 0.04 is usual")
+            raise UserError(f"zero-init is {self.zero_init}; from 0 (off) to less than 1 is allowed, 0.04 is usual")
         if self.zero_star and self.projection is not None:
-            raise ValueError("CFG-Zero* and APG both reshape the same difference; choose one of them")
+            raise UserError("CFG-Zero* and APG both reshape the same difference; choose one of them")
 
     def scale_at(self, level: float, scale: float) -> float:
         """w at a noise level s, where it is `scale` on average over those that are guided."""
@@ -229,7 +230,7 @@ def _inner(a: Tensor, b: Tensor) -> Tensor:
 
 def _check(options: Guidance, scale: float, predicts: str, *, negative: bool, weak: bool) -> None:
     if not 0 <= scale < math.inf:
-        raise ValueError(
+        raise UserError(
             f"guidance_scale is {scale}; it must be at least 0 "
             "(0 ignores the prompt, 1 follows it, above 1 follows it more closely)"
         )
@@ -244,10 +245,10 @@ def _check(options: Guidance, scale: float, predicts: str, *, negative: bool, we
     }
     for name, given in needs_more.items():
         if given and scale <= 1:
-            raise ValueError(
+            raise UserError(
                 f"{name} has no effect at guidance scale {scale:g}; raise the scale above 1 or leave it out"
             )
     if negative and weak:
-        raise ValueError("a negative prompt has no effect beside a weaker model, which takes its place; choose one")
+        raise UserError("a negative prompt has no effect beside a weaker model, which takes its place; choose one")
     if (options.zero_star or options.zero_init) and predicts != "flow_prediction":
-        raise ValueError(f"CFG-Zero* is for models of flow matching; this one's prediction is {predicts}")
+        raise UserError(f"CFG-Zero* is for models of flow matching; this one's prediction is {predicts}")

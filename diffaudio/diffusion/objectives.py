@@ -23,6 +23,8 @@ import torch
 from diffusers import DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler
 from torch import Tensor
 
+from diffaudio.errors import UserError
+
 __all__ = ["clean_and_noise", "diffusion_loss", "prediction_of", "prediction_type", "training_scheduler"]
 
 _PREDICTION_TYPES = ("flow_prediction", "v_prediction", "epsilon", "sample")
@@ -48,7 +50,7 @@ def training_scheduler(objective: str) -> FlowMatchEulerDiscreteScheduler | DPMS
             rescale_betas_zero_snr=True,
             timestep_spacing="trailing",
         )
-    raise ValueError(f"objective '{objective}' is unknown; choose from flow, v")
+    raise UserError(f"objective '{objective}' is unknown; choose from flow, v")
 
 
 def prediction_type(scheduler_config: Mapping[str, Any]) -> str:
@@ -61,7 +63,7 @@ def prediction_type(scheduler_config: Mapping[str, Any]) -> str:
     name = scheduler_config.get("prediction_type", "flow_prediction")
     if name not in _PREDICTION_TYPES:
         choices = ", ".join(_PREDICTION_TYPES)
-        raise ValueError(f"the scheduler's prediction_type '{name}' is unknown; choose from {choices}")
+        raise UserError(f"the scheduler's prediction_type '{name}' is unknown; choose from {choices}")
     return name
 
 

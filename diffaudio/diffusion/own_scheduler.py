@@ -16,8 +16,9 @@ import diffusers
 from diffusers import FlowMatchEulerDiscreteScheduler, FlowMatchLCMScheduler
 from torch import Tensor
 
+from diffaudio.diffusion.noise_schedule import NoiseSchedule
 from diffaudio.diffusion.objectives import prediction_type
-from diffaudio.diffusion.schedules import NoiseSchedule
+from diffaudio.errors import UserError
 
 __all__ = ["DISTILLED", "distilled_scheduler", "draws_noise", "kinds", "passes", "set_timesteps"]
 
@@ -65,7 +66,7 @@ def set_timesteps(scheduler: Any, num_inference_steps: int) -> None:
     num_timesteps, most = config.num_train_timesteps, config.get("original_inference_steps")
     trailing = config.get("timestep_spacing", "trailing") == "trailing" and not _is_flow(scheduler)
     if most is not None and num_inference_steps > most:
-        raise ValueError(f"this model was distilled over {most} noise levels; take 1 to {most} steps")
+        raise UserError(f"this model was distilled over {most} noise levels; take 1 to {most} steps")
     if isinstance(scheduler, FlowMatchEulerDiscreteScheduler | FlowMatchLCMScheduler):
         # The default ends with a step from 1/1000 to 0, which does next to nothing.
         scheduler.set_timesteps(sigmas=[1 - i / num_inference_steps for i in range(num_inference_steps)])
@@ -77,7 +78,7 @@ def set_timesteps(scheduler: Any, num_inference_steps: int) -> None:
         if scheduler.timesteps[-1] < 0:
             # For some numbers, 61 the first, diffusers' trailing spacing ends with a step too many.
             kind = type(scheduler).__name__
-            raise ValueError(f"{kind} cannot take {num_inference_steps} steps; take one more or less")
+            raise UserError(f"{kind} cannot take {num_inference_steps} steps; take one more or less")
     if hasattr(scheduler, "set_begin_index"):
         scheduler.set_begin_index(0)
 

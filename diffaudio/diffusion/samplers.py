@@ -20,11 +20,12 @@ import torch
 from torch import Tensor
 
 from diffaudio.diffusion import own_scheduler
-from diffaudio.diffusion.catalogue import EVEN, NO_LEAP, SAMPLERS, TRAILING, Sampler
 from diffaudio.diffusion.flow_form import FlowFormScheduler
 from diffaudio.diffusion.guidance import PLAIN, Guidance, Guide
+from diffaudio.diffusion.noise_schedule import SPACINGS
 from diffaudio.diffusion.objectives import prediction_type
-from diffaudio.diffusion.schedules import SPACINGS
+from diffaudio.diffusion.sampler_table import EVEN, NO_LEAP, SAMPLERS, TRAILING, Sampler
+from diffaudio.errors import UserError
 
 __all__ = ["SAMPLERS", "Sampler", "draw_noise", "make_sampler", "num_passes", "sample", "why_unsuitable"]
 
@@ -74,10 +75,10 @@ def make_sampler(
         ValueError: `name` is unknown, it does not suit the model, or `spacing` or `eta` does not suit it.
     """
     if name not in SAMPLERS:
-        raise ValueError(f"sampler '{name}' is unknown; choose from {', '.join(SAMPLERS)}")
+        raise UserError(f"sampler '{name}' is unknown; choose from {', '.join(SAMPLERS)}")
     reason = why_unsuitable(name, scheduler_config)
     if reason is not None:
-        raise ValueError(f"sampler '{name}' does not suit this model: {reason}")
+        raise UserError(f"sampler '{name}' does not suit this model: {reason}")
     sampler = SAMPLERS[name]
     _check_settings(name, sampler, spacing, eta)
     eta = sampler.eta if eta is None else eta
@@ -173,7 +174,7 @@ def draw_noise(shape: tuple[int, ...], generators: list[torch.Generator]) -> Ten
 
 def _check_settings(name: str, sampler: Sampler, spacing: str | None, eta: float | None) -> None:
     if spacing is not None and spacing not in SPACINGS:
-        raise ValueError(f"spacing '{spacing}' is unknown; choose from {', '.join(SPACINGS)}")
+        raise UserError(f"spacing '{spacing}' is unknown; choose from {', '.join(SPACINGS)}")
     if spacing is not None and spacing not in sampler.spacings:
         why = {
             (): "its noise levels are those of the distillation; leave it out",
@@ -181,18 +182,18 @@ def _check_settings(name: str, sampler: Sampler, spacing: str | None, eta: float
             NO_LEAP: f"its last step would be a leap in log(sigma / alpha); choose from {', '.join(NO_LEAP)}",
             TRAILING: "in fewer than 40 steps it would overshoot several times over; leave it out",
         }[sampler.spacings]
-        raise ValueError(f"sampler '{name}' does not take spacing '{spacing}': {why}")
+        raise UserError(f"sampler '{name}' does not take spacing '{spacing}': {why}")
     if eta is not None and sampler.eta is None:
         having = ", ".join(other for other, each in SAMPLERS.items() if each.eta is not None)
-        raise ValueError(f"eta has no effect on sampler '{name}'; leave it out, or choose from {having}")
+        raise UserError(f"eta has no effect on sampler '{name}'; leave it out, or choose from {having}")
     if eta is not None and not 0 <= eta <= 1:
-        raise ValueError(f"eta is {eta}; 0 (no fresh noise) to 1 is allowed")
+        raise UserError(f"eta is {eta}; 0 (no fresh noise) to 1 is allowed")
 
 
 def _set_timesteps(scheduler: Any, num_inference_steps: int) -> None:
     most = scheduler.config["num_train_timesteps"]
     if not 1 <= num_inference_steps <= most:
-        raise ValueError(f"num_inference_steps is {num_inference_steps}; it must be 1 to {most}")
+        raise UserError(f"num_inference_steps is {num_inference_steps}; it must be 1 to {most}")
     if isinstance(scheduler, FlowFormScheduler):
         scheduler.set_timesteps(num_inference_steps)
     else:
@@ -213,5 +214,5 @@ def _draws(scheduler: Any, batch: int, generators: list[torch.Generator] | None)
         return {}
     if generators is None or len(generators) != batch:
         given = "none" if generators is None else len(generators)
-        raise ValueError(f"this sampler draws noise in each step: give one generator an item ({batch}), not {given}")
+        raise UserError(f"this sampler draws noise in each step: give one generator an item ({batch}), not {given}")
     return {"generator": generators}

@@ -1,9 +1,8 @@
-"""Numbers that say how good sounds are: from pure functions of embeddings up to a report on a folder.
+"""Metrics: pure functions of embeddings, posteriors and waveforms.
 
-frechet, kernel, coverage     distances between two sets of embeddings
+frechet, kernel, prdc         distances between two sets of embeddings
 classification, similarity    what a classifier, or a text, has to do with each sound
-checks                        silence, clipping, loudness, repeated clips
-intervals                     how sure each number is
-backbones                     sound -> embeddings
-evaluation, results           all of it for one set of sounds, and the report's schema
+audio_checks                  silence, clipping, loudness, repeated clips
+confidence                    how sure each number is
+reconstruction                distances between two waveforms
 """

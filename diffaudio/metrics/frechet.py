@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from diffaudio.errors import UserError
+
 __all__ = ["Gaussian", "fit_gaussian", "frechet_between", "frechet_distance", "frechet_infinity"]
 
 SIZES = 15
@@ -34,7 +36,7 @@ def fit_gaussian(embeddings: Tensor) -> Gaussian:
         ValueError: fewer than two.
     """
     if len(embeddings) < 2:
-        raise ValueError(f"{len(embeddings)} embeddings have no covariance; give at least 2")
+        raise UserError(f"{len(embeddings)} embeddings have no covariance; give at least 2")
     x = embeddings.double()
     mean = x.mean(dim=0)
     factor = (x - mean) / (len(x) - 1) ** 0.5
@@ -75,7 +77,7 @@ def frechet_infinity(
     """
     n = len(embeddings)
     if n < 8:
-        raise ValueError(f"{n} embeddings are too few to extrapolate from; give at least 8")
+        raise UserError(f"{n} embeddings are too few to extrapolate from; give at least 8")
     counts = sorted({round(size) for size in torch.linspace(n // 2, n, sizes).tolist()})
     subsets = [embeddings[torch.randperm(n, generator=generator)[:count]] for count in counts]
     distances = torch.tensor([frechet_between(fit_gaussian(subset), reference) for subset in subsets]).double()

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from diffaudio.errors import UserError
+
 __all__ = [
     "KernelReference",
     "distance_from_kernels",
@@ -46,11 +48,11 @@ def median_distance(embeddings: Tensor) -> float:
         ValueError: fewer than two, or more than half of the distances are 0.
     """
     if len(embeddings) < 2:
-        raise ValueError(f"{len(embeddings)} embeddings have no distance between them; give at least 2")
+        raise UserError(f"{len(embeddings)} embeddings have no distance between them; give at least 2")
     picked = embeddings[:: -(-len(embeddings) // _MOST)]
     median = float(torch.nn.functional.pdist(picked.double()).median())
     if median == 0:
-        raise ValueError("the reference embeddings are all alike, so the kernel has no width; give other recordings")
+        raise UserError("the reference embeddings are all alike, so the kernel has no width; give other recordings")
     return median
 
 
@@ -82,7 +84,7 @@ def distance_from_kernels(within: Tensor, across: Tensor, reference: KernelRefer
     """
     n = len(within)
     if n < 2:
-        raise ValueError(f"{n} embeddings have no kernel between them; give at least 2")
+        raise UserError(f"{n} embeddings have no kernel between them; give at least 2")
     mean_within = (within.sum() - within.diagonal().sum()) / (n * (n - 1))
     return SCALE * float(mean_within + reference.mean - 2 * across.mean())
 

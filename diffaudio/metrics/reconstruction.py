@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 from torchaudio.transforms import MelSpectrogram
 
-from diffaudio.streaming import slide
+from diffaudio.errors import UserError
+from diffaudio.media.chunked import slide
 
 __all__ = [
     "LOG_MEL_RATE",
@@ -116,7 +117,7 @@ def si_sdr_db(original: Tensor, reconstruction: Tensor) -> float:
     x, y = original.double(), reconstruction.double()
     power = x.square().sum()
     if power == 0:
-        raise ValueError("the original is silent; an SI-SDR needs sound")
+        raise UserError("the original is silent; an SI-SDR needs sound")
     target = (x * y).sum() / power * x
     ratio = target.square().sum() / (target - y).square().sum().clamp(min=1e-30)
     return min(max(10 * math.log10(max(float(ratio), 1e-30)), -MOST_DB), MOST_DB)
@@ -137,7 +138,7 @@ def _even(pieces: Iterable[Tensor]) -> Iterable[Tensor]:
 def _difference_by_step(pair: Tensor) -> Tensor:
     """[2, samples] -> [steps], the mean over mel bands."""
     if pair.shape[1] < round(SHORTEST_S * LOG_MEL_RATE):
-        raise ValueError(f"{pair.shape[1] / LOG_MEL_RATE:.3f} s of sound are too short; give {SHORTEST_S:.3f} s")
+        raise UserError(f"{pair.shape[1] / LOG_MEL_RATE:.3f} s of sound are too short; give {SHORTEST_S:.3f} s")
     x, y = 10 * _mel()(pair).clamp(min=FLOOR).log10()
     return (x - y).abs().mean(dim=0)
 

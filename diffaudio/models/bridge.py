@@ -25,6 +25,8 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
+from diffaudio.errors import UserError
+
 __all__ = [
     "BRIDGES",
     "Bridge",
@@ -145,13 +147,13 @@ def fit_bridge(kind: str, image_embeddings: Tensor, text_embeddings: Tensor | No
         ValueError: the kind is unknown, or 'shift' was asked for without texts.
     """
     if kind not in BRIDGES:
-        raise ValueError(f"bridge '{kind}' is unknown; choose from {', '.join(BRIDGES)}")
+        raise UserError(f"bridge '{kind}' is unknown; choose from {', '.join(BRIDGES)}")
     dim = image_embeddings.shape[-1]
     if kind == "none":
         return IdentityBridge(dim, **settings)
     if kind == "shift":
         if text_embeddings is None:
-            raise ValueError("bridge 'shift' needs texts to take the mean embedding of; give some, or choose another")
+            raise UserError("bridge 'shift' needs texts to take the mean embedding of; give some, or choose another")
         bridge = ShiftBridge(dim, **settings)
         bridge.shift.copy_(image_embeddings.mean(dim=0) - text_embeddings.mean(dim=0))
         return bridge
@@ -170,9 +172,9 @@ def load_bridge(folder: str | Path) -> Bridge:
     """
     config_file = Path(folder) / "config.json"
     if not config_file.is_file():
-        raise ValueError(f"{folder}: not a bridge folder, config.json is missing")
+        raise UserError(f"{folder}: not a bridge folder, config.json is missing")
     name = json.loads(config_file.read_text(encoding="utf-8")).get("_class_name")
     classes = {bridge.__name__: bridge for bridge in BRIDGES.values()}
     if name not in classes:
-        raise ValueError(f"{config_file}: bridge '{name}' is unknown; choose from {', '.join(classes)}")
+        raise UserError(f"{config_file}: bridge '{name}' is unknown; choose from {', '.join(classes)}")
     return classes[name].from_pretrained(folder)

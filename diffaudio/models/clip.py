@@ -22,6 +22,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from diffaudio.errors import UserError
+
 __all__ = ["Clip"]
 
 logger = logging.getLogger(__name__)
@@ -82,7 +84,7 @@ class Clip(nn.Module):
     def _from_open_clip(cls, model: str, tag: str | None, device: str) -> "Clip":
         on_hub = model.startswith("hf-hub:")
         if not on_hub and model not in open_clip.list_models():
-            raise ValueError(
+            raise UserError(
                 f"CLIP '{model}' is neither a folder, nor an 'hf-hub:' id, nor a model of open_clip's "
                 "(such as ViT-B-32 with tag openai; open_clip.list_models() names them)"
             )
@@ -158,7 +160,7 @@ class Clip(nn.Module):
 def _require(folder: Path, *files: str) -> None:
     for file in files:
         if not (folder / file).is_file():
-            raise ValueError(f"{folder}: not a complete CLIP folder, {file} is missing")
+            raise UserError(f"{folder}: not a complete CLIP folder, {file} is missing")
 
 
 def prune_vocabulary(source: Path, target: Path, *, texts: Sequence[Path], size: int) -> None:
@@ -191,7 +193,7 @@ def prune_vocabulary(source: Path, target: Path, *, texts: Sequence[Path], size:
         for encoding in tokenizer.encode_batch(path.read_text(encoding="utf-8").splitlines()):
             needed.update(encoding.tokens)
     if len(needed) > size:
-        raise ValueError(f"vocabulary size {size} is too small: the texts alone need {len(needed)} word pieces")
+        raise UserError(f"vocabulary size {size} is too small: the texts alone need {len(needed)} word pieces")
     common = [p for p in pieces if p not in needed and not p.startswith("[unused")]
     kept = sorted(needed | set(common[: size - len(needed)]), key=lambda piece: vocabulary[piece])
     new_ids = {piece: index for index, piece in enumerate(kept)}

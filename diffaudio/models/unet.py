@@ -26,6 +26,8 @@ from diffusers.models.embeddings import TimestepEmbedding, Timesteps
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
+from diffaudio.errors import UserError
+
 __all__ = ["UNet1D"]
 
 _ROTARY_BASE = 1000.0
@@ -227,13 +229,13 @@ def _check_attention(channels: tuple[int, ...], attention_levels: tuple[int, ...
     lowest = len(channels) - 1
     for level in attention_levels:
         if not 0 <= level < lowest:
-            raise ValueError(
+            raise UserError(
                 f"attention_levels: there is no level {level} above the lowest, which always has attention; "
                 f"with {len(channels)} levels choose from {list(range(lowest))}"
             )
     for level in (*attention_levels, lowest):
         if head_dim % 2 or channels[level] % head_dim:
-            raise ValueError(
+            raise UserError(
                 f"attention_head_dim {head_dim} must be even and divide the width of every level with attention; "
                 f"level {level} is {channels[level]} wide"
             )

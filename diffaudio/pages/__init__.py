@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from diffaudio.files import written_whole
+from diffaudio.atomic_io import written_whole
 
 __all__ = ["address", "write_page"]
 

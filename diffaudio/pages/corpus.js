@@ -1,5 +1,5 @@
 // data: {title, notice, tiles, facts, numbers, numbers_note, pictures, reasons, examples, left_out_note, axes, columns,
-// clips_note, sounds, made}; a sound is a row of the table too; see diffaudio/corpus/inspection_page.py
+// clips_note, sounds, made}; a sound is a row of the table too; see diffaudio/corpus/inspect/page.py
 const chosen = Object.fromEntries(data.axes.map((axis) => [axis.name, new Set(axis.values)]));
 const sorted = { column: null, ascending: true };
 let wanted = "";

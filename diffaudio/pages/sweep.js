@@ -1,4 +1,4 @@
-// data: {title, facts, left_out, axes, columns, metrics, rows, prompts, sounds}; see diffaudio/metrics/report.py
+// data: {title, facts, left_out, axes, columns, metrics, rows, prompts, sounds}; see diffaudio/sweep/page.py
 const chosen = Object.fromEntries(data.axes.map((axis) => [axis.name, new Set(axis.values)]));
 const sorted = { column: null, ascending: true };
 let wanted = "";

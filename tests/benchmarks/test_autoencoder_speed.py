@@ -13,7 +13,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from diffaudio.metrics.round_trip import measure_speed
+from diffaudio.evaluation.round_trip import measure_speed
 from diffaudio.models.autoencoders import Autoencoder
 
 ENCODEC_48KHZ = {
@@ -33,37 +33,37 @@ AUDIOLDM_VOCODER = {
 
 
 def bundled() -> Autoencoder:
-    from diffaudio.model_folder import load_coder
+    from diffaudio.checkpoint import load_coder
 
     return load_coder()
 
 
 def encodec_24khz() -> Autoencoder:
-    from diffaudio.models.autoencoders.encodec import EncodecAutoencoder
+    from diffaudio.models.autoencoders.adapters.encodec import EncodecAutoencoder
 
     return EncodecAutoencoder({})
 
 
 def encodec_48khz() -> Autoencoder:
-    from diffaudio.models.autoencoders.encodec import EncodecAutoencoder
+    from diffaudio.models.autoencoders.adapters.encodec import EncodecAutoencoder
 
     return EncodecAutoencoder(ENCODEC_48KHZ)
 
 
 def audioldm() -> Autoencoder:
-    from diffaudio.models.autoencoders.mel_vae import MelVAEAutoencoder
+    from diffaudio.models.autoencoders.adapters.mel_vae import MelVAEAutoencoder
 
     return MelVAEAutoencoder(AUDIOLDM_VAE, AUDIOLDM_VOCODER)
 
 
 def mmaudio() -> Autoencoder:
-    from diffaudio.models.autoencoders.mmaudio import MMAudioAutoencoder
+    from diffaudio.models.autoencoders.adapters.mmaudio import MMAudioAutoencoder
 
     return MMAudioAutoencoder({}, {})
 
 
 def oobleck() -> Autoencoder:
-    from diffaudio.models.autoencoders.oobleck import OobleckAutoencoder
+    from diffaudio.models.autoencoders.adapters.oobleck import OobleckAutoencoder
 
     return OobleckAutoencoder({})
 

@@ -20,10 +20,10 @@ from fakes import FakeAutoencoder, FakeClip
 from media import noise, numbered_pictures, write_media
 
 from diffaudio.corpus import store
-from diffaudio.corpus.dataset import LatentDataset, draw_batch
-from diffaudio.corpus.encode import encode
-from diffaudio.corpus.order import Order
-from diffaudio.corpus.prepare import PrepareSettings, prepare
+from diffaudio.corpus.datasets.latents import LatentDataset, draw_batch
+from diffaudio.corpus.datasets.sampler import Order
+from diffaudio.corpus.encode.run import encode
+from diffaudio.corpus.prepare.run import PrepareSettings, prepare
 
 ROWS = int(os.environ.get("ROWS", "100000"))
 SETTINGS = PrepareSettings(

@@ -11,7 +11,7 @@ import time
 import numpy as np
 import pytest
 
-from diffaudio.corpus.duplicates import VERSION, find_duplicates, fingerprint
+from diffaudio.corpus.prepare.fingerprints import VERSION, find_duplicates, fingerprint
 
 pytestmark = pytest.mark.benchmark
 

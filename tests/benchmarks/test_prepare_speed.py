@@ -24,12 +24,12 @@ import pytest
 from media import noise, numbered_pictures, write_huge_picture, write_media
 from PIL import Image
 
-from diffaudio.corpus.fragments import read_fragment
-from diffaudio.corpus.prepare import prepare
-from diffaudio.corpus.settings import PrepareSettings
-from diffaudio.corpus.sources import Media
-from diffaudio.corpus.synthetic import synthesise_corpus
-from diffaudio.corpus.workers import cut_in_workers
+from diffaudio.corpus.prepare.fragments import read_fragment
+from diffaudio.corpus.prepare.run import prepare
+from diffaudio.corpus.prepare.settings import PrepareSettings
+from diffaudio.corpus.prepare.sources import Media
+from diffaudio.corpus.prepare.worker_pool import cut_in_workers
+from diffaudio.corpus.synthetic.run import synthesise_corpus
 
 CORES, CLIPS = int(os.environ.get("CORES", "2")), int(os.environ.get("CLIPS", "300"))
 ROUNDS = 3

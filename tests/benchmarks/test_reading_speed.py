@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from diffaudio.corpus import store
-from diffaudio.corpus.dataset import LatentDataset, draw_batch
-from diffaudio.corpus.order import Order
+from diffaudio.corpus.datasets.latents import LatentDataset, draw_batch
+from diffaudio.corpus.datasets.sampler import Order
 
 PARTS, ROWS_PER_PART = 125, 64
 CHANNELS, FRAMES, DIM, PICTURES, CROP = 128, 250, 512, 4, 125

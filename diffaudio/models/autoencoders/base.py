@@ -11,6 +11,8 @@ import torch
 from diffusers import ConfigMixin, ModelMixin
 from torch import Tensor
 
+from diffaudio.errors import UserError
+
 __all__ = ["Autoencoder", "Reach", "TrainingPass"]
 
 
@@ -104,7 +106,7 @@ class Autoencoder(ModelMixin, ConfigMixin):
         Raises:
             ValueError: this autoencoder, or this one with its settings, learns nothing by gradient.
         """
-        raise ValueError(f"{type(self).__name__} is not trained here; use it as it is")
+        raise UserError(f"{type(self).__name__} is not trained here; use it as it is")
 
     def num_latent_frames(self, duration_s: float) -> int:
         """How many latent frames hold `duration_s` seconds."""

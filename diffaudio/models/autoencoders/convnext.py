@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from diffaudio.errors import UserError
+
 __all__ = ["ConvNeXt1d"]
 
 EXPANSION = 3
@@ -27,7 +29,7 @@ class ConvNeXt1d(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, *, width: int, blocks: int, kernel_size: int = 7) -> None:
         super().__init__()
         if kernel_size % 2 == 0:
-            raise ValueError(f"kernel_size is {kernel_size}; choose an odd number")
+            raise UserError(f"kernel_size is {kernel_size}; choose an odd number")
         self.reach_steps = blocks * (kernel_size // 2)
         self.begin = nn.Sequential(nn.Linear(in_channels, width), nn.LayerNorm(width))
         self.blocks = nn.ModuleList([_Block(width, kernel_size) for _ in range(blocks)])

@@ -16,8 +16,9 @@ from typing import Any
 
 from safetensors import SafetensorError
 
+from diffaudio.errors import UserError
 from diffaudio.hub import fetch, is_hub_id
-from diffaudio.models.autoencoders.adapter import load_whole
+from diffaudio.models.autoencoders.adapters.base import load_whole
 from diffaudio.models.autoencoders.base import Autoencoder
 
 __all__ = ["AUTOENCODERS", "load_autoencoder", "size_on_disk"]
@@ -25,10 +26,10 @@ __all__ = ["AUTOENCODERS", "load_autoencoder", "size_on_disk"]
 # our class -> the module that holds it
 AUTOENCODERS = {
     "SpectralAutoencoder": "diffaudio.models.autoencoders.spectral",
-    "EncodecAutoencoder": "diffaudio.models.autoencoders.encodec",
-    "MelVAEAutoencoder": "diffaudio.models.autoencoders.mel_vae",
-    "MMAudioAutoencoder": "diffaudio.models.autoencoders.mmaudio",
-    "OobleckAutoencoder": "diffaudio.models.autoencoders.oobleck",
+    "EncodecAutoencoder": "diffaudio.models.autoencoders.adapters.encodec",
+    "MelVAEAutoencoder": "diffaudio.models.autoencoders.adapters.mel_vae",
+    "MMAudioAutoencoder": "diffaudio.models.autoencoders.adapters.mmaudio",
+    "OobleckAutoencoder": "diffaudio.models.autoencoders.adapters.oobleck",
 }
 
 # a library's class -> our adapter of it, and the vocoder that it needs
@@ -58,7 +59,7 @@ def load_autoencoder(model: str | Path) -> Autoencoder:
     except (OSError, RuntimeError, LookupError, TypeError, ValueError, SafetensorError) as error:
         reason = " ".join(str(error).split())
         place = "" if reason.startswith(str(folder)) else f"{folder}: cannot be loaded as {name}: "
-        raise ValueError(f"{place}{reason}") from error
+        raise UserError(f"{place}{reason}") from error
 
 
 def size_on_disk(model: str | Path) -> int:
@@ -79,12 +80,12 @@ def _find(model: str | Path) -> tuple[Path, str, list[Path]]:
         what = (
             f"several autoencoders, {', '.join(found)}; name the folder of one" if found else "no autoencoder of ours"
         )
-        raise ValueError(f"{folder}: holds {what}")
+        raise UserError(f"{folder}: holds {what}")
     vocoder = LIBRARIES.get(found[0], (None, None))[1]
     parts = [networks[found[0]]]
     if vocoder is not None:
         if vocoder not in networks:
-            raise ValueError(
+            raise UserError(
                 f"{folder}: holds an {found[0]} without its vocoder; name the folder that holds both in folders of "
                 f"their own, the vocoder a {vocoder}"
             )
@@ -107,11 +108,11 @@ def _networks(folder: Path) -> dict[str, Path]:
         name = _class_name(here)
         if name not in AUTOENCODERS and name not in LIBRARIES:
             choices = ", ".join([*AUTOENCODERS, *LIBRARIES])
-            raise ValueError(f"{here}: autoencoder '{name}' is unknown; choose from {choices}")
+            raise UserError(f"{here}: autoencoder '{name}' is unknown; choose from {choices}")
         return {name: folder}
     files = sorted(folder.glob("*/config.json"))
     if not files:
-        raise ValueError(f"{folder}: not an autoencoder folder, config.json is missing")
+        raise UserError(f"{folder}: not an autoencoder folder, config.json is missing")
     return {_class_name(file): file.parent for file in files}
 
 
@@ -121,4 +122,4 @@ def _class_name(config_file: Path) -> str:
         config = json.loads(config_file.read_text(encoding="utf-8"))
         return str(config.get("_class_name") or (config.get("architectures") or ["?"])[0])
     except (ValueError, AttributeError, LookupError) as error:
-        raise ValueError(f"{config_file}: damaged: {error}") from error
+        raise UserError(f"{config_file}: damaged: {error}") from error

@@ -12,6 +12,8 @@ import torch
 import torchaudio.functional as AF
 from torch import Tensor, nn
 
+from diffaudio.errors import UserError
+
 __all__ = ["Balancer", "LogMels", "MelResolution", "mel_loss"]
 
 FLOOR = 1e-6  # of the mel power
@@ -39,7 +41,7 @@ class MelResolution:
     def __post_init__(self) -> None:
         for name in ("n_fft", "hop_length", "num_mels", "weight"):
             if not getattr(self, name) > 0:
-                raise ValueError(f"{name} of a mel resolution is {getattr(self, name)}; it must be above 0")
+                raise UserError(f"{name} of a mel resolution is {getattr(self, name)}; it must be above 0")
 
 
 class LogMels(nn.Module):
@@ -58,7 +60,7 @@ class LogMels(nn.Module):
         for index, resolution in enumerate(self.resolutions):
             f_max = sample_rate / 2 if resolution.f_max is None else resolution.f_max
             if not 0 < f_max <= sample_rate / 2:
-                raise ValueError(
+                raise UserError(
                     f"f_max of a mel resolution is {f_max:g} Hz; at {sample_rate} Hz it lies above 0 and "
                     f"at {sample_rate / 2:g} or below"
                 )

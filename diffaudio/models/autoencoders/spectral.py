@@ -29,8 +29,9 @@ import torch.nn.functional as F
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
+from diffaudio.errors import UserError
 from diffaudio.models.autoencoders.base import Autoencoder, Reach, TrainingPass
-from diffaudio.models.autoencoders.learned import Detail, SpectrogramEnergy, Vocoder, energy_distance
+from diffaudio.models.autoencoders.learned_parts import Detail, SpectrogramEnergy, Vocoder, energy_distance
 from diffaudio.models.autoencoders.mel_inversion import MelInversion
 
 __all__ = ["SpectralAutoencoder"]
@@ -87,11 +88,11 @@ class SpectralAutoencoder(Autoencoder):
     ) -> None:
         super().__init__()
         if audio_channels not in (1, 2):
-            raise ValueError(f"audio_channels is {audio_channels}; choose 1 (mono) or 2 (stereo)")
+            raise UserError(f"audio_channels is {audio_channels}; choose 1 (mono) or 2 (stereo)")
         width = audio_channels * num_mels * patch_steps
         if not 1 <= latent_channels <= width:
             product = "num_mels * patch_steps" if audio_channels == 1 else "2 * num_mels * patch_steps"
-            raise ValueError(f"latent_channels is {latent_channels}; {product} allow 1 to {width}")
+            raise UserError(f"latent_channels is {latent_channels}; {product} allow 1 to {width}")
         self.sample_rate, self.audio_channels, self.num_mels = sample_rate, audio_channels, num_mels
         self.n_fft, self.hop_length, self.patch_steps = n_fft, hop_length, patch_steps
         self.latent_channels = latent_channels
@@ -167,7 +168,7 @@ class SpectralAutoencoder(Autoencoder):
     @torch.no_grad()
     def encode(self, waveform: Tensor) -> Tensor:
         if waveform.ndim != 3 or waveform.shape[1] != self.audio_channels:
-            raise ValueError(f"waveform is {tuple(waveform.shape)}; expected [batch, {self.audio_channels}, samples]")
+            raise UserError(f"waveform is {tuple(waveform.shape)}; expected [batch, {self.audio_channels}, samples]")
         return self._code(self.patches(waveform.to(self.mean)))
 
     @torch.no_grad()
@@ -177,7 +178,7 @@ class SpectralAutoencoder(Autoencoder):
     @torch.no_grad()
     def decode_window(self, latents: Tensor, *, first_frame: int) -> Tensor:
         if latents.ndim != 3 or latents.shape[1] != self.latent_channels:
-            raise ValueError(f"latents are {tuple(latents.shape)}; expected [batch, {self.latent_channels}, frames]")
+            raise UserError(f"latents are {tuple(latents.shape)}; expected [batch, {self.latent_channels}, frames]")
         latents = latents.to(self.mean)
         patches = self._linear(latents)
         if self.detail:
@@ -218,7 +219,7 @@ class SpectralAutoencoder(Autoencoder):
             if module is not None:
                 module.requires_grad_(part in parts)
             elif part in parts:
-                raise ValueError(f"this autoencoder has no {part}; give it one with {part}_channels above 0")
+                raise UserError(f"this autoencoder has no {part}; give it one with {part}_channels above 0")
 
     def forward(self, waveform: Tensor, generator: torch.Generator | None = None) -> TrainingPass:
         """What teaches the learned parts; the code stays.

@@ -26,8 +26,9 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor
 
+from diffaudio.errors import UserError
+from diffaudio.media.chunked import slide
 from diffaudio.models.autoencoders.base import Autoencoder
-from diffaudio.streaming import slide
 
 __all__ = ["WINDOW_S", "decode_windows", "encode_windows"]
 
@@ -110,7 +111,7 @@ def decode_windows(
 def _frames(autoencoder: Autoencoder, window_s: float) -> tuple[int, int]:
     """Of a window and of a cross-fade."""
     if not window_s >= SHORTEST_S:
-        raise ValueError(f"window_s is {window_s}; choose {SHORTEST_S:g} or more")
+        raise UserError(f"window_s is {window_s}; choose {SHORTEST_S:g} or more")
     reach = autoencoder.reach
     size = _on_grid(max(1, round(window_s * autoencoder.latent_rate)), reach.grid)
     return size, 0 if reach.exact else max(1, round(FADE_S * autoencoder.latent_rate))

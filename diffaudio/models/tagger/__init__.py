@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torchaudio.functional import mask_along_axis_iid
 from torchaudio.transforms import MelSpectrogram
 
+from diffaudio.errors import UserError
 from diffaudio.models.tagger.back_ends import BACK_ENDS
 from diffaudio.models.tagger.front_ends import FRONT_ENDS
 
@@ -65,11 +66,11 @@ class Tagger(ModelMixin, ConfigMixin):
     ) -> None:
         super().__init__()
         if front_end not in FRONT_ENDS:
-            raise ValueError(f"front end '{front_end}' is unknown; choose from {', '.join(FRONT_ENDS)}")
+            raise UserError(f"front end '{front_end}' is unknown; choose from {', '.join(FRONT_ENDS)}")
         if back_end not in BACK_ENDS:
-            raise ValueError(f"back end '{back_end}' is unknown; choose from {', '.join(BACK_ENDS)}")
+            raise UserError(f"back end '{back_end}' is unknown; choose from {', '.join(BACK_ENDS)}")
         if not labels:
-            raise ValueError("a tagger needs at least one label")
+            raise UserError("a tagger needs at least one label")
         self.spectrogram = None
         if front_end != "waveform":
             self.spectrogram = MelSpectrogram(sample_rate, n_fft, hop_length=hop_length, n_mels=num_mels)
@@ -183,7 +184,7 @@ def bundled_tagger() -> Path:
     for folder in (package / "checkpoints" / "tagger", package.parent / "checkpoints" / "tagger"):
         if (folder / "config.json").is_file():
             return folder
-    raise ValueError("this installation of diffaudio comes without a tagger; name the folder of one")
+    raise UserError("this installation of diffaudio comes without a tagger; name the folder of one")
 
 
 def load_tagger(folder: str | Path) -> Tagger:
@@ -194,13 +195,13 @@ def load_tagger(folder: str | Path) -> Tagger:
     """
     folder = Path(folder)
     if not (folder / "config.json").is_file():
-        raise ValueError(f"{folder}: there is no tagger, config.json is missing")
+        raise UserError(f"{folder}: there is no tagger, config.json is missing")
     try:
         loaded: Any = Tagger.from_pretrained(folder, output_loading_info=True, use_safetensors=True)
     except (OSError, RuntimeError, TypeError, ValueError) as error:
-        raise ValueError(f"{folder}: cannot be loaded: {' '.join(str(error).split())}") from error
+        raise UserError(f"{folder}: cannot be loaded: {' '.join(str(error).split())}") from error
     tagger, info = loaded
     wrong = [*info["missing_keys"], *info["unexpected_keys"]]
     if wrong:
-        raise ValueError(f"{folder}: {len(wrong)} weights do not fit config.json, such as {wrong[0]}")
+        raise UserError(f"{folder}: {len(wrong)} weights do not fit config.json, such as {wrong[0]}")
     return tagger.eval()

@@ -1,0 +1,282 @@
+"""The model folder: a trained model on disk, and reading it with errors that say what is wrong.
+
+    model_index.json             the parts and the version of this layout
+    unet/ autoencoder/ bridge/   config.json, diffusion_pytorch_model.safetensors
+    scheduler/                   scheduler_config.json, which says what the U-Net predicts
+    clip/                        open_clip_config.json, open_clip_model.safetensors, the text tower's own files
+
+It looks like diffusers', but is read here: `DiffusionPipeline.from_pretrained` fetches from a hub only parts
+whose classes are diffusers' or transformers' own, and leaves weights that are missing random.
+"""
+
+import copy
+import importlib
+import json
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import diffusers
+import torch
+from safetensors import SafetensorError
+from torch import nn
+
+from diffaudio.atomic_io import replaced_whole
+from diffaudio.diffusion.objectives import prediction_type
+from diffaudio.errors import UserError
+from diffaudio.hub import fetch, is_hub_id
+from diffaudio.models.autoencoders import Autoencoder, load_autoencoder
+from diffaudio.models.bridge import load_bridge
+from diffaudio.models.clip import Clip
+from diffaudio.models.unet import UNet1D
+
+__all__ = [
+    "FORMAT_VERSION",
+    "bundled_model",
+    "find_model",
+    "load_clip",
+    "load_coder",
+    "load_encoders",
+    "load_parts",
+    "load_weak_unet",
+    "save_parts",
+]
+
+FORMAT_VERSION = 1
+
+_WEIGHTS = "diffusion_pytorch_model.safetensors"
+_FILES = {
+    "unet": ("config.json", _WEIGHTS),
+    "scheduler": ("scheduler_config.json",),
+    "autoencoder": ("config.json", _WEIGHTS),
+    "clip": ("open_clip_config.json", "open_clip_model.safetensors"),
+    "bridge": ("config.json", _WEIGHTS),
+}
+
+
+@runtime_checkable
+class Quantised(Protocol):
+    """An autoencoder that can quantise its latents on the way back, such as `EncodecAutoencoder`."""
+
+    def set_bandwidth(self, bandwidth: float | None) -> None: ...
+
+
+def bundled_model() -> Path:
+    """The folder of the model that comes with diffaudio.
+
+    Raises:
+        ValueError: this installation has none.
+    """
+    package = Path(__file__).resolve().parent
+    for folder in (package / "checkpoints" / "mini", package.parent / "checkpoints" / "mini"):
+        if (folder / "model_index.json").is_file():
+            return folder
+    raise UserError("this installation of diffaudio comes without a model; name one with --model")
+
+
+def find_model(model: str | Path, **hub_settings: Any) -> Path:
+    """The local folder of a model: itself, or what the hub has under that name.
+
+    Args:
+        model: a folder, or a hub id such as `owner/name`.
+        hub_settings: of `huggingface_hub.snapshot_download`, such as `revision`, `token`, `local_files_only`.
+
+    Raises:
+        ValueError: there is no such folder, or the hub does not have it.
+    """
+    folder = Path(model)
+    if folder.is_dir():
+        return folder
+    if not is_hub_id(model):
+        raise UserError(f"{model}: there is no such model folder")
+    return fetch(model, **hub_settings)
+
+
+def load_parts(folder: Path, dtype: torch.dtype, *, only: Collection[str] = tuple(_FILES)) -> dict[str, Any]:
+    """Read the parts of a model.
+
+    Args:
+        folder: as `save_parts` wrote it.
+        dtype: of the U-Net; the other parts take little of the time and stay float32.
+        only: names of the parts to read.
+
+    Raises:
+        ValueError: a file is missing or damaged, or the folder was written by a newer diffaudio.
+    """
+    _check_index(folder)
+    for part, files in _FILES.items():
+        for file in files:
+            if not (folder / part / file).is_file():
+                raise UserError(f"{folder / part}: the model is not complete, {file} is missing")
+    loaders = {
+        "unet": lambda path: _load_unet(path, dtype),
+        "scheduler": _load_scheduler,
+        "autoencoder": load_autoencoder,
+        "clip": Clip.from_pretrained,
+        "bridge": load_bridge,
+    }
+    parts = {}
+    for part, load in loaders.items():
+        if part not in only:
+            continue
+        try:
+            parts[part] = load(folder / part)
+        except (OSError, RuntimeError, LookupError, TypeError, ValueError, SafetensorError) as error:
+            reason = " ".join(str(error).split())
+            place = "" if reason.startswith(f"{folder / part}") else f"{folder / part}: cannot be loaded: "
+            raise UserError(f"{place}{reason}") from error
+    return parts
+
+
+def load_weak_unet(model: str | Path, parts: Mapping[str, Any]) -> UNet1D:
+    """Load the U-Net of a weaker model, such as an earlier checkpoint or a smaller one, for autoguidance.
+
+    Args:
+        model: folder or hub id.
+        parts: of the model that it is to guide; its U-Net says on which device and in which dtype.
+
+    Raises:
+        ValueError: the model cannot be loaded, is the same one, or its predictions cannot be compared.
+    """
+    strong = next(parts["unet"].parameters())
+    folder = find_model(model)
+    weak = load_parts(folder, strong.dtype, only=("unet", "scheduler", "autoencoder"))
+    clip = json.loads((folder / "clip" / "open_clip_config.json").read_text(encoding="utf-8")).get("name")
+    same = {
+        "CLIP": clip == parts["clip"].name,
+        "autoencoder": _equal_weights(weak["autoencoder"], parts["autoencoder"]),
+        "objective": prediction_type(weak["scheduler"].config) == prediction_type(parts["scheduler"].config),
+        "noise schedule": torch.equal(_noise_schedule(weak["scheduler"]), _noise_schedule(parts["scheduler"])),
+    }
+    for what, is_same in same.items():
+        if not is_same:
+            raise UserError(f"{model}: cannot guide this model, its {what} is another; they must have it in common")
+    nn.Module.to(weak["unet"], device=strong.device)
+    if _equal_weights(weak["unet"], parts["unet"]):
+        raise UserError(
+            f"{model}: has no effect as weaker model, its U-Net is the same; name an earlier or smaller one"
+        )
+    return weak["unet"]
+
+
+def load_coder(autoencoder: str | Path | None = None, *, bandwidth: float | None = None) -> Autoencoder:
+    """Load an autoencoder alone.
+
+    Args:
+        autoencoder: see `load_autoencoder`; None is the bundled model's.
+        bandwidth: in kbit/s, that EnCodec quantises at on the way back.
+
+    Raises:
+        ValueError: it is not there or cannot be loaded, or has no such bandwidth.
+    """
+    coder = load_autoencoder(bundled_model() / "autoencoder" if autoencoder is None else autoencoder)
+    if bandwidth is not None:
+        if not isinstance(coder, Quantised):
+            raise UserError(f"bandwidth {bandwidth:g} has no effect: {coder.name} does not quantise, only EnCodec does")
+        coder.set_bandwidth(bandwidth)
+    return coder
+
+
+def load_encoders(
+    model: str | Path | None, *, autoencoder: str | Path | None = None, clip: str | None = None
+) -> tuple[Autoencoder, Clip]:
+    """Load what turns clips into latents and embeddings.
+
+    Args:
+        model: the model folder or hub id to take them from; None is the bundled one.
+        autoencoder: a folder or hub id to take the autoencoder from instead, see `load_autoencoder`.
+        clip: instead of the model's CLIP a folder, an `hf-hub:` id, or open_clip's name and tag as `ViT-B-32/openai`.
+
+    Raises:
+        ValueError: a part is not there, or cannot be loaded.
+    """
+    if autoencoder is None or clip is None:
+        folder = find_model(model or bundled_model())
+        _check_index(folder)
+        autoencoder, clip = autoencoder or folder / "autoencoder", clip or str(folder / "clip")
+    elif model is not None:
+        raise UserError("--model has no effect beside both --autoencoder and --clip; leave one of the three out")
+    return load_autoencoder(autoencoder), load_clip(clip)
+
+
+def load_clip(clip: str) -> Clip:
+    """Load a CLIP by what a command line calls it: a folder, an `hf-hub:` id, or name and tag as `ViT-B-32/openai`.
+
+    Raises:
+        ValueError: it is not there, or cannot be loaded.
+    """
+    if Path(clip).is_dir() or clip.startswith("hf-hub:"):
+        return Clip.from_pretrained(clip)
+    name, _, tag = clip.partition("/")
+    return Clip.from_pretrained(name, tag or None)
+
+
+def save_parts(folder: Path, parts: dict[str, Any], *, dtype: torch.dtype | None = None) -> None:
+    """Write a model folder, whole; one that is there already is replaced.
+
+    Args:
+        parts: unet, scheduler, autoencoder, clip, bridge.
+        dtype: for the weights of U-Net and CLIP on disk; None keeps what they have.
+    """
+    index: dict[str, Any] = {"_class_name": "DiffAudioPipeline", "_diffaudio_version": FORMAT_VERSION}
+    with replaced_whole(folder) as temporary:
+        for name, part in parts.items():
+            index[name] = [type(part).__module__.split(".")[0], type(part).__name__]
+            if dtype is not None and name in ("unet", "clip"):
+                part = copy.deepcopy(part)
+                nn.Module.to(part, dtype=dtype)  # diffusers' own `to` warns of nothing
+            part.save_pretrained(temporary / name)
+            _forget_origin(temporary / name / "config.json")
+        (temporary / "model_index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+
+def _noise_schedule(scheduler: Any) -> torch.Tensor:
+    """alpha^2 by timestep; that of flow matching is always the same."""
+    return getattr(scheduler, "alphas_cumprod", torch.empty(0))
+
+
+def _equal_weights(one: nn.Module, other: nn.Module) -> bool:
+    a, b = one.state_dict(), other.state_dict()
+    return a.keys() == b.keys() and all(torch.equal(a[name].to(b[name].device), b[name]) for name in a)
+
+
+def _forget_origin(config_file: Path) -> None:
+    """Drop the path that diffusers notes of where a part was loaded from: it means nothing elsewhere."""
+    if config_file.is_file():
+        config = json.loads(config_file.read_text(encoding="utf-8"))
+        if config.pop("_name_or_path", None):
+            config_file.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def _check_index(folder: Path) -> None:
+    file = folder / "model_index.json"
+    if not file.is_file():
+        raise UserError(f"{folder}: not a model folder, model_index.json is missing")
+    try:
+        index = json.loads(file.read_text(encoding="utf-8"))
+        name, version = index.get("_class_name"), index.get("_diffaudio_version")
+    except (ValueError, AttributeError) as error:
+        raise UserError(f"{file}: damaged: {error}") from error
+    if name != "DiffAudioPipeline":
+        raise UserError(f"{file}: holds a '{name}', not a model of diffaudio (DiffAudioPipeline)")
+    if not isinstance(version, int) or version > FORMAT_VERSION:
+        raise UserError(
+            f"{file}: format version {version}; this diffaudio reads up to {FORMAT_VERSION}, a newer one is needed"
+        )
+
+
+def _load_unet(folder: Path, dtype: torch.dtype) -> UNet1D:
+    loaded: Any = UNet1D.from_pretrained(folder, torch_dtype=dtype, output_loading_info=True)
+    unet, info = loaded
+    wrong = [*info["missing_keys"], *info["unexpected_keys"]]
+    if wrong:
+        raise UserError(f"{len(wrong)} weights do not fit config.json, such as {wrong[0]}")
+    return unet.eval()
+
+
+def _load_scheduler(folder: Path) -> Any:
+    name = json.loads((folder / "scheduler_config.json").read_text(encoding="utf-8")).get("_class_name")
+    scheduler = getattr(importlib.import_module("diffusers"), str(name), None)
+    if not (isinstance(scheduler, type) and issubclass(scheduler, diffusers.SchedulerMixin)):
+        raise UserError(f"scheduler '{name}' is unknown to diffusers {diffusers.__version__}")
+    return scheduler.from_pretrained(folder)

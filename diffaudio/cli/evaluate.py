@@ -1,0 +1,130 @@
+"""`diffaudio evaluate`: a folder of sound -> numbers that say how good it is."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from diffaudio.cli.options import Parser, between
+from diffaudio.errors import UserError
+
+if TYPE_CHECKING:
+    from diffaudio.evaluation.report import Row
+    from diffaudio.evaluation.sound_files import Sound, SoundFile
+
+__all__ = ["run"]
+
+
+def run(arguments: list[str]) -> None:
+    if arguments[:1] == ["reconstruction"]:
+        from diffaudio.cli import evaluate_reconstruction
+
+        evaluate_reconstruction.run(arguments[1:])
+        return
+    given = _parser().parse_args(arguments)
+    if given.output.suffix != ".json" or not given.output.parent.is_dir():
+        raise UserError(f"{given.output}: name a .json file in a folder that is there")
+
+    from diffaudio.checkpoint import bundled_model
+    from diffaudio.evaluation.measure import Reference
+    from diffaudio.evaluation.report import write_report
+    from diffaudio.evaluation.rows import evaluated_row, load_listener, make_report, real_row, shuffled_row
+    from diffaudio.evaluation.sound_files import find_sounds, read_texts
+    from diffaudio.generation.batch import choose_device
+
+    texts = read_texts(given.labels) if given.labels else {}
+    files = find_sounds(given.folder, texts)
+    recordings = find_sounds(given.reference, texts) if given.reference else []
+    if texts and not any(file.path.stem in texts or file.name in texts for file in [*files, *recordings]):
+        raise UserError(f"{given.labels}: names none of the sounds; its column file has to hold their file names")
+
+    listener = load_listener(given.backbone, given.clip or bundled_model() / "clip", device=choose_device(given.device))
+    draws = {"seed": given.seed, "resamples": given.resamples}
+    heard = listener.hear(_with_progress(files, given.folder))
+    reference = Reference(listener.hear(_with_progress(recordings, given.reference))) if recordings else None
+    rows = [evaluated_row(heard, reference, name=str(given.folder), **draws)]
+    if reference is not None:
+        rows.append(real_row(reference, like=heard, name=str(given.reference), **draws))
+    rows.append(shuffled_row(heard, reference, name=str(given.folder), **draws))
+    report = make_report(
+        listener,
+        rows,
+        **draws,
+        reference=str(given.reference) if given.reference else None,
+        labels=str(given.labels) if given.labels else None,
+    )
+    write_report(given.output, report)
+    for line in _table(rows):
+        print(line)
+    print(f"{given.output}: {len(files)} sounds")
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog="diffaudio evaluate",
+        description="Measure a folder of sound, of diffaudio or any other program, against a folder of recordings.",
+        epilog="What a sound should be is read from NAME.json beside NAME.wav (entries prompt and label), or from "
+        "--labels. Distances and shares come with 95 % intervals over the sounds. `diffaudio evaluate reconstruction` "
+        "measures autoencoders and has its own --help; a folder of that name is ./reconstruction.",
+    )
+    parser.add_argument("folder", type=Path, help="sounds or videos to evaluate, in folders of its own too")
+    parser.add_argument(
+        "--reference", type=Path, metavar="FOLDER", help="real recordings; without it there are no distances"
+    )
+    parser.add_argument(
+        "--labels", type=Path, metavar="CSV", help="columns file, and label or prompt, for sounds of either folder"
+    )
+    parser.add_argument(
+        "--backbone",
+        nargs="+",
+        default=["tagger"],
+        metavar="NAME|FOLDER",
+        help="what to hear with: tagger (the bundled one), or folders of a tagger, CLAP, VGGish, PANNs' Cnn14 or "
+        "OpenL3, or a CLAP model's hub id (default: tagger)",
+    )
+    parser.add_argument(
+        "--clip",
+        metavar="FOLDER|NAME",
+        help="whose texts the CLIP-space score takes: a folder, an hf-hub: id, or open_clip's name and tag, such as "
+        "ViT-B-32/openai (default: the bundled model's)",
+    )
+    parser.add_argument(
+        "-o", "--output", type=Path, default=Path("report.json"), help="the report (default: %(default)s)"
+    )
+    parser.add_argument("--seed", type=between(int, 0, 2**31), default=0, help="of all draws (default: %(default)s)")
+    parser.add_argument(
+        "--resamples", type=between(int, 20), default=200, help="draws for each interval (default: %(default)s)"
+    )
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: %(default)s)")
+    return parser
+
+
+def _with_progress(files: "Sequence[SoundFile]", folder: Path) -> "Iterator[Sound]":
+    from tqdm import tqdm
+
+    from diffaudio.evaluation.sound_files import read_sounds
+
+    bar = {"desc": folder.name, "unit": "sound", "leave": False, "delay": 1e-3, "disable": not sys.stderr.isatty()}
+    return iter(tqdm(read_sounds(files), total=len(files), **bar))
+
+
+def _table(rows: "Sequence[Row]") -> Iterator[str]:
+    """The rows side by side, a metric a line; then what was left out, and the warnings."""
+    names = list(dict.fromkeys(metric.name for row in rows for metric in row.metrics))
+    lines = [["", *(f"{row.kind} ({row.sounds} sounds)" for row in rows)]]
+    lines += [[name, *(_cell(row, name) for row in rows)] for name in names]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(rows) + 1)]
+    for line in lines:
+        yield "  ".join(f"{cell:{width}}" for cell, width in zip(line, widths, strict=True)).rstrip()
+    for row in rows[:1]:
+        yield from (f"left out: {name}: {reason}" for name, reason in row.left_out.items())
+        yield from (f"note: {warning}" for warning in row.warnings)
+
+
+def _cell(row: "Row", name: str) -> str:
+    """Value and interval, and the number of sounds in it where that is not the row's."""
+    metric = next((metric for metric in row.metrics if metric.name == name), None)
+    if metric is None:
+        return "-"
+    interval = "" if metric.low is None else f" [{metric.low:.3g}, {metric.high:.3g}]"
+    return f"{metric.value:.4g}{interval}" + ("" if metric.n == row.sounds else f" n={metric.n}")

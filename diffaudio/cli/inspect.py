@@ -1,0 +1,135 @@
+"""`diffaudio inspect`: what is in a corpus, as tables and as a page to look at and listen to."""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from diffaudio.cli.options import Parser, between
+from diffaudio.errors import UserError
+
+if TYPE_CHECKING:
+    from diffaudio.corpus.inspect.summary import Inspection
+
+__all__ = ["run"]
+
+REPORT = "inspection.json"  # by which a folder is known as one that may be written anew
+
+
+def run(arguments: list[str]) -> None:
+    parser = Parser(
+        prog="diffaudio inspect",
+        description="Say what is in a corpus of clips or of latents, finished or not: counts, durations, loudness, "
+        "spectrum, what was left out and why.",
+    )
+    parser.add_argument("corpus", type=Path, help="folder that `diffaudio prepare` or `diffaudio encode` made")
+    parser.add_argument(
+        "-o", "--output", type=Path, metavar="FOLDER", help="write a page there to look and listen, index.html"
+    )
+    parser.add_argument(
+        "--clips",
+        type=between(int, 1, 10000),
+        default=100,
+        metavar="N",
+        help="how many are drawn, to be measured and shown (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--seed", type=between(int, 0, 2**31), default=0, help="of what is drawn (default: %(default)s)"
+    )
+    given = parser.parse_args(arguments)
+    if given.output is not None:
+        _check_output(given.output)
+
+    from diffaudio.corpus.inspect.summary import inspect
+    from diffaudio.corpus.snapshot import open_corpus
+
+    corpus = open_corpus(given.corpus)
+    if given.output is None:
+        inspection = inspect(corpus, num_clips=given.clips, seed=given.seed)
+    else:
+        inspection = _write(given.output, corpus, given.clips, given.seed)
+    for line in _told(inspection):
+        print(line)
+    if given.output is not None:
+        print(f"{given.output / 'index.html'}: to look and listen")
+
+
+def _check_output(folder: Path) -> None:
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / REPORT).is_file():
+        raise UserError(
+            f"{folder}: holds something else; name a folder that is new, empty, or of an earlier inspection"
+        )
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder}: is a file; name a folder")
+
+
+def _write(folder: Path, corpus: Any, num_clips: int, seed: int) -> "Inspection":
+    """Look at the corpus and write the page's folder, whole."""
+    from diffaudio.atomic_io import replaced_whole
+    from diffaudio.corpus.inspect.page import write_media, write_page
+    from diffaudio.corpus.inspect.summary import as_json, inspect
+
+    times_s: list[list[float]] = []
+    with replaced_whole(folder) as temporary:
+
+        def seen(index: int, row: Mapping[str, Any]) -> None:
+            times_s.append([frame["time_s"] for frame in row.get("frames") or []])
+            write_media(temporary, index, row, corpus.kind)
+
+        inspection = inspect(corpus, num_clips=num_clips, seed=seed, seen=seen)
+        write_page(temporary, inspection, times_s)
+        report = json.dumps(as_json(inspection), indent=1, ensure_ascii=False, allow_nan=False)
+        (temporary / REPORT).write_text(report + "\n", encoding="utf-8")
+    return inspection
+
+
+def _told(inspection: "Inspection") -> Iterator[str]:
+    """What the terminal shows."""
+    from diffaudio.corpus.inspect.summary import HEAD, numbers, told_bytes, told_number, told_time
+
+    corpus, totals = inspection.corpus, inspection.totals
+    size = told_bytes(totals.bytes_of.total())
+    parts = "1 part" if len(corpus.parts) == 1 else f"{len(corpus.parts)} parts"
+    yield (
+        f"{corpus.folder}: {totals.rows:,} {inspection.unit} from {totals.sources:,} sources, "
+        f"{told_time(totals.durations.total)}, {size} in {parts}"
+    )
+    if not corpus.finished:
+        yield f"not finished: `{corpus.made_by}` goes on with it"
+    table = [["", *HEAD], *([name, *map(told_number, row)] for name, row in numbers(inspection).items())]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    for name, *values in table:
+        yield "  ".join(
+            [f"{name:{widths[0]}}", *(f"{v:>{w}}" for v, w in zip(values, widths[1:], strict=True))]
+        ).rstrip()
+    yield f"* of {len(inspection.kept)} drawn with seed {inspection.seed}"
+    if inspection.thirds_hz and inspection.kept:
+        yield from _octaves(inspection)
+    for name, value in (inspection.embeddings or {}).items():
+        yield f"embeddings, {name.replace('_', ' ')}: {value:.3f} *"
+    yield from (f"warning: {warning}" for warning in inspection.warnings)
+    if any(totals.copies):
+        yield f"augmented copies: {totals.rows - totals.copies[0]:,}"
+    yield f"with a caption: {totals.captions:,}"
+    for reason, number in totals.marked.most_common():
+        yield f"marked {reason}: {number:,}"
+    left_out = sorted(totals.left_out.items(), key=lambda each: -each[1].lines)
+    for reason, left in left_out:
+        example = left.examples[0]
+        yield f"left out {reason}: {left.lines:,}, such as {example['source']} ({example['detail']})"
+    if corpus.kind == "clips" and not left_out:
+        yield "left out: nothing"
+    shares = ", ".join(f"{name or 'all else'} {told_bytes(number)}" for name, number in totals.bytes_of.most_common(4))
+    yield f"bytes: {shares}"
+
+
+def _octaves(inspection: "Inspection") -> Iterator[str]:
+    """The part of the power in each octave band, the median over the sample."""
+    import numpy as np
+
+    from diffaudio.corpus.inspect.spectrum import OCTAVES_HZ
+
+    levels = np.median([row["octaves_db"] for row in inspection.kept], axis=0)
+    known = [(centre, level) for centre, level in zip(OCTAVES_HZ, levels, strict=True) if not np.isnan(level)]
+    yield "octave band, Hz          " + "".join(f"{centre:>7g}" for centre, _ in known)
+    yield "part of the power, dB *  " + "".join(f"{level:>7.1f}" for _, level in known)

@@ -1,0 +1,155 @@
+"""`diffaudio latents`: what latents look like channel by channel, and fitting an autoencoder's to sounds."""
+
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from diffaudio.cli.options import Parser
+from diffaudio.cli.reconstruct import add_autoencoder
+from diffaudio.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from diffaudio.corpus.inspect.latent_statistics import LatentStatistics
+
+__all__ = ["run"]
+
+WORST = 8  # channels in the short table
+PIECE_S = 10.0  # of sound that a fit takes at once
+
+
+def run(arguments: list[str]) -> None:
+    given = _parser().parse_args(arguments)
+    if given.output is not None and (given.output.suffix != ".png" or not given.output.parent.is_dir()):
+        raise UserError(f"{given.output}: name a .png file in a folder that is there")
+    is_corpus = (given.folder / "manifest.json").is_file()
+    if is_corpus and (given.autoencoder or given.fit or given.device != "auto"):
+        raise UserError(
+            f"{given.folder}: is an encoded corpus; --autoencoder, --device and --fit have no effect on it, they are "
+            "for a folder of sounds or videos"
+        )
+    if given.fit is not None and given.fit.exists() and (not given.fit.is_dir() or any(given.fit.iterdir())):
+        raise UserError(f"{given.fit}: is there already; name a folder that is new or empty")
+
+    statistics, name = _of_corpus(given.folder) if is_corpus else _of_sounds(given)
+    from diffaudio.corpus.inspect.latent_statistics import latent_warnings
+
+    for line in _table(statistics, everything=given.all):
+        print(line)
+    for warning in latent_warnings(statistics):
+        print(f"warning: {warning}")
+    if given.output is not None:
+        from diffaudio.media.spectrogram_plot import write_channels
+
+        s = statistics
+        write_channels(given.output, s.mean, s.deviation, s.minimum, s.maximum, title=f"{name}, {given.folder.name}")
+    print(
+        f"{given.folder}: {statistics.num_sounds} sounds, {statistics.num_frames} frames of {name}; "
+        f"deviation over all channels {statistics.overall_deviation:.3g}"
+    )
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog="diffaudio latents",
+        description="Mean, deviation, extremes and kurtosis of latents, channel by channel, with warnings of channels "
+        "that are dead, explode, or are far from mean 0. A diffusion model wants a deviation of 1 over all.",
+        epilog="Sounds are encoded at a peak of 0.7, as `diffaudio encode` does. Kurtosis is 0 for a Gaussian.",
+    )
+    parser.add_argument("folder", type=Path, help="an encoded corpus, or a folder of sounds or videos to encode")
+    add_autoencoder(parser)
+    parser.add_argument("-o", "--output", type=Path, metavar="PICTURE.png", help="draw it")
+    parser.add_argument("--all", action="store_true", help=f"every channel in the table, not only the {WORST} worst")
+    parser.add_argument(
+        "--fit",
+        type=Path,
+        metavar="FOLDER",
+        help="fit mean and scale of the latents to these sounds, of an autoencoder in its library's format, and write "
+        "it here for --autoencoder",
+    )
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: %(default)s)")
+    return parser
+
+
+def _of_corpus(folder: Path) -> "tuple[LatentStatistics, str]":
+    from diffaudio.corpus import store
+    from diffaudio.corpus.encode import run as encode
+    from diffaudio.corpus.inspect.latent_statistics import LatentStatistics, encoded_latents
+
+    autoencoder = store.read_manifest(folder, encode.FORMAT, encode.VERSION)["autoencoder"]
+    statistics = LatentStatistics(autoencoder["latent_channels"])
+    for latents in encoded_latents(folder):
+        statistics.add(latents)
+    return _not_empty(statistics, folder), autoencoder["name"]
+
+
+def _of_sounds(given: Any) -> "tuple[LatentStatistics, str]":
+    import torch
+
+    from diffaudio.atomic_io import replaced_whole
+    from diffaudio.checkpoint import load_coder
+    from diffaudio.corpus.inspect.latent_statistics import LatentStatistics
+    from diffaudio.evaluation.sound_files import find_sounds
+    from diffaudio.generation.batch import choose_device
+    from diffaudio.models.autoencoders.adapters.base import AdaptedAutoencoder
+    from diffaudio.models.autoencoders.windows import encode_windows
+
+    files = [file.path for file in find_sounds(given.folder)]
+    autoencoder = load_coder(given.autoencoder)
+    torch.nn.Module.to(autoencoder, device=choose_device(given.device))
+    waveforms = _reader(autoencoder)
+    if given.fit is not None:
+        if not isinstance(autoencoder, AdaptedAutoencoder):
+            raise UserError(
+                f"--fit is for autoencoders of other libraries; {autoencoder.name} is fitted by train/autoencoder.py"
+            )
+        samples = round(PIECE_S * autoencoder.sample_rate)
+        autoencoder.fit_latents(piece for path in files for piece in waveforms(path).split(samples, dim=-1))
+        with replaced_whole(given.fit) as folder:
+            autoencoder.save_pretrained(folder)
+    statistics = LatentStatistics(autoencoder.latent_channels)
+    for path in files:
+        latents = torch.cat(list(encode_windows(autoencoder, waveforms(path))), dim=-1)
+        statistics.add(latents[0].float().cpu().numpy())
+    return _not_empty(statistics, given.folder), autoencoder.name
+
+
+def _reader(autoencoder: Any) -> "Callable[[Path], Tensor]":
+    from diffaudio.media.audio import read_audio, scale_to_peak
+
+    def read(path: Path) -> "Tensor":
+        """[1, audio_channels, samples]"""
+        waveform, _ = read_audio(path, sample_rate=autoencoder.sample_rate, channels=autoencoder.audio_channels)
+        if waveform.shape[-1] == 0:
+            raise UserError(f"{path}: holds no sound; take it out")
+        return scale_to_peak(waveform)[None]
+
+    return read
+
+
+def _not_empty(statistics: "LatentStatistics", folder: Path) -> "LatentStatistics":
+    if statistics.num_frames == 0:
+        raise UserError(f"{folder}: holds no latents yet; run `diffaudio encode` first")
+    return statistics
+
+
+def _table(statistics: "LatentStatistics", *, everything: bool) -> Iterator[str]:
+    """All channels in order, or the worst, those whose deviation is furthest from the median's first."""
+    import numpy as np
+
+    s, deviation = statistics, statistics.deviation
+    order = np.arange(s.channels)
+    if not everything:
+        median = max(float(np.median(deviation)), 1e-12)
+        ratio = np.abs(np.log(np.maximum(deviation, 1e-12) / median)) + np.abs(s.mean) / median
+        ratio[[*s.exploding(), *s.dead()]] += 1000
+        order = np.argsort(-ratio, kind="stable")[:WORST]
+    yield "channel      mean  deviation   minimum   maximum  kurtosis"
+    columns = np.stack([s.mean, deviation, s.minimum, s.maximum, s.kurtosis], axis=1)
+    for channel in order:
+        cells = [f"{value:9.3g}" if math.isfinite(value) else f"{'-':>9}" for value in columns[channel]]
+        yield f"{channel:7d} {cells[0]}  {cells[1]} {cells[2]} {cells[3]} {cells[4]}"
+    if len(order) < s.channels:
+        yield f"    … and {s.channels - len(order)} more; --all tells of every one"

@@ -1,0 +1,188 @@
+"""What all commands and scripts share: the parser, the options that say how to generate, how errors are told."""
+
+import argparse
+import logging
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from diffaudio.errors import UserError
+
+if TYPE_CHECKING:  # heavy: imported where a command needs them
+    from diffaudio.diffusion.guidance import Guidance
+    from diffaudio.generation.batch import Settings
+
+__all__ = [
+    "Parser",
+    "add_guidance",
+    "add_settings",
+    "between",
+    "read_guidance",
+    "read_settings",
+    "report_errors",
+]
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, with errors as ValueError, so that they are told like all others."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(message)
+
+
+def between(kind: type, low: float, high: float | None = None) -> Callable[[str], Any]:
+    """An argument type: a number from `low` to `high`."""
+
+    def parse(text: str) -> Any:
+        value = kind(text)
+        if not (low <= value and (high is None or value <= high)):
+            allowed = f"{low:g} or more" if high is None else f"{low:g} to {high:g}"
+            raise argparse.ArgumentTypeError(f"{text} is out of range; choose {allowed}")
+        return value
+
+    parse.__name__ = {int: "whole number", float: "number"}[kind]
+    return parse
+
+
+def add_settings(parser: argparse.ArgumentParser) -> None:
+    """The options that say how to generate; sample/generate.py has the same."""
+    parser.add_argument(
+        "--model", metavar="FOLDER|ID", help="model folder or hub id (default: the one that comes along)"
+    )
+    parser.add_argument("--steps", type=between(int, 1, 1000), default=25, help="sampling steps (default: %(default)s)")
+    parser.add_argument(
+        "--guidance-scale",
+        type=between(float, 0, 100),
+        default=3.0,
+        help="0 ignores the prompt, 1 follows it, more exaggerates it (default: %(default)s)",
+    )
+    parser.add_argument("--negative-prompt", metavar="TEXT", help="what to steer away from")
+    parser.add_argument(
+        "--sampler", default="dpm++2m_sde", help="one that `diffaudio samplers` lists (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--spacing",
+        metavar="NAME",
+        help="of the sampler's noise levels: trailing, linear, karras, exponential (default: what suits)",
+    )
+    parser.add_argument(
+        "--eta", type=between(float, 0, 1), help="how much noise each step draws anew, where the sampler has this"
+    )
+    parser.add_argument(
+        "--duration",
+        type=between(float, 1, 30),
+        default=5.0,
+        metavar="SECONDS",
+        help="1 to 30 (default: %(default)s)",
+    )
+    parser.add_argument("--batch-size", type=between(int, 1), default=8, help="sounds at a time (default: %(default)s)")
+    parser.add_argument("--plot", action="store_true", help="draw each sound's spectrogram beside it (.png)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: %(default)s)")
+    parser.add_argument(
+        "--dtype",
+        default="auto",
+        help="auto, float32, float16, bfloat16 (default: float16 on CUDA, float32 elsewhere)",
+    )
+    add_guidance(parser)
+
+
+def add_guidance(parser: argparse.ArgumentParser) -> None:
+    """The options that say how the guidance scale is applied, for `read_guidance`; and the weaker model."""
+    group = parser.add_argument_group("guidance", "beyond the scale; docs and papers: diffaudio/diffusion/guidance.py")
+    group.add_argument(
+        "--guidance-rescale",
+        type=between(float, 0, 1),
+        default=0.0,
+        metavar="PART",
+        help="0 to 1: bring the level of the prediction back to what it is without guidance",
+    )
+    group.add_argument(
+        "--guidance-interval",
+        nargs=2,
+        type=between(float, 0, 1),
+        metavar=("LOW", "HIGH"),
+        help="guide only at these noise levels, from 0 (clean) to 1 (noise)",
+    )
+    group.add_argument(
+        "--guidance-schedule",
+        default="constant",
+        metavar="NAME",
+        help="how the scale goes with the noise level: constant, linear, cosine, inverse_linear, sine, lambda, v",
+    )
+    group.add_argument("--apg", action="store_true", help="projected guidance: drop what only makes it louder")
+    group.add_argument("--apg-parallel", type=float, metavar="PART", help="how much of that is kept (default: 0)")
+    group.add_argument("--apg-threshold", type=float, metavar="SIZE", help="of the greatest correction, such as 0.1")
+    group.add_argument("--apg-momentum", type=float, metavar="BETA", help="of the corrections, negative as a rule")
+    group.add_argument("--cfg-zero", action="store_true", help="CFG-Zero*, with a zero-init of 0.04")
+    group.add_argument("--zero-init", type=float, metavar="PART", help="hold still for the first part of the way")
+    group.add_argument("--weak-model", metavar="FOLDER|ID", help="autoguidance: lead away from this weaker model")
+
+
+def read_guidance(given: argparse.Namespace) -> "Guidance":
+    """What the options of `add_guidance` say, but for the weaker model.
+
+    Raises:
+        ValueError: a value out of range, or without effect.
+    """
+    from diffaudio.diffusion.guidance import Guidance, Projection
+
+    apg = {"parallel": given.apg_parallel, "threshold": given.apg_threshold, "momentum": given.apg_momentum}
+    apg = {name: value for name, value in apg.items() if value is not None}
+    zero_init = given.zero_init if given.zero_init is not None else 0.04 * given.cfg_zero
+    return Guidance(
+        rescale=given.guidance_rescale,
+        interval=None if given.guidance_interval is None else tuple(given.guidance_interval),
+        schedule=given.guidance_schedule,
+        projection=Projection(**apg) if given.apg or apg else None,
+        zero_star=given.cfg_zero,
+        zero_init=zero_init,
+    )
+
+
+def read_settings(given: argparse.Namespace) -> "Settings":
+    """What the options of `add_settings` say of the sounds.
+
+    Raises:
+        ValueError: see `read_guidance`.
+    """
+    from diffaudio.generation.batch import Settings
+
+    return Settings(
+        steps=given.steps,
+        guidance_scale=given.guidance_scale,
+        sampler=given.sampler,
+        duration_s=given.duration,
+        negative_prompt=given.negative_prompt,
+        spacing=given.spacing,
+        eta=given.eta,
+        guidance=read_guidance(given),
+        weak_model=given.weak_model,
+    )
+
+
+def report_errors(run: Callable[[], None]) -> int:
+    """Run, with warnings and errors told in a line each.
+
+    Returns:
+        The exit code: 0, or 2 where the user can mend what went wrong.
+    """
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("diffaudio: warning: %(message)s"))
+    logger = logging.getLogger("diffaudio")
+    logger.handlers, logger.propagate = [handler], False  # open_clip gives the root logger a handler of its own
+    try:
+        run()
+    except (ValueError, OSError) as error:
+        print(f"diffaudio: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":  # torch's, which is not imported here
+            raise
+        print("diffaudio: error: the GPU's memory is too small; lower --batch-size or --duration", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("diffaudio: stopped", file=sys.stderr)
+        return 130
+    finally:
+        logger.propagate = True
+    return 0

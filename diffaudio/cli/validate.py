@@ -1,0 +1,53 @@
+"""`diffaudio validate`: is every row of a corpus what it should be?"""
+
+import os
+import sys
+from pathlib import Path
+
+from diffaudio.cli.options import Parser, between
+from diffaudio.errors import UserError
+
+__all__ = ["run"]
+
+
+def run(arguments: list[str]) -> None:
+    parser = Parser(
+        prog="diffaudio validate",
+        description="Check every row of a corpus of clips or of latents, and what its parts, manifest.json and "
+        "dropped.csv say of each other. Each thing that is wrong is a line; the exit code is 1 where there is any.",
+        epilog="Rows are counted from 0, part by part. A corpus that is not finished may be right so far.",
+    )
+    parser.add_argument("corpus", type=Path, help="folder that `diffaudio prepare` or `diffaudio encode` made")
+    parser.add_argument("--quick", action="store_true", help="do not decode sound and pictures, which takes longest")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    parser.add_argument(
+        "--workers", type=between(int, 1), default=cores, help="processes that check parts (default: %(default)s)"
+    )
+    given = parser.parse_args(arguments)
+
+    from tqdm import tqdm
+
+    from diffaudio.corpus.snapshot import open_corpus
+    from diffaudio.corpus.validate.run import validate
+
+    corpus = open_corpus(given.corpus)
+    if given.quick and corpus.kind == "latents":
+        raise UserError(f"{given.corpus}: --quick has no effect on a corpus of latents, which holds nothing to decode")
+    rows = found = 0
+    with tqdm(total=len(corpus.parts), unit="part", disable=not sys.stderr.isatty()) as bar:
+
+        def done(num_rows: int) -> None:
+            nonlocal rows
+            rows += num_rows
+            bar.update()
+
+        for problem in validate(corpus, decode=not given.quick, num_workers=given.workers, done=done):
+            with bar.external_write_mode():
+                print(problem, flush=True)
+            found += 1
+    verdict = f"{found} things are wrong" if found > 1 else "1 thing is wrong" if found else "all right"
+    parts = "1 part" if len(corpus.parts) == 1 else f"{len(corpus.parts)} parts"
+    so_far = "" if corpus.finished else f"; not finished, `{corpus.made_by}` goes on with it"
+    print(f"{given.corpus}: {rows} rows in {parts}, {verdict}{so_far}")
+    if found:
+        sys.exit(1)

@@ -1,0 +1,1 @@
+"""What training reads from corpora, in a seeded order."""

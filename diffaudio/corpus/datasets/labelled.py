@@ -1,0 +1,138 @@
+"""Clips in memory with what they are of: from a list of labels, or as CLIP sees it on their frames.
+
+For what is evaluated with; nothing that generates sound reads labels.
+"""
+
+import csv
+import io
+from collections import Counter
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from diffaudio.corpus import store
+from diffaudio.corpus.datasets.splits import is_held_out
+from diffaudio.errors import UserError
+from diffaudio.media.audio import decode_flac, mix_channels, resample
+
+__all__ = ["LabelledClips", "label_by_clip", "read_labelled_clips", "read_labels", "split_by_source"]
+
+
+@dataclass
+class LabelledClips:
+    """Sounds, and the kinds they are of.
+
+    Attributes:
+        kinds: names of the kinds.
+        sources: the file each clip came from.
+        waveforms: [samples] each, float16 (115 MB an hour at 16 kHz).
+        targets: [clips, kinds], rows that sum to 1.
+        sample_rate: in Hz.
+    """
+
+    kinds: list[str]
+    sources: list[str]
+    waveforms: list[Tensor]
+    targets: Tensor
+    sample_rate: int
+
+    def __len__(self) -> int:
+        return len(self.sources)
+
+    def subset(self, indices: list[int]) -> "LabelledClips":
+        """The clips at these places."""
+        sources, waveforms = [self.sources[i] for i in indices], [self.waveforms[i] for i in indices]
+        return replace(self, sources=sources, waveforms=waveforms, targets=self.targets[indices])
+
+
+def read_labels(path: Path) -> dict[str, str]:
+    """File -> label, from a CSV with columns `file` and `label`.
+
+    Raises:
+        ValueError: it is not there, lacks a column, or names a file twice.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: there is no such list of labels")
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        reader = csv.DictReader(file)
+        missing = {"file", "label"} - set(reader.fieldnames or [])
+        if missing:
+            raise UserError(f"{path}: column '{missing.pop()}' is missing; wanted are 'file' and 'label'")
+        rows = [(row["file"], row["label"]) for row in reader]
+    twice = [name for name, count in Counter(name for name, _ in rows).items() if count > 1]
+    if twice:
+        raise UserError(f"{path}: '{twice[0]}' is there more than once; leave one row a file")
+    return dict(rows)
+
+
+def read_labelled_clips(corpus: Path, labels: dict[str, str], *, sample_rate: int) -> LabelledClips:
+    """The clips whose source has a label.
+
+    Raises:
+        ValueError: no corpus of clips, or none of its sources has a label.
+    """
+    rows = [row for row in _read_sounds(corpus, sample_rate) if row[0] in labels]
+    if not rows:
+        example = next(iter(labels), "none at all")
+        raise UserError(f"{corpus}: none of the labelled files (such as {example}) is a source of this corpus")
+    kinds = sorted({labels[source] for source, _ in rows})
+    truth = torch.tensor([kinds.index(labels[source]) for source, _ in rows])
+    targets = F.one_hot(truth, len(kinds)).float()
+    sources, waveforms = [source for source, _ in rows], [waveform for _, waveform in rows]
+    return LabelledClips(kinds, sources, waveforms, targets, sample_rate)
+
+
+@torch.no_grad()
+def label_by_clip(corpus: Path, clip: Any, kinds: list[str], *, sample_rate: int, temperature: float) -> LabelledClips:
+    """All clips, with the probabilities that CLIP gives to the kinds on their frames (the mean over the frames).
+
+    Args:
+        clip: a `Clip`.
+        kinds: as CLIP is asked.
+        temperature: similarities are divided by it before the softmax.
+    """
+    texts = clip.encode_text(kinds)
+    sources, targets = [], []
+    for part in _clip_parts(corpus):
+        for rows in store.read_groups(part, ["source", "frames"]):
+            for row in rows:
+                pictures = [Image.open(io.BytesIO(frame["image"])) for frame in row["frames"]]
+                similarity = clip.encode_image(pictures) @ texts.T
+                targets.append((similarity / temperature).softmax(dim=1).mean(dim=0).cpu())
+                sources.append(row["source"])
+    waveforms = [waveform for _, waveform in _read_sounds(corpus, sample_rate)]
+    return LabelledClips(kinds, sources, waveforms, torch.stack(targets), sample_rate)
+
+
+def split_by_source(clips: LabelledClips, held_out: float) -> tuple[LabelledClips, LabelledClips]:
+    """Divide into a part to train on and a part held out: never two clips of one source on both sides.
+
+    Args:
+        held_out: share of the sources; see `splits.is_held_out`.
+    """
+    sides = [is_held_out(source, held_out) for source in clips.sources]
+    kept, left = ([i for i, side in enumerate(sides) if side is wanted] for wanted in (False, True))
+    return clips.subset(kept), clips.subset(left)
+
+
+def _clip_parts(corpus: Path) -> list[Path]:
+    store.read_manifest(corpus, *store.FORMATS["clips"])
+    return store.part_files(corpus, "clips")
+
+
+def _read_sounds(corpus: Path, sample_rate: int) -> list[tuple[str, Tensor]]:
+    """Source and mono waveform [samples] of each clip."""
+    sounds = []
+    for part in _clip_parts(corpus):
+        for rows in store.read_groups(part, ["source", "audio"]):
+            for row in rows:
+                waveform, rate = decode_flac(row["audio"])
+                sounds.append((row["source"], resample(mix_channels(waveform, 1), rate, sample_rate)[0].half()))
+    if not sounds:
+        raise UserError(f"{corpus}: the corpus holds no clips")
+    return sounds

@@ -1,0 +1,1 @@
+"""A corpus of clips -> latents and embeddings."""

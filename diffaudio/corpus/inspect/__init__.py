@@ -1,0 +1,1 @@
+"""What is in a corpus: numbers, plots and a page."""

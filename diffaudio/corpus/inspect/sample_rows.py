@@ -1,0 +1,130 @@
+"""A sample of a corpus, drawn by number before anything is read; and what each row of it is like."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from diffaudio.corpus.inspect import spectrum
+from diffaudio.corpus.snapshot import Corpus
+from diffaudio.errors import UserError
+from diffaudio.media.audio import decode_flac
+from diffaudio.metrics.audio_checks import loudness_lufs
+
+__all__ = ["describe_clip", "describe_latents", "draw_rows", "embedding_statistics"]
+
+HEAD = ("id", "source", "start_s", "duration_s", "caption", "reason", "copy")
+MOST_EMBEDDINGS = 1000  # that are compared, each with each
+
+
+def draw_rows(corpus: Corpus, number: int, *, seed: int = 0) -> Iterator[Mapping[str, Any]]:
+    """A sample of the rows, without repetition, in the order of the corpus; all of them where there are no more.
+
+    Only row groups that hold one of them are read, one at a time.
+
+    Returns:
+        Rows whose latents and embeddings, where there are any, are numpy arrays [values] and [pictures, dim] float32.
+    """
+    sizes = np.array([pq.read_metadata(part).num_rows for part in corpus.parts], np.int64)
+    total = int(sizes.sum())
+    drawn = np.sort(np.random.default_rng(seed).choice(total, min(number, total), replace=False)) if total else []
+    for part, rows in _grouped(drawn, sizes):
+        with pq.ParquetFile(corpus.parts[part]) as file:
+            groups = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+            for group, rows_of_group in _grouped(rows, groups):
+                table = file.read_row_group(group)
+                yield from (_as_row(table.slice(row, 1)) for row in rows_of_group)
+
+
+def _grouped(places: Iterable[int], sizes: Sequence[int] | np.ndarray) -> Iterator[tuple[int, list[int]]]:
+    """Rising places, counted through boxes of some sizes, as (box, places in that box)."""
+    ends = np.cumsum(sizes)
+    for box, inside in groupby(places, key=lambda place: int(np.searchsorted(ends, place, side="right"))):
+        yield box, [int(place - ends[box] + sizes[box]) for place in inside]
+
+
+def _as_row(table: pa.Table) -> Mapping[str, Any]:
+    """A table of one row as a mapping."""
+    vectors = [name for name in ("latents", "embeddings") if name in table.column_names]
+    row = table.drop_columns(vectors).to_pylist()[0]
+    if vectors:
+        row["latents"] = _flat(table["latents"])
+        row["embeddings"] = _flat(table["embeddings"]).reshape(len(table["embeddings"][0]), -1)
+    return row
+
+
+def _flat(column: pa.ChunkedArray) -> np.ndarray:
+    values = column.combine_chunks()
+    while pa.types.is_nested(values.type):
+        values = values.flatten()  # pyright: ignore
+    return values.to_numpy(zero_copy_only=False).astype(np.float32)
+
+
+def describe_clip(row: Mapping[str, Any], thirds_hz: tuple[float, ...]) -> dict[str, Any]:
+    """Level and spectrum of a clip, beside what its row says.
+
+    Args:
+        row: of `store.CLIP_SCHEMA`.
+        thirds_hz: centres of third-octave bands.
+
+    Returns:
+        Of the row id, source, start_s, duration_s, caption, reason; `pictures`, their number; `loudness_lufs`
+        (ITU-R BS.1770-4; NaN where it is not defined); `peak_db`; `bandwidth_hz`; `octaves_db` [bands] and `thirds_db`
+        [bands], the parts of the power.
+
+    Raises:
+        ValueError: the sound does not decode.
+    """
+    try:
+        waveform, rate = decode_flac(row["audio"])
+    except Exception as error:
+        raise UserError(f"the sound of {row['id']} does not decode; run `diffaudio validate`") from error
+    frequencies, power = spectrum.power_spectrum(waveform.numpy(), rate)
+    return {key: row.get(key) for key in HEAD if key != "copy"} | {
+        "pictures": len(row["frames"]),
+        "loudness_lufs": loudness_lufs(waveform, rate),
+        "peak_db": 20 * float(np.log10(max(float(waveform.abs().max()), 1e-6))),
+        "bandwidth_hz": spectrum.bandwidth_hz(frequencies, power),
+        "octaves_db": spectrum.octave_levels_db(frequencies, power),
+        "thirds_db": spectrum.octave_levels_db(frequencies, power, thirds_hz, per_octave=3),
+    }
+
+
+def describe_latents(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of an encoded corpus: what it says, `pictures`, `mean`, `deviation` and `largest` of its latents."""
+    latents = row["latents"]
+    return {key: row.get(key) for key in HEAD if key != "reason"} | {
+        "pictures": len(row["embeddings"]),
+        "mean": float(latents.mean()),
+        "deviation": float(latents.std()),
+        "largest": float(np.abs(latents).max()),
+    }
+
+
+def embedding_statistics(embeddings: Iterable[np.ndarray], sources: Sequence[str]) -> dict[str, float]:
+    """How the embeddings of a sample lie.
+
+    Args:
+        embeddings: [pictures, dim] of each row.
+        sources: of the rows.
+
+    Returns:
+        `norm`, the mean; `mean_direction`, the length of the mean of all embeddings (0: in all directions, 1: all
+        alike); the mean cosine of pictures of one row, `cosine_in_a_clip`, and of first pictures of rows of different
+        sources, `cosine_of_different`; NaN where there are none.
+    """
+    rows = list(embeddings)
+    every = np.concatenate(rows)
+    within = [float((each @ each.T)[np.triu_indices(len(each), 1)].mean()) for each in rows if len(each) > 1]
+    first = np.stack([each[0] for each in rows[:MOST_EMBEDDINGS]])
+    names = np.array(list(sources)[:MOST_EMBEDDINGS])
+    different = names[:, None] != names
+    return {
+        "norm": float(np.linalg.norm(every, axis=1).mean()),
+        "mean_direction": float(np.linalg.norm(every.mean(axis=0))),
+        "cosine_in_a_clip": float(np.mean(within)) if within else float("nan"),
+        "cosine_of_different": float((first @ first.T)[different].mean()) if different.any() else float("nan"),
+    }

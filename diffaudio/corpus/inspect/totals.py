@@ -1,0 +1,171 @@
+"""What all rows of a corpus add up to, read once from front to back: rows become counts, so memory does not grow."""
+
+import random
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from diffaudio.corpus import store
+from diffaudio.corpus.snapshot import Corpus
+
+__all__ = ["BIN", "EXAMPLES", "QUANTILES", "Histogram", "Left", "Totals", "count", "counted_quantiles"]
+
+EXAMPLES = 25  # that are kept of each reason
+QUANTILES = (0.0, 0.1, 0.5, 0.9, 1.0)
+BIN = float(np.log(1.01))
+BATCH = 8192
+
+
+class Histogram:
+    """How often which positive values came, in bins of one per cent: any number of them in a few kilobytes.
+
+    Attributes:
+        n: how many values.
+        total: their sum.
+        counts: of each bin; bin b holds the values from 1.01^b on.
+    """
+
+    def __init__(self) -> None:
+        self.n, self.total = 0, 0.0
+        self.counts: Counter[int] = Counter()
+        self._least, self._most = np.inf, -np.inf
+
+    def add(self, values: np.ndarray) -> None:
+        """Count values [n], all above 0."""
+        if len(values):
+            bins, counts = np.unique(np.floor(np.log(values) / BIN).astype(int), return_counts=True)
+            self.counts.update(dict(zip(bins.tolist(), counts.tolist(), strict=True)))
+            self.n, self.total = self.n + len(values), self.total + float(values.sum())
+            self._least, self._most = min(self._least, float(values.min())), max(self._most, float(values.max()))
+
+    def quantiles(self) -> list[float]:
+        """Least, 10 %, median, 90 % and most of at least one value, right to a per cent."""
+        middles = [float(np.exp((each + 0.5) * BIN)) for each in counted_quantiles(self.counts)]
+        return [self._least, *(min(max(each, self._least), self._most) for each in middles[1:-1]), self._most]
+
+
+@dataclass
+class Left:
+    """What was left out for one reason.
+
+    Attributes:
+        lines: of dropped.csv.
+        seconds: in these, where they say.
+        examples: a sample of these lines, `EXAMPLES` at most.
+    """
+
+    lines: int = 0
+    seconds: float = 0.0
+    examples: list[dict[str, Any]] = field(default_factory=list)
+
+    def add(self, row: dict[str, Any], rng: random.Random) -> None:
+        """Count a line; each has the same chance to be among the examples (Vitter 1985, algorithm R)."""
+        self.lines += 1
+        self.seconds += row["duration_s"] or 0.0
+        place = rng.randrange(self.lines)
+        if len(self.examples) < EXAMPLES:
+            self.examples.append(row)
+        elif place < EXAMPLES:
+            self.examples[place] = row
+
+
+@dataclass
+class Totals:
+    """Of all rows; those that are marked are in `marked` and `bytes_of` alone.
+
+    Attributes:
+        sources: that were looked at; for latents, those of the rows.
+        captions: rows that have one.
+        marked: rows by the reason for which they would be dropped.
+        copies: rows by number of the copy; 0 is the recording.
+        pictures: rows by number of pictures.
+        durations: of the rows, in seconds.
+        rows_a_source: sources by number of rows.
+        left_out: by reason.
+        bytes_of: by column, and of the rest of the files as "".
+    """
+
+    rows: int = 0
+    sources: int = 0
+    captions: int = 0
+    marked: Counter[str] = field(default_factory=Counter)
+    copies: Counter[int] = field(default_factory=Counter)
+    pictures: Counter[int] = field(default_factory=Counter)
+    durations: Histogram = field(default_factory=Histogram)
+    rows_a_source: Counter[int] = field(default_factory=Counter)
+    left_out: dict[str, Left] = field(default_factory=dict)
+    bytes_of: Counter[str] = field(default_factory=Counter)
+
+
+def count(corpus: Corpus, *, seed: int = 0) -> Totals:
+    """Go through all rows once; sound, pictures, latents and embeddings are not read.
+
+    Args:
+        seed: of the examples of what was left out.
+
+    Raises:
+        ValueError: a part is damaged.
+    """
+    totals, rng = Totals(), random.Random(seed)
+    for part in corpus.parts:
+        note = store.read_note(part)
+        for row in note.get("dropped", []):
+            totals.left_out.setdefault(row["reason"], Left()).add(row, rng)
+        with pq.ParquetFile(part) as file:
+            columns = [name for name in _LIGHT[corpus.kind] if name.split(".")[0] in file.schema_arrow.names]
+            runs = Counter[str]()
+            for batch in file.iter_batches(BATCH, columns=columns):
+                _count_batch(batch, totals, runs)
+            _count_bytes(file.metadata, part.stat().st_size, totals.bytes_of)
+        totals.sources += len(note.get("sources", runs))
+        totals.rows_a_source.update(runs.values())
+    return totals
+
+
+_LIGHT = {
+    "clips": ("source", "duration_s", "caption", "reason", "frames.list.element.time_s"),
+    "latents": ("source", "duration_s", "caption", "copy", "num_pictures"),
+}
+
+
+def _count_batch(batch: pa.RecordBatch, totals: Totals, runs: Counter[str]) -> None:
+    there = batch.schema.names
+    if "reason" in there:
+        totals.marked.update(reason for reason in batch["reason"].to_pylist() if reason is not None)
+        batch = batch.filter(batch["reason"].is_null())
+    totals.rows += batch.num_rows
+    totals.durations.add(batch["duration_s"].to_numpy(zero_copy_only=False))
+    for source, rows in groupby(batch["source"].to_pylist()):
+        runs[source] += sum(1 for _ in rows)
+    if "caption" in there:
+        totals.captions += batch.num_rows - batch["caption"].null_count
+    if "copy" in there:
+        totals.copies.update(batch["copy"].to_pylist())
+    if "frames" in there:
+        totals.pictures.update(pc.list_value_length(batch["frames"]).to_pylist())  # pyright: ignore
+    elif "num_pictures" in there:
+        totals.pictures.update(batch["num_pictures"].to_pylist())
+
+
+def _count_bytes(metadata: Any, size: int, bytes_of: Counter[str]) -> None:
+    for group in range(metadata.num_row_groups):
+        for index in range(metadata.num_columns):
+            column = metadata.row_group(group).column(index)
+            bytes_of[column.path_in_schema.split(".")[0]] += column.total_compressed_size
+            size -= column.total_compressed_size
+    bytes_of[""] += size
+
+
+def counted_quantiles(counts: Mapping[int, int]) -> list[float]:
+    """Least, 10 %, median, 90 % and most of numbers that came so many times; there is at least one."""
+    numbers = sorted(counts)
+    below = np.cumsum([counts[number] for number in numbers])
+    places = np.searchsorted(below, [round(part * (below[-1] - 1)) for part in QUANTILES], side="right")
+    return [float(numbers[place]) for place in places]

@@ -1,0 +1,1 @@
+"""Media files -> a corpus of clips."""

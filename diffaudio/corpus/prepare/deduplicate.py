@@ -1,0 +1,70 @@
+"""Clips whose sound is in the corpus already, from another source: taken out of the parts, or marked there.
+
+Parts concerned are written anew, each whole. A clip goes because of one that stays, so that stopping in the middle
+and beginning again comes to the same end.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from diffaudio.corpus import store
+from diffaudio.corpus.prepare.fingerprints import find_duplicates
+
+__all__ = ["drop_duplicates"]
+
+COLUMNS = ["id", "source", "start_s", "duration_s", "fingerprint", "reason"]
+
+
+def drop_duplicates(parts: dict[Path, dict[str, Any]], max_distance: float, *, keep: bool) -> None:
+    """Take out clips that repeat an earlier one of another source.
+
+    Args:
+        parts: all parts of a corpus of clips in order, with their notes, which are brought up to date.
+        max_distance: see `duplicates.find_duplicates`.
+        keep: whether duplicates stay in the corpus, with the reason "duplicate".
+    """
+    tables = [_fingerprints(part, number) for number, part in enumerate(parts)]
+    rows = pa.concat_tables(tables).combine_chunks() if tables else None
+    if rows is None or rows.num_rows == 0:
+        return
+    twins = find_duplicates(rows["fingerprint"].to_pylist(), rows["source"].to_pylist(), max_distance=max_distance)
+    found: dict[int, list[dict[str, Any]]] = {}
+    for index, twin in enumerate(twins):
+        if twin is not None:
+            row, same = (rows.slice(at, 1).to_pylist()[0] for at in (index, twin))
+            detail = f"sounds like {same['source']} at {same['start_s']:g} s (clip {same['id']})"
+            found.setdefault(row["part"], []).append(row | {"reason": "duplicate", "detail": detail})
+    for number, (part, note) in enumerate(parts.items()):
+        if number in found:
+            _rewrite(part, note, found[number], keep=keep)
+
+
+def _fingerprints(part: Path, number: int) -> pa.Table:
+    """Rows that can be or have duplicates, with the number of their part."""
+    table = pa.concat_tables([store.CLIP_SCHEMA.empty_table().select(COLUMNS), *store.read_tables(part, COLUMNS)])
+    table = table.filter(table["fingerprint"].is_valid())
+    return table.append_column("part", pa.array([number] * table.num_rows, pa.int32()))
+
+
+def _rewrite(part: Path, note: dict[str, Any], duplicates: list[dict[str, Any]], *, keep: bool) -> None:
+    ids = {row["id"] for row in duplicates}
+    place = store.CLIP_SCHEMA.get_field_index("reason")
+
+    def tables() -> Iterator[pa.Table]:
+        for table in store.read_tables(part, condemned=True):
+            is_duplicate = [identity in ids for identity in table["id"].to_pylist()]
+            if keep:
+                before = table["reason"].to_pylist()
+                reasons = ["duplicate" if one else reason for one, reason in zip(is_duplicate, before, strict=True)]
+                yield table.set_column(place, store.CLIP_SCHEMA.field("reason"), pa.array(reasons, pa.string()))
+            else:
+                yield table.filter(pa.array([not one for one in is_duplicate], pa.bool_()))
+
+    note["dropped"] += [{name: row[name] for name in store.DROPPED_COLUMNS} for row in duplicates]
+    note["clips"] -= len(duplicates)
+    note["condemned"] += len(duplicates) if keep else 0
+    note["seconds"] -= sum(row["duration_s"] for row in duplicates)
+    store.write_tables(part, "clips", tables(), note)

@@ -1,0 +1,179 @@
+"""Lists of files: plain ones (a path or address a line), and manifests that say what is wanted of each file.
+
+A manifest is a table with the columns `path`, and as wanted `start` and `end` (seconds) and `caption`; further
+columns are left alone. Relative paths count from the folder of the list.
+"""
+
+import csv
+import io
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import IO, Any, NamedTuple
+
+from diffaudio.corpus.prepare.remote import is_remote, open_anywhere, path_beside
+from diffaudio.errors import UserError
+
+__all__ = ["LIST_SUFFIXES", "Row", "is_list", "read_list"]
+
+COLUMNS = ("path", "start", "end", "caption")
+
+
+class Row(NamedTuple):
+    """One row of a list.
+
+    Attributes:
+        path: absolute, or an address.
+        is_relative: whether it was given from the folder of the list.
+        place: where in the list, such as "line 3".
+    """
+
+    path: str
+    is_relative: bool
+    start_s: float | None
+    end_s: float | None
+    caption: str | None
+    place: str
+
+
+def is_list(source: str) -> bool:
+    """Whether the name of a file is that of a list."""
+    return _suffix(source) in READERS
+
+
+def read_list(source: str) -> Iterator[Row]:
+    """The rows of a list, from a local file or an address.
+
+    Raises:
+        ValueError: the list is damaged, lacks the column `path`, or a row is wrong: which one, and what about it.
+        OSError: it cannot be read.
+    """
+    rows = READERS[_suffix(source)]
+    folder = None if is_remote(source) else os.path.dirname(os.path.abspath(source))
+    with open_anywhere(source) as file:
+        try:
+            for place, cells in rows(file):
+                try:
+                    yield _row(source, folder, place, cells)
+                except ValueError as error:
+                    raise UserError(f"{place}: {error}") from error
+        except UnicodeDecodeError as error:
+            raise UserError(f"{source}: is no text in UTF-8 ({error})") from error
+        except ValueError as error:
+            raise UserError(f"{source}: {error}") from error
+
+
+def _row(source: str, folder: str | None, place: str, cells: dict[str, Any]) -> Row:
+    path = _text("path", cells.get("path"))
+    if path is None:
+        raise UserError("path is empty; name a file")
+    is_address = is_remote(path)
+    is_relative = not is_address and not os.path.isabs(path)
+    if is_relative and folder is None:
+        path = path_beside(source, path)
+    elif not is_address:
+        path = os.path.normpath(os.path.join(folder or "", path))
+    start_s, end_s = _number("start", cells.get("start")), _number("end", cells.get("end"))
+    return Row(path, is_relative, start_s, end_s, _text("caption", cells.get("caption")), place)
+
+
+def _text(name: str, value: Any) -> str | None:
+    if value is not None and not (isinstance(value, str) and _is_unicode(value)):
+        raise UserError(f"{name} is {value!r}; it must be text")
+    return (value or "").strip() or None
+
+
+def _is_unicode(text: str) -> bool:
+    """JSON can hold halves of characters."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _number(name: str, value: Any) -> float | None:
+    if value is None or (isinstance(value, str) and not value.strip()):
+        return None
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise UserError(f"{name} is {value!r}; it must be a number of seconds") from None
+
+
+def _plain(file: IO[bytes]) -> Iterator[tuple[str, dict[str, Any]]]:
+    for number, line in enumerate(io.TextIOWrapper(file, encoding="utf-8-sig"), 1):
+        if line.strip() and not line.startswith("#"):
+            yield f"line {number}", {"path": line}
+
+
+def _table(delimiter: str) -> Callable[[IO[bytes]], Iterator[tuple[str, dict[str, Any]]]]:
+    def rows(file: IO[bytes]) -> Iterator[tuple[str, dict[str, Any]]]:
+        reader = csv.reader(io.TextIOWrapper(file, encoding="utf-8-sig", newline=""), delimiter=delimiter, strict=True)
+        try:
+            header = [name.strip() for name in next(reader, [])]
+            _check_columns(header)
+            for cells in reader:
+                if cells and len(cells) != len(header):
+                    raise UserError(f"line {reader.line_num}: has {len(cells)} cells, the header {len(header)}")
+                if cells:
+                    yield f"line {reader.line_num}", dict(zip(header, cells, strict=True))
+        except csv.Error as error:
+            raise UserError(f"line {reader.line_num}: {error}") from error
+
+    return rows
+
+
+def _json_lines(file: IO[bytes]) -> Iterator[tuple[str, dict[str, Any]]]:
+    for number, line in enumerate(io.TextIOWrapper(file, encoding="utf-8-sig"), 1):
+        if not line.strip():
+            continue
+        try:
+            cells = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise UserError(f"line {number}: is no JSON ({error})") from error
+        if not isinstance(cells, dict):
+            raise UserError(f'line {number}: is no object; wanted is one such as {{"path": "a.mp4"}}')
+        _check_columns(list(cells), f"line {number}: ")
+        yield f"line {number}", cells
+
+
+def _parquet(file: IO[bytes]) -> Iterator[tuple[str, dict[str, Any]]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(file) as table:
+            _check_columns(names := table.schema_arrow.names)
+            batches = table.iter_batches(columns=[name for name in COLUMNS if name in names])
+            rows = (row for batch in batches for row in batch.to_pylist())
+            for number, row in enumerate(rows, 1):
+                yield f"row {number}", row
+    except pa.ArrowInvalid as error:
+        raise UserError(f"is no Parquet file ({error})") from error
+
+
+def _check_columns(names: Sequence[str], place: str = "") -> None:
+    """A column that is nearly one of ours must not be passed over without a word."""
+    if "path" not in names:
+        found = ", ".join(names) or "nothing"
+        raise UserError(f"{place}column 'path' is missing, found are {found}; name the columns {', '.join(COLUMNS)}")
+    for known in COLUMNS:
+        near = next((name for name in names if name.strip().lower().startswith(known)), None)
+        if near is not None and known not in names:
+            raise UserError(f"{place}has a column '{near}', but no '{known}'; call it so, or leave it out")
+
+
+def _suffix(source: str) -> str:
+    return os.path.splitext(source.split("::")[0])[1].lower()
+
+
+READERS: dict[str, Callable[[IO[bytes]], Iterator[tuple[str, dict[str, Any]]]]] = {
+    ".txt": _plain,
+    ".lst": _plain,
+    ".csv": _table(","),
+    ".tsv": _table("\t"),
+    ".jsonl": _json_lines,
+    ".parquet": _parquet,
+}
+LIST_SUFFIXES = tuple(READERS)

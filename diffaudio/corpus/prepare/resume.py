@@ -1,0 +1,83 @@
+"""What a corpus that was begun has to have in common with the run that goes on with it: settings, names, stretches."""
+
+import hashlib
+import itertools
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from diffaudio.corpus import store
+from diffaudio.corpus.prepare.settings import PrepareSettings
+from diffaudio.corpus.prepare.sources import Media
+from diffaudio.errors import UserError
+
+__all__ = ["Notes", "check_settings", "check_sources", "digest"]
+
+Notes = dict[Path, dict[str, Any]]  # of all parts, in order
+
+
+def check_settings(manifest: dict[str, Any], settings: PrepareSettings, out: Path) -> None:
+    """See that the corpus in `out` was begun with these settings, and in this format.
+
+    Raises:
+        ValueError: it was not.
+    """
+    version = store.FORMATS["clips"][1]
+    if manifest["version"] < version:
+        raise UserError(
+            f"{out}: was made by an older diffaudio (version {manifest['version']} of the format, now {version}); "
+            "it stays readable, but new clips have to go to another folder"
+        )
+    before = manifest["settings"]
+    changed = [f"{k} was {before.get(k)}, now {v}" for k, v in asdict(settings).items() if before.get(k) != v]
+    if changed:
+        raise UserError(
+            f"{out}: was prepared with other settings ({'; '.join(changed)}); use the same, or write to another folder"
+        )
+
+
+def check_sources(media: Sequence[Media], notes: Notes) -> None:
+    """See that the finished parts hold what is wanted now of their sources.
+
+    Raises:
+        ValueError: other stretches or captions are wanted, or the same files would come again under other names.
+    """
+    by_name = {one.name: one for one in media}
+    for part, note in notes.items():
+        again = [by_name[name] for name in note["sources"] if name in by_name]
+        if len(again) == len(note["sources"]) and digest(again) != note["wanted"]:
+            raise UserError(
+                f"{part}: was made when other stretches or captions of its sources were wanted, such as of "
+                f"{again[0].name}; write to another folder, or delete this file to have it made again"
+            )
+    done = {name for note in notes.values() for name in note["sources"]}
+    _check_names(set(by_name), done)
+
+
+def digest(media: Sequence[Media]) -> str:
+    """Tells apart what is wanted of some files."""
+    wanted = [[one.name, *((s.start_s, s.end_s, s.caption) for s in one.segments)] for one in media]
+    return hashlib.blake2b(json.dumps(wanted).encode(), digest_size=8).hexdigest()
+
+
+def _check_names(names: set[str], done: set[str]) -> None:
+    """Names count from the folder that holds all sources: naming one more folder can give all files new names."""
+    if not names.isdisjoint(done):
+        return
+    longer = ((tail, name) for name in names for tail in _tails(name) if tail in done)
+    shorter = ((name, tail) for name in done for tail in _tails(name) if tail in names)
+    before, now = min(itertools.chain(longer, shorter), default=(None, None))
+    if before is not None:
+        raise UserError(
+            f"these sources give files new names, such as {now} to what the corpus has as {before}, and all would be "
+            "taken twice; name the sources as before, and new ones inside their folder, or write to another folder"
+        )
+
+
+def _tails(name: str) -> Iterator[str]:
+    """`a/b/c` -> `b/c`, `c`"""
+    while "/" in name:
+        name = name.partition("/")[2]
+        yield name

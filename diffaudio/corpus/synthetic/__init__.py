@@ -1,0 +1,1 @@
+"""Videos from formulas: simple things that move and sound, with labels."""

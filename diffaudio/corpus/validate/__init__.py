@@ -1,0 +1,1 @@
+"""Is a corpus what it says it is? Rows, parts, the whole."""

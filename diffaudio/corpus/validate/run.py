@@ -1,0 +1,160 @@
+"""Is a corpus what it says it is? Every row of every part, the parts among each other, the manifest, dropped.csv.
+
+Parts are checked on their own, by several processes where that is wanted. Of each there remain a few totals, and
+8 bytes a row and a source, by which those that come twice are found.
+"""
+
+import csv
+import multiprocessing
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from functools import partial
+
+import numpy as np
+
+from diffaudio.corpus import store
+from diffaudio.corpus.snapshot import Corpus
+from diffaudio.corpus.validate.part_checks import Dropped, PartReport, Problem, check_part, row_key, source_key
+from diffaudio.errors import UserError
+
+__all__ = ["Problem", "validate"]
+
+SECONDS_TOLERANCE = 0.01  # the manifest's are rounded
+
+
+def validate(
+    corpus: Corpus, *, decode: bool = True, num_workers: int = 1, done: Callable[[int], None] = lambda num_rows: None
+) -> Iterator[Problem]:
+    """Name all that is wrong with a corpus: part by part as they are checked, then what concerns several.
+
+    Of a corpus that is not finished the parts that are there are checked, and neither totals nor dropped.csv.
+
+    Args:
+        decode: whether sound and pictures are decoded, which takes most of the time.
+        num_workers: processes that check parts; with 1 this one does.
+        done: called with the number of rows of each part that has been checked.
+
+    Raises:
+        ValueError: a process died while it checked a part.
+    """
+    reports: list[PartReport] = []
+    for report in _checked(corpus, decode, num_workers):
+        yield from report.problems
+        report.problems.clear()
+        reports.append(report)
+        done(report.num_rows)
+    yield from _repeated_rows(corpus, reports)
+    yield from _repeated_sources(corpus, reports)
+    yield from _missing_parts(corpus)
+    if corpus.finished:
+        yield from _wrong_totals(corpus, reports)
+        if corpus.kind == "clips":
+            yield from _wrong_dropped(corpus, reports)
+        for path in sorted(corpus.folder.glob(".*")):
+            yield Problem(path.name, f"was left by a run that was killed; run `{corpus.made_by}` again, or delete it")
+
+
+def _checked(corpus: Corpus, decode: bool, num_workers: int) -> Iterator[PartReport]:
+    """Reports in the order of the parts, a few of them ahead."""
+    check = partial(check_part, kind=corpus.kind, manifest=corpus.manifest, decode=decode)
+    if num_workers == 1 or len(corpus.parts) < 2:
+        yield from map(check, corpus.parts)
+        return
+    context = multiprocessing.get_context("spawn")  # a fork would take along the threads of what is loaded here
+    with ProcessPoolExecutor(min(num_workers, len(corpus.parts)), mp_context=context) as pool:
+        waiting: deque[Future[PartReport]] = deque()
+        try:
+            for part in corpus.parts:
+                waiting.append(pool.submit(check, part))
+                if len(waiting) == 4 * num_workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        except BrokenProcessPool as error:
+            raise UserError(
+                f"{corpus.folder}: a process died while it checked a part; try again with --workers 1, which tells more"
+            ) from error
+
+
+def _repeated(keys: list[np.ndarray]) -> set[int]:
+    """Keys that come more than once in several arrays."""
+    together = np.sort(np.concatenate([*keys, np.empty(0, np.uint64)]))
+    return set(together[1:][together[1:] == together[:-1]].tolist())
+
+
+def _repeated_rows(corpus: Corpus, reports: list[PartReport]) -> Iterator[Problem]:
+    """Only parts that hold a repeated key are read again, and of these the ids."""
+    repeated = _repeated([report.row_keys for report in reports])
+    first: dict[tuple[str, int], str] = {}
+    for part, report in zip(corpus.parts, reports, strict=True):
+        if repeated.isdisjoint(report.row_keys.tolist()):
+            continue
+        columns = ["id", "source", "copy"][: 3 if corpus.kind == "latents" else 2]
+        for place, row in enumerate(row for group in store.read_groups(part, columns, condemned=True) for row in group):
+            if row_key(row) in repeated:
+                identity = (row["id"], row.get("copy") or 0)
+                if identity in first:
+                    what = f"the same id stands in {first[identity]}"
+                    yield Problem(part.name, what, row=place, id=row["id"], source=row["source"])
+                first.setdefault(identity, f"{part.name} row {place}")
+
+
+def _repeated_sources(corpus: Corpus, reports: list[PartReport]) -> Iterator[Problem]:
+    repeated = _repeated([report.source_keys for report in reports])
+    first: dict[str, str] = {}
+    for part, report in zip(corpus.parts, reports, strict=True):
+        if not repeated.isdisjoint(report.source_keys.tolist()):
+            for source in store.read_note(part)["sources"]:
+                if source in first:
+                    yield Problem(part.name, f"holds '{source}', which {first[source]} holds")
+                elif source_key(source) in repeated:
+                    first[source] = part.name
+
+
+def _missing_parts(corpus: Corpus) -> Iterator[Problem]:
+    """Parts are numbered without gap."""
+    there = {part.name for part in corpus.parts}
+    for index in range(len(there)):
+        name = store.part_path(corpus.folder, corpus.kind, index).name
+        if name not in there:
+            yield Problem(name, f"is missing; run `{corpus.made_by}` again")
+            return
+
+
+def _wrong_totals(corpus: Corpus, reports: list[PartReport]) -> Iterator[Problem]:
+    found = Counter[str]()
+    for report in reports:
+        found.update(report.totals)
+    for name in ("sources", "clips", "seconds", "condemned", "dropped"):
+        said = corpus.manifest.get(name)
+        if said is not None and abs(said - found[name]) > (SECONDS_TOLERANCE if name == "seconds" else 0):
+            yield Problem("manifest.json", f"says {said} {name}, the parts hold {round(found[name], 3)}")
+
+
+def _wrong_dropped(corpus: Corpus, reports: list[PartReport]) -> Iterator[Problem]:
+    """dropped.csv has to hold what the parts' notes say, in whatever order."""
+    path = corpus.folder / "dropped.csv"
+    if not path.is_file():
+        yield Problem(path.name, f"is missing; run `{corpus.made_by}` again")
+        return
+    told, listed = Dropped(), Dropped()
+    for report in reports:
+        told.merge(report.dropped)
+    with path.open(newline="", encoding="utf-8") as file:
+        reader = csv.DictReader(file)
+        if reader.fieldnames != store.DROPPED_COLUMNS:
+            yield Problem(path.name, f"has columns {reader.fieldnames}, not {', '.join(store.DROPPED_COLUMNS)}")
+            return
+        for row in reader:
+            try:
+                listed.add(row)
+            except (TypeError, ValueError):
+                yield Problem(path.name, f"line {reader.line_num} is damaged")
+    for reason in sorted(told.lines | listed.lines):
+        if told.lines[reason] != listed.lines[reason]:
+            what = f"has {listed.lines[reason]} lines of reason '{reason}', the parts say {told.lines[reason]}"
+            yield Problem(path.name, what)
+        elif told.sums[reason] != listed.sums[reason]:
+            yield Problem(path.name, f"lines of reason '{reason}' are not those that the parts say")

@@ -1,0 +1,106 @@
+"""Noise levels: which ones a model knows, and how the steps of a sampler are spaced over them.
+
+    alpha, sigma  of what the U-Net sees, z = alpha x + sigma e
+    s             sigma / (alpha + sigma), from 1 (noise) to 0 (clean); for flow matching sigma itself
+    t             the timestep that the U-Net is told; 1000 s for flow matching
+
+    trailing     even in t, from the first to one step before clean latents: Lin et al. 2023 (arXiv:2305.08891), table 2
+    linear       even in t, from the first to the last timestep ('linspace' there)
+    karras       even in (sigma / alpha)^(1/7): Karras et al. 2022 (arXiv:2206.00364), eq. 5
+    exponential  even in log(sigma / alpha): Lu et al. 2022 (arXiv:2206.00927), sec. 3.3
+
+At pure noise sigma / alpha is infinite, so the last two take 80 in its place (Karras et al., table 1) where they
+divide the range, but begin with the noisiest level that the model knows, like the others.
+"""
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from diffusers import DDIMScheduler
+
+from diffaudio.diffusion.objectives import prediction_type
+from diffaudio.errors import UserError
+
+__all__ = ["SPACINGS", "NoiseSchedule"]
+
+SPACINGS = ("trailing", "linear", "karras", "exponential")
+
+_MOST_NOISE = 80.0  # sigma / alpha
+
+
+class NoiseSchedule:
+    """The noise levels that a model was trained on.
+
+    Attributes:
+        predicts: of `prediction_type`.
+        num_timesteps: of training; also the most steps that `levels` gives.
+    """
+
+    def __init__(self, scheduler_config: Mapping[str, Any]) -> None:
+        self.predicts = prediction_type(scheduler_config)
+        self.num_timesteps = int(scheduler_config["num_train_timesteps"])
+        self.is_flow = self.predicts == "flow_prediction"
+        if self.is_flow:
+            self._shift = scheduler_config.get("shift", scheduler_config.get("flow_shift", 1.0))
+            self._known = np.array([self._shifted(1 / self.num_timesteps), 1.0])
+        else:
+            known = inspect.signature(DDIMScheduler.__init__).parameters
+            settings = {key: value for key, value in scheduler_config.items() if key in known}
+            alpha_squared = DDIMScheduler(**settings).alphas_cumprod.double().numpy()
+            alpha, sigma = np.sqrt(alpha_squared), np.sqrt(1 - alpha_squared)
+            self._known = sigma / (alpha + sigma)
+
+    def alpha_sigma(self, s: float) -> tuple[float, float]:
+        """Their sum is 1 for flow matching, that of their squares for all others."""
+        size = 1.0 if self.is_flow else float(np.hypot(1 - s, s))
+        return (1 - s) / size, s / size
+
+    def timestep(self, s: float) -> float:
+        """t; between two timesteps of training by straight interpolation."""
+        if self.is_flow:
+            return s * self.num_timesteps
+        return float(np.interp(s, self._known, np.arange(self.num_timesteps)))
+
+    def level(self, timestep: float) -> float:
+        """s; between two timesteps of training by straight interpolation."""
+        if self.is_flow:
+            return timestep / self.num_timesteps
+        return float(np.interp(timestep, np.arange(self.num_timesteps), self._known))
+
+    def levels(self, spacing: str, num_steps: int) -> list[float]:
+        """s at the beginning of each step, falling, and 0 at the end: [num_steps + 1].
+
+        Raises:
+            ValueError: `spacing` is unknown, or `num_steps` is out of range.
+        """
+        if spacing not in SPACINGS:
+            raise UserError(f"spacing '{spacing}' is unknown; choose from {', '.join(SPACINGS)}")
+        if not 1 <= num_steps <= self.num_timesteps:
+            raise UserError(f"num_inference_steps is {num_steps}; it must be 1 to {self.num_timesteps}")
+        if spacing in ("karras", "exponential"):
+            levels = self._from_ratios(spacing, num_steps)
+        else:
+            last = self.num_timesteps / num_steps if spacing == "trailing" else 1
+            places = np.linspace(self.num_timesteps, last, num_steps)  # t + 1
+            levels = self._shifted(places / self.num_timesteps) if self.is_flow else self._at(places)
+        return [*levels.tolist(), 0.0]
+
+    def _shifted(self, s: Any) -> Any:
+        """Esser et al. 2024 (arXiv:2403.03206), eq. 23."""
+        return self._shift * s / (1 + (self._shift - 1) * s)
+
+    def _at(self, places: np.ndarray) -> np.ndarray:
+        return self._known[np.round(places).astype(int) - 1]
+
+    def _from_ratios(self, spacing: str, num_steps: int) -> np.ndarray:
+        lowest, highest = self._known[0], min(self._known[-1], _MOST_NOISE / (1 + _MOST_NOISE))
+        first, last = highest / (1 - highest), lowest / (1 - lowest)
+        if spacing == "karras":
+            ratios = np.linspace(first ** (1 / 7), last ** (1 / 7), num_steps) ** 7
+        else:
+            ratios = np.geomspace(first, last, num_steps)
+        levels = ratios / (1 + ratios)
+        levels[0] = self._known[-1]
+        return levels

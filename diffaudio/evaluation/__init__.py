@@ -1,0 +1,1 @@
+"""Folders of sound, made into reports: embedding, measuring, backbones, round trips through autoencoders."""

@@ -1,0 +1,119 @@
+"""What a backbone is: a network that turns sounds into embeddings to compare them by.
+
+Its name, the hash of its weights, its sample rate and how sounds are brought there belong to every number.
+"""
+
+import hashlib
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from diffaudio.errors import UserError
+from diffaudio.evaluation.report import BackboneCard
+
+__all__ = ["Backbone", "TextBackbone", "at_least", "card", "load_weights", "of_equal_length", "sha256", "slug"]
+
+
+class Backbone(Protocol):
+    """Sounds in, embeddings out.
+
+    Attributes:
+        name: in lower case with underscores; it becomes part of the metrics' names.
+        checkpoint: sha256 of the weights file.
+        sample_rate: of the waveforms it takes, in Hz.
+        resampler: how sounds of other rates are brought there.
+        embedding_dim: size of an embedding.
+        labels: the names of its classes; None where they are not known, or it is no classifier.
+    """
+
+    name: str
+    checkpoint: str
+    sample_rate: int
+    resampler: str
+    embedding_dim: int
+    labels: list[str] | None
+
+    def hear(self, waveforms: list[Tensor]) -> tuple[list[Tensor], Tensor | None]:
+        """Embed sounds of any length; no sound's numbers depend on the others.
+
+        Args:
+            waveforms: each [samples], mono, at `sample_rate`.
+
+        Returns:
+            For each sound its embeddings [windows, embedding_dim]: one window for a network that takes sounds
+            whole, several for one that hears them piece by piece. And logits [sounds, classes], where it classifies.
+        """
+        ...
+
+
+@runtime_checkable
+class TextBackbone(Protocol):
+    """A backbone whose space has texts in it too."""
+
+    def read(self, texts: list[str]) -> Tensor:
+        """Embeddings [len(texts), embedding_dim]."""
+        ...
+
+
+def card(backbone: Backbone) -> BackboneCard:
+    """What a report says of a backbone."""
+    return BackboneCard(
+        name=backbone.name,
+        checkpoint=backbone.checkpoint,
+        sample_rate=backbone.sample_rate,
+        resampler=backbone.resampler,
+        embedding_dim=backbone.embedding_dim,
+    )
+
+
+def sha256(path: Path) -> str:
+    """Of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def slug(name: str) -> str:
+    """A name as it stands in a metric's: lower case, with underscores for all that is no letter or digit."""
+    return re.sub(r"[\W_]+", "_", name.lower()).strip("_")
+
+
+def load_weights(network: nn.Module, path: Path, ignored: Sequence[str] = ()) -> None:
+    """Fill a network from a safetensors file, and make it ready.
+
+    Args:
+        ignored: beginnings of keys that the file may hold for nothing, such as a fixed front end's.
+
+    Raises:
+        ValueError: the file is missing or damaged, or holds other weights than the network's.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: there are no weights; convert the published ones to safetensors, under their keys")
+    try:
+        weights = {key: value for key, value in load_file(path).items() if not key.startswith(tuple(ignored))}
+        network.load_state_dict(weights)
+    except (SafetensorError, RuntimeError) as error:
+        raise UserError(f"{path}: does not fit: {' '.join(str(error).split())[:300]}") from error
+    network.eval().requires_grad_(False)
+
+
+def of_equal_length(waveforms: list[Tensor], batch_size: int) -> Iterator[tuple[list[int], Tensor]]:
+    """Batches [at most batch_size, samples] of sounds of one length, with their places in the list."""
+    places: dict[int, list[int]] = defaultdict(list)
+    for index, waveform in enumerate(waveforms):
+        places[len(waveform)].append(index)
+    for indices in places.values():
+        for start in range(0, len(indices), batch_size):
+            batch = indices[start : start + batch_size]
+            yield batch, torch.stack([waveforms[index] for index in batch])
+
+
+def at_least(waveform: Tensor, samples: int) -> Tensor:
+    """A waveform [samples] with silence after it, where it is shorter."""
+    return nn.functional.pad(waveform, (0, max(0, samples - len(waveform))))

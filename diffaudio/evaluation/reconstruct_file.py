@@ -1,0 +1,131 @@
+"""A sound file there and back through an autoencoder, of any length in bounded memory."""
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from diffaudio.errors import UserError
+from diffaudio.evaluation.round_trip import PEAK
+from diffaudio.media.chunked import read_pieces, write_pieces
+from diffaudio.metrics.reconstruction import LOG_MEL_RATE, SHORTEST_S, log_mel_distance_of_streams_db
+from diffaudio.models.autoencoders import Autoencoder
+from diffaudio.models.autoencoders.windows import WINDOW_S, decode_windows, encode_windows
+
+__all__ = ["Reconstruction", "reconstruct_file"]
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """What was made.
+
+    Attributes:
+        duration_s: of the sound.
+        log_mel_distance_db: between the file read and the file written.
+        encode_s, decode_s: how long it took.
+        clipped: samples above full scale, which a file cannot hold.
+    """
+
+    duration_s: float
+    log_mel_distance_db: float
+    encode_s: float
+    decode_s: float
+    clipped: int
+
+
+def reconstruct_file(
+    source: Path,
+    target: Path,
+    autoencoder: Autoencoder,
+    *,
+    start_s: float = 0.0,
+    duration_s: float | None = None,
+    window_s: float = WINDOW_S,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Reconstruction:
+    """Write what an autoencoder makes of a sound file, at its rate and channels and at the sound's own level.
+
+    The autoencoder gets the sound at a peak of 0.7, as it was fitted; what it gives is brought back. The file is
+    read several times rather than held.
+
+    Args:
+        source: a sound file, or a video.
+        target: .wav or .flac, written whole or not at all.
+        start_s, duration_s: the part of it; None is all that follows.
+        window_s: longer sounds go in windows of this length.
+
+    Raises:
+        ValueError: the file cannot be read, holds less than 33 ms of sound there, or `target` cannot be written.
+    """
+    device = next(autoencoder.parameters()).device
+
+    def read(sample_rate: int, channels: int) -> Iterator[Tensor]:
+        return read_pieces(source, sample_rate=sample_rate, channels=channels, start_s=start_s, duration_s=duration_s)
+
+    def original() -> Iterator[Tensor]:
+        return read(autoencoder.sample_rate, autoencoder.audio_channels)
+
+    largest, samples = _peak(original(), source)
+    seconds = samples / autoencoder.sample_rate
+    if seconds < SHORTEST_S:
+        raise UserError(f"{source}: {seconds:.3f} s of sound from {start_s:g} s on; {SHORTEST_S:.3f} s are needed")
+    level = largest / PEAK if largest else 1.0
+    spent: dict[str, float] = defaultdict(float)
+    given = _timed((piece[None].to(device) / level for piece in original()), "read", spent, clock)
+    latents = _timed(encode_windows(autoencoder, given, window_s=window_s), "encode", spent, clock)
+    decoded = decode_windows(autoencoder, latents, window_s=window_s, num_samples=samples)
+    pieces = (piece[0].float().cpu() * level for piece in _timed(decoded, "decode", spent, clock))
+    write_pieces(target, _counting_clipped(pieces, spent), autoencoder.sample_rate)
+
+    def written() -> Iterator[Tensor]:
+        return read_pieces(target, sample_rate=LOG_MEL_RATE, channels=1)
+
+    distance = log_mel_distance_of_streams_db(
+        _at_peak(lambda: read(LOG_MEL_RATE, 1), source), _at_peak(written, target)
+    )
+    # each stream's time holds that of the one it is fed by
+    encode_s, decode_s = spent["encode"] - spent["read"], spent["decode"] - spent["encode"]
+    return Reconstruction(seconds, distance, encode_s, decode_s, int(spent["clipped"]))
+
+
+def _peak(pieces: Iterable[Tensor], path: Path) -> tuple[float, int]:
+    """Largest sample, and how many there are."""
+    largest, samples = 0.0, 0
+    for piece in pieces:
+        if not piece.isfinite().all():
+            raise UserError(f"{path}: the sound is damaged, not all samples are numbers")
+        largest = max(largest, float(piece.abs().max()) if piece.numel() else 0.0)
+        samples += piece.shape[-1]
+    return largest, samples
+
+
+def _at_peak(read: Callable[[], Iterator[Tensor]], path: Path) -> Iterator[Tensor]:
+    """[samples] pieces, scaled so that the whole stream has a peak of 0.7; it is read twice."""
+    largest, _ = _peak(read(), path)
+    return (piece[0] * (PEAK / largest if largest else 1.0) for piece in read())
+
+
+def _timed(
+    pieces: Iterable[Tensor], name: str, spent: dict[str, float], clock: Callable[[], float]
+) -> Iterator[Tensor]:
+    """The same stream; the seconds that it takes are added to `spent`."""
+    stream = iter(pieces)
+    while True:
+        start = clock()
+        piece = next(stream, None)
+        if piece is not None and piece.device.type != "cpu":
+            torch.accelerator.synchronize(piece.device)
+        spent[name] += clock() - start
+        if piece is None:
+            return
+        yield piece
+
+
+def _counting_clipped(pieces: Iterable[Tensor], spent: dict[str, float]) -> Iterator[Tensor]:
+    for piece in pieces:
+        spent["clipped"] += int((piece.abs() > 1).sum())
+        yield piece

@@ -1,0 +1,160 @@
+"""The report: what was measured, on what, by which backbone, and how sure it is. One JSON schema for all commands.
+
+A metric's name says its backbone: `fd_tagger_mini`, `accuracy_tagger_mini`. A row is one set of sounds:
+
+    evaluated       a folder, or one combination of a sweep
+    real            recordings of the reference held against the others: what is reached by sounds that are real
+    shuffled        the evaluated sounds with their labels and prompts dealt anew: what is reached without listening
+    reconstructed   recordings after a round trip through an autoencoder
+"""
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from diffaudio import __version__
+from diffaudio.atomic_io import written_whole
+from diffaudio.errors import UserError
+from diffaudio.metrics.confidence import CONFIDENCE
+
+__all__ = ["BackboneCard", "Metric", "Report", "Row", "read_report", "write_report"]
+
+FORMAT = "diffaudio-report"
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One number.
+
+    Attributes:
+        name: what it is, with its backbone.
+        value: the number for the sounds at hand.
+        low, high: the interval (`diffaudio.metrics.confidence`); None where there is none.
+        method: how the interval was found.
+        n: how many evaluated sounds are in it; fewer than the row has where some lack a label, a prompt, …
+        reference_n: how many recordings of the reference are in it; None where it needs none.
+    """
+
+    name: str
+    value: float
+    low: float | None
+    high: float | None
+    method: str | None
+    n: int
+    reference_n: int | None = None
+
+
+@dataclass(frozen=True)
+class Row:
+    """The numbers of one set of sounds.
+
+    Attributes:
+        name: the folder, or the combination.
+        kind: "evaluated", "real", "shuffled" or "reconstructed".
+        sounds: how many there are.
+        seconds: how long they are together.
+        metrics: in the order of the table.
+        left_out: metrics that could not be had, each with the reason.
+        warnings: what to keep in mind when reading the numbers.
+    """
+
+    name: str
+    kind: str
+    sounds: int
+    seconds: float
+    metrics: list[Metric]
+    left_out: dict[str, str] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+
+    def __getitem__(self, name: str) -> Metric:
+        """The metric of that name; KeyError where it was left out."""
+        for metric in self.metrics:
+            if metric.name == name:
+                return metric
+        raise KeyError(name)
+
+    def columns(self) -> dict[str, float | int | None]:
+        """One flat table row: each metric as NAME, NAME_low, NAME_high and NAME_n."""
+        flat: dict[str, float | int | None] = {}
+        for metric in self.metrics:
+            flat |= {metric.name: metric.value, f"{metric.name}_low": metric.low, f"{metric.name}_high": metric.high}
+            flat[f"{metric.name}_n"] = metric.n
+        return flat
+
+
+@dataclass(frozen=True)
+class BackboneCard:
+    """What turned sounds into numbers.
+
+    Attributes:
+        name: as in the metrics' names.
+        checkpoint: sha256 of the weights file, in hexadecimal.
+        sample_rate: in Hz, of what it hears.
+        resampler: how sounds of other rates were brought there; it alone moves a Fréchet distance.
+        embedding_dim: size of an embedding.
+    """
+
+    name: str
+    checkpoint: str
+    sample_rate: int
+    resampler: str
+    embedding_dim: int
+
+
+@dataclass(frozen=True)
+class Report:
+    """All rows, and what they have in common.
+
+    Attributes:
+        reference: the folder of real recordings; None where there was none.
+        labels: the file of labels, where one was given.
+        clip: whose text embeddings the CLIP-space score is of; None where it was not wanted.
+        clip_checkpoint: sha256 of its weights file; None where that is not a local one.
+        seed: of everything drawn: intervals, subsets, the recordings of the real row, the shuffling.
+        resamples: draws for each interval.
+    """
+
+    backbones: list[BackboneCard]
+    rows: list[Row]
+    seed: int
+    resamples: int
+    reference: str | None = None
+    labels: str | None = None
+    clip: str | None = None
+    clip_checkpoint: str | None = None
+    confidence: float = CONFIDENCE
+    diffaudio_version: str = __version__
+
+
+def write_report(path: Path, report: Report) -> None:
+    """Write a report as JSON, whole or not at all."""
+    described: dict[str, Any] = {"format": FORMAT, "version": FORMAT_VERSION, **asdict(report)}
+    with written_whole(path) as temporary:
+        temporary.write_text(json.dumps(described, indent=2, ensure_ascii=False, allow_nan=False) + "\n", "utf-8")
+
+
+def read_report(path: Path) -> Report:
+    """Read what `write_report` wrote.
+
+    Raises:
+        ValueError: there is no such file, it is no report, damaged, or of a newer version.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: there is no such report")
+    try:
+        described = json.loads(path.read_text(encoding="utf-8"))
+        form, version = described.pop("format"), described.pop("version")
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise UserError(f"{path}: is no report of `diffaudio evaluate`") from error
+    if form != FORMAT or version != FORMAT_VERSION:
+        raise UserError(f"{path}: is '{form}' version {version}; this diffaudio reads {FORMAT} {FORMAT_VERSION}")
+    try:
+        described["backbones"] = [BackboneCard(**card) for card in described["backbones"]]
+        described["rows"] = [
+            Row(**row | {"metrics": [Metric(**metric) for metric in row["metrics"]]}) for row in described["rows"]
+        ]
+        return Report(**described)
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{path}: is damaged: {error}") from error

@@ -1,0 +1,1 @@
+"""Lists of prompts, made into files of sound in batches."""

@@ -1,0 +1,269 @@
+"""From prompts to files: what `diffaudio generate` and sample/generate.py share.
+
+A sound is written with a JSON sidecar of the same name that holds all its settings, how often the U-Net was run
+over it (`passes`) and, under `timing`, how long its batch took; and with a spectrogram where asked for. Where the
+sound is there, its companions are. Its seed alone decides the noise.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from diffaudio import __version__
+from diffaudio.atomic_io import written_whole
+from diffaudio.checkpoint import load_weak_unet
+from diffaudio.diffusion.guidance import PLAIN, Guidance
+from diffaudio.errors import UserError
+from diffaudio.media.audio import write_audio
+from diffaudio.models.unet import UNet1D
+from diffaudio.pipeline import DiffAudioPipeline, bundled_model
+
+__all__ = [
+    "Item",
+    "Settings",
+    "choose_device",
+    "choose_dtype",
+    "is_made",
+    "load_pipeline",
+    "pipeline_arguments",
+    "process_device",
+    "progress_callback",
+    "render",
+    "sidecar",
+]
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Item:
+    """One sound to make."""
+
+    prompt: str
+    seed: int
+    path: Path
+    label: str | None = None  # the kind of sound to hear, for evaluation
+
+    def __post_init__(self) -> None:
+        if not self.prompt.strip():
+            raise UserError("a prompt is empty; say in a few words what to hear")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What all sounds of a run have in common.
+
+    Attributes:
+        guidance: how the scale is applied.
+        weak_model: folder or hub id of the model to be led away from.
+        others: see `DiffAudioPipeline.__call__`.
+    """
+
+    steps: int
+    guidance_scale: float
+    sampler: str
+    duration_s: float
+    negative_prompt: str | None = None
+    spacing: str | None = None
+    eta: float | None = None
+    guidance: Guidance = PLAIN
+    weak_model: str | None = None
+
+    def described(self) -> dict[str, Any]:
+        """For JSON. Of `guidance`, what differs from plain guidance; None where nothing does."""
+        plain = asdict(PLAIN)
+        changed = {name: value for name, value in asdict(self.guidance).items() if value != plain[name]}
+        return json.loads(json.dumps({**asdict(self), "guidance": changed or None}))
+
+
+def choose_device(name: str) -> torch.device:
+    """Make sure that a device is there.
+
+    Args:
+        name: 'auto' (CUDA, else MPS, else CPU), 'cpu', 'mps', 'cuda', or one GPU such as 'cuda:1'.
+
+    Raises:
+        ValueError: there is no such device.
+    """
+    there = ["cpu"]
+    if torch.backends.mps.is_available():
+        there.insert(0, "mps")
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if gpus:
+        there = ["cuda", *there, *(f"cuda:{index}" for index in range(gpus))]
+    if name == "auto":
+        return torch.device(there[0])
+    if name not in there:
+        raise UserError(f"device '{name}' is not available here; choose from auto, {', '.join(there)}")
+    return torch.device(name)
+
+
+def choose_dtype(name: str, device: torch.device) -> torch.dtype:
+    """The U-Net's dtype; 'auto' is float16 on CUDA and float32 elsewhere.
+
+    Raises:
+        ValueError: the name is unknown, or the device is a CPU, which does not compute in float16.
+    """
+    if name == "auto":
+        return torch.float16 if device.type == "cuda" else torch.float32
+    if name not in DTYPES:
+        raise UserError(f"dtype '{name}' is unknown; choose from auto, {', '.join(DTYPES)}")
+    if name == "float16" and device.type == "cpu":
+        raise UserError("dtype 'float16' needs a GPU; on a CPU choose float32")
+    return DTYPES[name]
+
+
+def process_device(name: str, state: Any) -> torch.device:
+    """The device of one process among those that were launched together.
+
+    Args:
+        name: as for `choose_device`; 'auto' gives each process one of its own.
+        state: of `diffaudio.distributed.join_processes`.
+
+    Raises:
+        ValueError: there is no such device, or it is one for several processes.
+    """
+    if state.num_processes > 1 and name not in ("auto", "cpu"):
+        raise UserError(f"device '{name}' is one for {state.num_processes} processes; leave --device at auto")
+    return torch.device(state.device or "cpu") if name == "auto" else choose_device(name)
+
+
+def load_pipeline(model: str | Path | None, device: torch.device, dtype: torch.dtype) -> DiffAudioPipeline:
+    """Load a model, the bundled one for None, onto a device."""
+    return DiffAudioPipeline.from_pretrained(model or bundled_model(), dtype=dtype).to(device)
+
+
+@contextmanager
+def progress_callback(num_batches: int) -> Iterator[Callable[..., None]]:
+    """A progress bar of sampling steps on a terminal, as `callback_on_step_end` for `num_batches` calls."""
+    # the delay keeps the bar back until there is a step to show, below any warning
+    with tqdm(unit="step", delay=1e-3, leave=False, disable=not sys.stderr.isatty()) as bar:
+
+        def on_step(pipe: DiffAudioPipeline, step: int, timestep: Any, latents: Any) -> None:
+            bar.total = num_batches * pipe.num_timesteps
+            bar.update()
+
+        yield on_step
+
+
+def sidecar(pipe: DiffAudioPipeline, item: Item, settings: Settings) -> dict[str, Any]:
+    """All that is needed to make a sound again."""
+    label = {} if item.label is None else {"label": item.label}
+    return {
+        "prompt": item.prompt,
+        **label,
+        "seed": item.seed,
+        **settings.described(),
+        "sample_rate": pipe.autoencoder.sample_rate,
+        "model": pipe.name_or_path,
+        "device": pipe.device.type,
+        "dtype": str(pipe.dtype).removeprefix("torch."),
+        "version": __version__,
+    }
+
+
+def is_made(item: Item, settings: Settings, model: str | None) -> bool:
+    """Whether the item's sound is there.
+
+    Args:
+        model: None takes any.
+
+    Raises:
+        ValueError: something else is there: another file, or a sound made with other settings.
+    """
+    if not item.path.exists():
+        return False
+    companion = item.path.with_suffix(".json")
+    if not companion.is_file():
+        raise UserError(f"{item.path}: is there without its {companion.name}; remove it, or write to another folder")
+    made = json.loads(companion.read_text(encoding="utf-8"))
+    wanted = {"prompt": item.prompt, "seed": item.seed, **settings.described()}
+    if model is not None:
+        wanted["model"] = model
+    changed = [f"{key} was {made.get(key)}, now {value}" for key, value in wanted.items() if made.get(key) != value]
+    if changed:
+        raise UserError(
+            f"{item.path}: was made with other settings ({'; '.join(changed)}); use the same, or another folder"
+        )
+    return True
+
+
+def pipeline_arguments(settings: Settings) -> dict[str, Any]:
+    """What a call of the pipeline takes of them; the weaker model has to be loaded first."""
+    return {
+        "negative_prompt": settings.negative_prompt,
+        "num_inference_steps": settings.steps,
+        "guidance_scale": settings.guidance_scale,
+        "guidance": settings.guidance,
+        "audio_length_in_s": settings.duration_s,
+        "sampler": settings.sampler,
+        "spacing": settings.spacing,
+        "eta": settings.eta,
+    }
+
+
+def render(
+    pipe: DiffAudioPipeline,
+    items: Sequence[Item],
+    settings: Settings,
+    *,
+    batch_size: int,
+    prompt_embeds: Mapping[str, torch.Tensor] | None = None,
+    weak_unet: UNet1D | None = None,
+    plot: bool = False,
+    on_step: Callable[..., Any] | None = None,
+) -> Iterator[Item]:
+    """Make sounds and write them, `batch_size` at a time; each is yielded when its files are there.
+
+    Args:
+        prompt_embeds: [embedding_dim] for each prompt, as `encode_prompt` gives them; None has them computed.
+        weak_unet: of the settings' weaker model; None has it loaded, where they name one.
+        plot: also draw each sound's spectrogram.
+        on_step: the pipeline's `callback_on_step_end`.
+
+    Raises:
+        ValueError: see `DiffAudioPipeline.__call__`.
+    """
+    if weak_unet is None and settings.weak_model is not None:
+        weak_unet = load_weak_unet(settings.weak_model, pipe.components)
+    for start in range(0, len(items), batch_size):
+        batch = items[start : start + batch_size]
+        prompts = [item.prompt for item in batch]
+        began = time.perf_counter()
+        output = pipe(
+            prompts if prompt_embeds is None else None,
+            prompt_embeds=None if prompt_embeds is None else torch.stack([prompt_embeds[each] for each in prompts]),
+            **pipeline_arguments(settings),
+            weak_unet=weak_unet,
+            generator=[torch.Generator().manual_seed(item.seed) for item in batch],
+            callback_on_step_end=on_step,
+        )
+        waveforms = output.audios.cpu()  # waits for the device
+        timing = {"batch_seconds": round(time.perf_counter() - began, 4), "batch_size": len(batch)}
+        for item, waveform in zip(batch, waveforms, strict=True):
+            described = {**sidecar(pipe, item, settings), "passes": output.num_passes, "timing": timing}
+            _write(item, waveform, described, plot)
+            yield item
+
+
+def _write(item: Item, waveform: torch.Tensor, described: dict[str, Any], plot: bool) -> None:
+    """Write the sound and its companions; where one cannot be written, none is."""
+    sample_rate = described["sample_rate"]
+    with ExitStack() as together:  # left in reverse, so the sound gets its name last
+        sound = together.enter_context(written_whole(item.path))
+        companion = together.enter_context(written_whole(item.path.with_suffix(".json")))
+        if plot:
+            from diffaudio.media.spectrogram_plot import write_spectrogram  # matplotlib takes its time to load
+
+            picture = together.enter_context(written_whole(item.path.with_suffix(".png")))
+            write_spectrogram(picture, waveform, sample_rate, title=f"{item.prompt} (seed {item.seed})")
+        companion.write_text(json.dumps(described, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_audio(sound, waveform, sample_rate)

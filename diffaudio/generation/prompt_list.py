@@ -1,0 +1,119 @@
+"""Prompt files: what sample/generate.py and `diffaudio sweep` make.
+
+    prompts.txt      a line `prompt` or `prompt|name`
+    prompts.csv      a header of prompt and, where wanted, label and name
+    prompts.jsonl    an object a line with the same keys
+
+`name` is that of the sound's file; without one it is named after its place in the list and its words. `label` is
+the kind of sound that a classifier should hear, for evaluation.
+"""
+
+import csv
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from diffaudio.errors import UserError
+from diffaudio.file_names import slug
+from diffaudio.generation.batch import Item
+from diffaudio.training.run_folder import seeded_generator
+
+__all__ = ["Prompt", "items_of", "read_prompts"]
+
+COLUMNS = ("prompt", "label", "name")
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A line of a prompt file."""
+
+    text: str
+    name: str
+    label: str | None = None
+
+
+def read_prompts(file: Path) -> list[Prompt]:
+    """Read a prompt file; lines that are blank are passed over.
+
+    Args:
+        file: .csv, .jsonl, or text of any other suffix.
+
+    Raises:
+        ValueError: the file is missing, empty or malformed, a prompt is empty, or a name cannot be one or comes twice.
+    """
+    if not file.is_file():
+        raise UserError(f"{file}: there is no such prompt list")
+    read = {".csv": _from_csv, ".jsonl": _from_jsonl}.get(file.suffix.lower(), _from_text)
+    prompts, lines = [], dict[str, int]()
+    for number, row in read(file):
+        text, label, name = (row.get(column, "").strip() for column in COLUMNS)
+        name = name or f"{len(prompts):05d}-{slug(text)}"
+        if not text:
+            raise UserError(f"{file}, line {number}: a prompt is empty; say in a few words what to hear")
+        if name != Path(name).name or name.startswith(".") or "\\" in name:
+            raise UserError(f"{file}, line {number}: '{name}' cannot name a file; leave out slashes and leading dots")
+        stem = name.removesuffix(".wav").removesuffix(".flac")
+        if stem in lines:
+            raise UserError(f"{file}: lines {lines[stem]} and {number} are both named '{stem}'")
+        lines[stem] = number
+        prompts.append(Prompt(text, name, label or None))
+    if not prompts:
+        raise UserError(f"{file}: the prompt list is empty")
+    return prompts
+
+
+def items_of(prompts: Sequence[Prompt], folder: Path, seed: int, *, takes: int = 1, suffix: str = ".wav") -> list[Item]:
+    """The sounds to make of a prompt list, take by take.
+
+    Args:
+        seed: of the run. An item's seed is a function of this one, its place in the list and its take.
+        takes: sounds for each prompt; from the second on their names end in `-take2` and so on.
+        suffix: of files whose name has none.
+    """
+    items = []
+    for take in range(takes):
+        for place, prompt in enumerate(prompts):
+            path = folder / (prompt.name if prompt.name.endswith((".wav", ".flac")) else f"{prompt.name}{suffix}")
+            position = (place, take) if take else (place,)
+            path = path.with_name(f"{path.stem}-take{take + 1}{path.suffix}") if take else path
+            items.append(Item(prompt.text, seeded_generator(seed, *position).initial_seed(), path, prompt.label))
+    return items
+
+
+def _from_text(file: Path) -> Iterator[tuple[int, dict[str, str]]]:
+    for number, line in enumerate(file.read_text(encoding="utf-8-sig").splitlines(), start=1):
+        if line.strip():
+            text, _, name = line.partition("|")
+            yield number, {"prompt": text, "name": name}
+
+
+def _from_csv(file: Path) -> Iterator[tuple[int, dict[str, str]]]:
+    with file.open(encoding="utf-8-sig", newline="") as opened:
+        reader = csv.DictReader(opened, restkey="more columns than the header")
+        _check_columns(f"{file}, line 1", reader.fieldnames or [])
+        for row in reader:
+            filled = {column: value for column, value in row.items() if value}
+            _check_columns(f"{file}, line {reader.line_num}", filled | {"prompt": ""})
+            yield reader.line_num, filled
+
+
+def _from_jsonl(file: Path) -> Iterator[tuple[int, dict[str, str]]]:
+    for number, line in enumerate(file.read_text(encoding="utf-8-sig").splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise UserError(f"{file}, line {number}: is not JSON ({error})") from error
+        if not isinstance(row, dict) or not all(isinstance(value, str) for value in row.values()):
+            raise UserError(f'{file}, line {number}: is not an object of texts, such as {{"prompt": "rain"}}')
+        _check_columns(f"{file}, line {number}", row)
+        yield number, row
+
+
+def _check_columns(where: str, names: Sequence[str] | dict[str, str]) -> None:
+    unknown = [name for name in names if name not in COLUMNS]
+    if "prompt" not in names or unknown:
+        found = f"has '{unknown[0]}'" if unknown else "has no 'prompt'"
+        raise UserError(f"{where}: {found}; the columns are {', '.join(COLUMNS)}, and prompt is needed")

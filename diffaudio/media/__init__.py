@@ -1,0 +1,1 @@
+"""Sound and pictures in files: decoding, writing, long sound in pieces, spectrograms."""

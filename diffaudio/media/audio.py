@@ -1,0 +1,202 @@
+"""Waveforms: reading, writing, resampling, channels, length and level.
+
+A waveform is a float32 tensor [channels, samples] in [-1, 1]; most functions also take a batch before that.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import torch
+import torchaudio
+from torch import Tensor
+
+from diffaudio.atomic_io import written_whole
+from diffaudio.errors import UserError
+from diffaudio.media import audio_arrays as sound
+from diffaudio.media.video import MediaError, read_sound
+
+__all__ = [
+    "RESAMPLER",
+    "check_audio_path",
+    "crop_or_pad",
+    "decode_flac",
+    "encode_flac",
+    "mix_channels",
+    "read_audio",
+    "resample",
+    "scale_to_peak",
+    "write_audio",
+]
+
+READ_DIRECTLY = (".wav", ".flac", ".ogg")
+WRITTEN = (".wav", ".flac")
+RESAMPLER = "torchaudio sinc_interp_hann, lowpass_filter_width 32, rolloff 0.95"  # what `resample` does
+
+
+def read_audio(
+    path: str | Path,
+    *,
+    sample_rate: int | None = None,
+    channels: int | None = None,
+    start_s: float = 0.0,
+    duration_s: float | None = None,
+) -> tuple[Tensor, int]:
+    """Read a sound file, or the sound track of a video.
+
+    Args:
+        sample_rate: to resample to; None keeps the file's.
+        channels: 1 or 2; None keeps the file's.
+        start_s: where to begin.
+        duration_s: how much to read; None reads to the end. Less comes back where the sound ends before.
+
+    Returns:
+        [channels, samples] float32, and its sample rate.
+
+    Raises:
+        MediaError: the file is not there, has no sound, or cannot be read.
+    """
+    path = Path(path)
+    if path.suffix.lower() in READ_DIRECTLY and path.is_file():
+        waveform, rate = _read_with_soundfile(path, start_s, duration_s)
+    else:
+        decoded, rate = read_sound(path, start_s=start_s, duration_s=duration_s)
+        waveform = torch.from_numpy(decoded)
+    if channels is not None:
+        waveform = mix_channels(waveform, channels)
+    if sample_rate is not None:
+        waveform, rate = resample(waveform, rate, sample_rate), sample_rate
+    return waveform, rate
+
+
+def write_audio(path: str | Path, waveform: Tensor, sample_rate: int) -> None:
+    """Write a 16-bit .wav or .flac file, whole or not at all. Samples outside [-1, 1] are clipped.
+
+    Args:
+        waveform: [channels, samples].
+
+    Raises:
+        ValueError: another suffix, the folder is not there, or the waveform has another shape.
+    """
+    path = Path(path)
+    check_audio_path(path)
+    if waveform.ndim != 2:
+        raise UserError(f"{path}: the waveform is {list(waveform.shape)}, wanted is [channels, samples]")
+    with written_whole(path) as temporary:
+        soundfile.write(temporary, _interleaved(waveform), sample_rate, subtype="PCM_16")
+
+
+def check_audio_path(path: str | Path) -> None:
+    """Find out before a long computation whether `write_audio` could write to `path`.
+
+    Raises:
+        ValueError: a suffix other than .wav and .flac, or the folder is not there.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in WRITTEN:
+        raise UserError(f"{path}: cannot write {path.suffix or 'a file without a suffix'}; choose .wav or .flac")
+    if not path.parent.is_dir():
+        raise UserError(f"{path}: the folder {path.parent} does not exist; make it first")
+    if path.is_dir():
+        raise UserError(f"{path}: is a folder; name a file")
+
+
+def resample(waveform: Tensor, from_rate: int, to_rate: int) -> Tensor:
+    """Change the sample rate by windowed sinc interpolation.
+
+    Args:
+        waveform: [..., samples] at `from_rate` Hz.
+
+    Returns:
+        [..., ceil(samples * to_rate / from_rate)]; the same tensor where the rates are equal.
+    """
+    if from_rate == to_rate or waveform.shape[-1] == 0:
+        return waveform
+    return torchaudio.functional.resample(waveform, from_rate, to_rate, lowpass_filter_width=32, rolloff=0.95)
+
+
+def mix_channels(waveform: Tensor, channels: int) -> Tensor:
+    """Mix to mono or stereo, so that nothing comes out louder than full scale.
+
+    Args:
+        waveform: [..., any number of channels, samples]; six and eight are 5.1 and 7.1 in FFmpeg's order, whose
+            low-frequency channel is left out.
+        channels: 1 or 2.
+
+    Returns:
+        [..., channels, samples]
+
+    Raises:
+        ValueError: another number of channels.
+    """
+    given = waveform.shape[-2]
+    weights = torch.from_numpy(sound.mixing_weights(given, channels)).to(waveform)
+    if given == channels:
+        return waveform
+    return waveform.expand(*waveform.shape[:-2], channels, -1) if given == 1 else weights @ waveform
+
+
+def crop_or_pad(waveform: Tensor, duration_s: float, sample_rate: int, *, start_s: float = 0.0) -> Tensor:
+    """Cut `duration_s` seconds out of a waveform, with silence where it ends early.
+
+    Args:
+        waveform: [..., samples].
+        start_s: where to begin; 0 is the first sample.
+
+    Returns:
+        [..., round(duration_s * sample_rate)], a view where no padding was needed.
+
+    Raises:
+        ValueError: `duration_s` is not positive, or `start_s` lies before the beginning or past the end.
+    """
+    if duration_s <= 0:
+        raise UserError(f"duration_s is {duration_s}; it must be above 0")
+    first, num_samples = round(start_s * sample_rate), round(duration_s * sample_rate)
+    available = waveform.shape[-1]
+    if not 0 <= first <= available:
+        raise UserError(f"start_s is {start_s}; the waveform has {available / sample_rate:.3f} s")
+    cut = waveform[..., first : first + num_samples]
+    return torch.nn.functional.pad(cut, (0, num_samples - cut.shape[-1])) if cut.shape[-1] < num_samples else cut
+
+
+def scale_to_peak(waveform: Tensor, peak: float = 0.7) -> Tensor:
+    """Scale each waveform so that its largest sample, over all channels, is `peak`; silence stays silence.
+
+    Args:
+        waveform: [..., channels, samples].
+    """
+    if waveform.numel() == 0:
+        return waveform
+    largest = waveform.abs().amax(dim=(-2, -1), keepdim=True)
+    return waveform * torch.where(largest > 0, peak / largest, torch.ones_like(largest))
+
+
+def encode_flac(waveform: Tensor, sample_rate: int) -> bytes:
+    """A 16-bit FLAC file as bytes. Samples outside [-1, 1] are clipped.
+
+    Args:
+        waveform: [channels, samples].
+    """
+    return sound.encode_flac(waveform.detach().cpu().float().numpy(), sample_rate)
+
+
+def decode_flac(data: bytes) -> tuple[Tensor, int]:
+    """The inverse of `encode_flac`: [channels, samples] float32, and the sample rate in Hz."""
+    samples, rate = sound.decode_flac(data)
+    return torch.from_numpy(samples), rate
+
+
+def _interleaved(waveform: Tensor) -> np.ndarray:
+    return waveform.detach().cpu().float().clamp(-1, 1).T.numpy()
+
+
+def _read_with_soundfile(path: Path, start_s: float, duration_s: float | None) -> tuple[Tensor, int]:
+    try:
+        with soundfile.SoundFile(path) as file:
+            rate = file.samplerate
+            file.seek(min(round(start_s * rate), file.frames))
+            frames = -1 if duration_s is None else round(duration_s * rate)
+            samples = file.read(frames, dtype="float32", always_2d=True)
+    except soundfile.SoundFileError as error:
+        raise MediaError(f"{path}: cannot be read as a sound file ({error})") from error
+    return torch.from_numpy(samples.T.copy()), rate

@@ -1,0 +1,1 @@
+"""Everything with weights, each model knowing nothing of the others."""

@@ -1,0 +1,152 @@
+"""What the adapters of other libraries' autoencoders share: latent statistics, checks, lengths.
+
+    h   latents as the library has them                                [batch, latent_channels, frames]
+    z   (h - latent_mean) / latent_scale by channel, for the U-Net     [batch, latent_channels, frames]
+
+An adapter starts with mean 0 and scale 1 (or what the library's own diffusion model divides by). Fitted to the
+sounds that a model is to learn, z has mean 0 and deviation 1, as the noise has:
+
+    autoencoder = load_autoencoder("facebook/encodec_24khz")
+    autoencoder.fit_latents(waveforms)         # any iterable of [batch, channels, samples]
+    autoencoder.save_pretrained("encodec")     # from now on `--autoencoder encodec`
+"""
+
+import math
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from diffaudio.errors import UserError
+from diffaudio.models.autoencoders.base import Autoencoder, Reach
+
+__all__ = ["AdaptedAutoencoder", "frames_reached", "load_whole", "settings_of"]
+
+CONTEXT_S = 1.0  # around windows of what looks at everything
+
+
+class AdaptedAutoencoder(Autoencoder):
+    """An autoencoder made of networks of other libraries; a subclass gives `_encode` and `_decode`.
+
+    Attributes:
+        hop_length: samples that a latent frame stands for.
+        latent_mean, latent_scale: [latent_channels], see the module.
+    """
+
+    hop_length: int
+    latent_mean: nn.Parameter
+    latent_scale: nn.Parameter
+
+    def _describe(
+        self, kind: str, *, sample_rate: int, audio_channels: int, latent_channels: int, hop_length: int,
+        latent_scale: float = 1.0,
+    ) -> None:  # fmt: skip
+        """Set what the interface promises; the last line of a subclass' `__init__`."""
+        self.sample_rate, self.audio_channels = sample_rate, audio_channels
+        self.latent_channels, self.hop_length = latent_channels, hop_length
+        self.latent_rate = sample_rate / hop_length
+        self.name = f"{kind}_{sample_rate // 1000}khz_{latent_channels}x{self.latent_rate:g}hz"
+        self.latent_mean = nn.Parameter(torch.zeros(latent_channels))
+        self.latent_scale = nn.Parameter(torch.full((latent_channels,), latent_scale))
+        self.eval().requires_grad_(False)
+
+    @property
+    def reach(self) -> Reach:
+        """Unless a subclass knows better: everything has an effect on everything."""
+        frames = math.ceil(CONTEXT_S * self.latent_rate)
+        return Reach(frames, frames, exact=False)
+
+    def _encode(self, waveform: Tensor) -> Tensor:
+        """[batch, audio_channels, samples] -> h [batch, latent_channels, frames]"""
+        raise NotImplementedError
+
+    def _decode(self, latents: Tensor) -> Tensor:
+        """h [batch, latent_channels, frames] -> [batch, audio_channels, frames * hop_length or more]"""
+        raise NotImplementedError
+
+    def _padded(self, waveform: Tensor) -> Tensor:
+        """With silence at the end, so that frames are whole."""
+        return F.pad(waveform, (0, -waveform.shape[-1] % self.hop_length))
+
+    @torch.no_grad()
+    def encode(self, waveform: Tensor) -> Tensor:
+        h = self._encode(self._checked(waveform))
+        return (h - self.latent_mean[:, None]) / self.latent_scale[:, None]
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor, *, num_samples: int | None = None) -> Tensor:
+        if latents.ndim != 3 or latents.shape[1] != self.latent_channels:
+            raise UserError(f"latents are {tuple(latents.shape)}; expected [batch, {self.latent_channels}, frames]")
+        h = latents.to(self.latent_mean) * self.latent_scale[:, None] + self.latent_mean[:, None]
+        return self._decode(h)[..., : latents.shape[-1] * self.hop_length][..., :num_samples]
+
+    @torch.no_grad()
+    def fit_latents(self, waveforms: Iterable[Tensor]) -> None:
+        """Take mean and scale of each channel from sounds, so that their latents have mean 0 and deviation 1.
+
+        Latents that were made before are no longer those of this autoencoder. A channel that hardly varies is
+        not blown up: scales are at least a hundredth of the largest.
+
+        Args:
+            waveforms: [batch, audio_channels, samples] each, at `sample_rate` and the level at which they will
+                be encoded.
+
+        Raises:
+            ValueError: there are none, or one has another number of channels.
+        """
+        count, (total, squares) = 0, torch.zeros(2, self.latent_channels, dtype=torch.float64)
+        for waveform in waveforms:
+            h = self._encode(self._checked(waveform)).cpu().double()
+            count += h.shape[0] * h.shape[2]
+            total = total + h.sum(dim=(0, 2))
+            squares = squares + h.square().sum(dim=(0, 2))
+        if count < 2:
+            raise UserError(f"sounds to fit the latents to hold {count} frames; give more")
+        mean = total / count
+        deviation = (squares / count - mean.square()).clamp(min=0).sqrt()
+        self.latent_mean.copy_(mean)
+        self.latent_scale.copy_(deviation.clamp(min=max(deviation.max().item() / 100, 1e-6)))
+
+    def _checked(self, waveform: Tensor) -> Tensor:
+        if waveform.ndim != 3 or waveform.shape[1] != self.audio_channels or waveform.shape[2] == 0:
+            raise UserError(
+                f"waveform is {tuple(waveform.shape)}; expected [batch, {self.audio_channels}, samples]; "
+                "`diffaudio.media.audio.mix_channels` makes mono and stereo of each other"
+            )
+        return waveform.to(self.latent_mean)
+
+
+def frames_reached(layers: Iterable[tuple[int, int, int]], hop_length: int) -> int:
+    """How many latent frames on each side a stack of convolutions looks at, or one more.
+
+    Args:
+        layers: kernel size, dilation, and how many samples of sound lie between two neighbours that the kernel is
+            laid over; of a transposed convolution between two that it makes.
+        hop_length: samples in a latent frame.
+    """
+    samples = sum(math.ceil((kernel - 1) * dilation / 2) * spacing for kernel, dilation, spacing in layers)
+    return math.ceil(samples / hop_length) + 1
+
+
+def load_whole(network: type, folder: Path) -> Any:
+    """Read a network of diffusers, transformers or ours from its folder: float32, safetensors only.
+
+    Raises:
+        ValueError: there are no safetensors, or their weights are not those of the config.
+    """
+    if not any(folder.glob("*.safetensors")):
+        raise UserError(f"{folder}: has no weights as *.safetensors; pickles are not read, convert them first")
+    loader: Any = network
+    loaded, info = loader.from_pretrained(folder, use_safetensors=True, output_loading_info=True)
+    wrong = sorted([*info["missing_keys"], *info["unexpected_keys"]])
+    if wrong:
+        raise UserError(f"{folder}: {len(wrong)} weights do not fit config.json, such as {wrong[0]}")
+    return loaded.eval().requires_grad_(False).float()
+
+
+def settings_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What a network of diffusers is built from, without the library's own notes."""
+    return {name: value for name, value in config.items() if not name.startswith("_")}

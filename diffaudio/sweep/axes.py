@@ -1,0 +1,100 @@
+"""What a sweep varies, and how its values are written on the command line."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from diffaudio.errors import UserError
+
+if TYPE_CHECKING:  # heavy, and the command's --help reads this module
+    from diffaudio.generation.batch import Settings
+
+__all__ = ["AXES", "Axis"]
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A setting that a sweep varies.
+
+    Attributes:
+        apply: settings with a value of it.
+        help: what it is, and how its values are written.
+        kind: of its values.
+        plain: the value it has where it is not asked for; None where it has to be.
+        short: what stands before the value in a combination's name.
+    """
+
+    apply: "Callable[[Settings, Any], Settings]"
+    help: str
+    kind: type = str
+    plain: Any = None
+    short: str = ""
+
+
+def _guided(**change: Any) -> "Callable[[Settings], Settings]":
+    return lambda settings: replace(settings, guidance=replace(settings.guidance, **change))
+
+
+def _interval(settings: "Settings", text: str) -> "Settings":
+    if text == "none":
+        return settings
+    low, high = _numbers("interval", text, "LOW:HIGH", 2, 2)
+    return _guided(interval=(low, high))(settings)
+
+
+def _apg(settings: "Settings", text: str) -> "Settings":
+    if text == "off":
+        return settings
+    from diffaudio.diffusion.guidance import Projection
+
+    numbers = [] if text == "on" else _numbers("apg", text, "off, on or PARALLEL:THRESHOLD:MOMENTUM", 1, 3)
+    names = ("parallel", "threshold", "momentum")
+    return _guided(projection=Projection(**dict(zip(names, numbers, strict=False))))(settings)
+
+
+def _cfg_zero(settings: "Settings", text: str) -> "Settings":
+    if text == "off":
+        return settings
+    numbers = [0.04] if text == "on" else _numbers("cfg_zero", text, "off, on or the part of zero-init", 1, 1)
+    return _guided(zero_star=True, zero_init=numbers[0])(settings)
+
+
+def _eta(settings: "Settings", text: str) -> "Settings":
+    return settings if text == "auto" else replace(settings, eta=_numbers("eta", text, "auto or 0 to 1", 1, 1)[0])
+
+
+def _numbers(axis: str, text: str, form: str, least: int, most: int) -> list[float]:
+    parts = text.split(":")
+    try:
+        numbers = [float(part) for part in parts]
+    except ValueError:
+        numbers = []
+    if not least <= len(numbers) <= most:
+        raise UserError(f"{axis} is '{text}'; give {form}")
+    return numbers
+
+
+AXES = {
+    "sampler": Axis(lambda s, v: replace(s, sampler=v), "of those that `diffaudio samplers` lists"),
+    "steps": Axis(lambda s, v: replace(s, steps=v), "sampling steps", int, 25, "steps"),
+    "guidance_scale": Axis(lambda s, v: replace(s, guidance_scale=v), "guidance scales", float, 3.0, "scale"),
+    "spacing": Axis(
+        lambda s, v: s if v == "auto" else replace(s, spacing=v),
+        "of the noise levels: trailing, linear, karras, exponential",
+        plain="auto",
+    ),
+    "eta": Axis(_eta, "how much noise each step draws anew", plain="auto", short="eta"),
+    "rescale": Axis(lambda s, v: _guided(rescale=v)(s), "guidance rescale, 0 to 1", float, 0.0, "rescale"),
+    "interval": Axis(_interval, "noise levels that are guided, LOW:HIGH", plain="none", short="interval"),
+    "schedule": Axis(
+        lambda s, v: _guided(schedule=v)(s), "of the scale: constant, linear, cosine, …", plain="constant"
+    ),
+    "apg": Axis(_apg, "projected guidance: off, on or PARALLEL:THRESHOLD:MOMENTUM", plain="off", short="apg"),
+    "cfg_zero": Axis(_cfg_zero, "CFG-Zero*: off, on or the part of zero-init", plain="off", short="cfgzero"),
+    "weak_model": Axis(
+        lambda s, v: s if v == "none" else replace(s, weak_model=v),
+        "autoguidance: folder or hub id of a weaker model",
+        plain="none",
+        short="weak",
+    ),
+}

@@ -1,0 +1,125 @@
+"""The combinations of a sweep: every sampler with every number of steps, every guidance scale, and so on.
+
+Each is tried out before anything is made, by sampling with a network that costs nothing: what the sampler, the model
+or the guidance refuses is known then, and how many passes a sound takes.
+"""
+
+import copy
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from diffaudio.errors import UserError
+from diffaudio.generation.batch import Settings, pipeline_arguments
+from diffaudio.pipeline import DiffAudioPipeline
+from diffaudio.sweep.axes import AXES
+
+__all__ = ["Combination", "count_passes", "suitable"]
+
+
+ALWAYS_NAMED = ("sampler", "steps", "guidance_scale")
+
+
+@dataclass(frozen=True, eq=False)
+class Combination:
+    """One point of the grid.
+
+    Attributes:
+        name: such as `ddim-steps25-scale3`; also that of its folder.
+        values: by axis.
+        settings: of its sounds.
+        passes: U-Net evaluations of each sound.
+    """
+
+    name: str
+    values: dict[str, Any]
+    settings: Settings
+    passes: int
+
+
+def suitable(
+    pipe: DiffAudioPipeline, base: Settings, axes: Mapping[str, Sequence[Any]]
+) -> tuple[list[Combination], dict[str, str]]:
+    """Try all combinations of values out; the last axis varies fastest.
+
+    Args:
+        base: the settings that do not vary.
+        axes: keys of `AXES`, with at least one value each.
+
+    Returns:
+        Those that the model can be sampled with, and for the others, by name, the reason why not.
+
+    Raises:
+        ValueError: an axis has a value twice, or one that suits in no combination at all.
+    """
+    for axis, values in axes.items():
+        if len(set(values)) != len(values):
+            raise UserError(f"{axis} has a value twice: {', '.join(map(str, values))}")
+    suiting, refused = list[Combination](), dict[str, str]()
+    unused = {(axis, value): "" for axis, values in axes.items() for value in values}
+    for point in product(*axes.values()):
+        values = dict(zip(axes, point, strict=True))
+        try:
+            settings = base
+            for axis, value in values.items():
+                settings = AXES[axis].apply(settings, value)
+            suiting.append(Combination(_name(values), values, settings, count_passes(pipe, settings)))
+        except ValueError as error:
+            refused[_name(values)] = str(error)
+            unused |= {pair: unused[pair] or str(error) for pair in values.items() if pair in unused}
+        else:
+            for pair in values.items():
+                unused.pop(pair, None)
+    if not suiting:
+        name, reason = next(iter(refused.items()))
+        raise UserError(f"no combination suits; {name}: {reason}")
+    for (axis, value), reason in unused.items():
+        raise UserError(f"{axis} {value} suits in no combination: {reason}")
+    return suiting, refused
+
+
+def count_passes(pipe: DiffAudioPipeline, settings: Settings) -> int:
+    """U-Net evaluations that a sound takes, those for guidance and of a weaker model counted too.
+
+    Raises:
+        ValueError: the model cannot be sampled with these settings.
+    """
+    trial = copy.copy(pipe)
+    trial.unet = nothing = _NoNetwork(pipe.unet.config)  # pyright: ignore[reportAttributeAccessIssue]
+    embedding = torch.ones(1, pipe.clip.embedding_dim)
+    negative = None if settings.negative_prompt is None else embedding
+    arguments = pipeline_arguments(settings) | {"negative_prompt": None, "audio_length_in_s": 1.0}
+    return trial(
+        prompt_embeds=embedding,
+        negative_prompt_embeds=negative,
+        weak_unet=None if settings.weak_model is None else nothing,  # pyright: ignore[reportArgumentType]
+        generator=torch.Generator().manual_seed(0),
+        output_type="latent",
+        **arguments,
+    ).num_passes
+
+
+class _NoNetwork(nn.Module):
+    """Predicts something, at once."""
+
+    def __init__(self, config: Any) -> None:
+        super().__init__()
+        self.config = config
+        self.anything = nn.Parameter(torch.ones(()))
+
+    def forward(self, latents: Tensor, *conditions: Any) -> Tensor:
+        return torch.linspace(0.5, 1, latents.numel()).view_as(latents) - latents / 2
+
+
+def _name(values: Mapping[str, Any]) -> str:
+    parts = [
+        f"{AXES[axis].short}{f'{value:g}' if isinstance(value, float) else value}"
+        for axis, value in values.items()
+        if axis in ALWAYS_NAMED or value != AXES[axis].plain
+    ]
+    return re.sub(r"[^\w.+-]+", "_", "-".join(parts))

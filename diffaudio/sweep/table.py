@@ -1,0 +1,79 @@
+"""The table of a sweep: a row a combination, with what it costs beside how good it is.
+
+    passes               U-Net evaluations a sound takes
+    seconds_per_sound    from prompt embedding to waveform, its share of a batch; the median over the sounds
+    real_time_factor     those seconds over the sound's duration; below 1 is faster than it plays
+
+Metrics follow as NAME, NAME_low, NAME_high (the interval) and NAME_n (sounds in it). The rows `real` and `shuffled`
+have metrics alone: what recordings reach, and each combination's with the prompts dealt anew.
+"""
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from diffaudio.atomic_io import written_whole
+
+__all__ = ["direction", "pareto_line", "timing_columns", "with_mean_of_shuffled", "write_tables"]
+
+
+HIGHER = ("accuracy", "clap_score", "clip_score", "coverage", "diversity", "inception_score", "precision", "recall")
+LOWER = ("clipped", "fd", "kad", "kl", "repeated", "silent")
+
+
+def direction(metric: str) -> int:
+    """1 where more is better, -1 where less is, 0 where neither holds (density, loudness)."""
+    for sign, families in ((1, HIGHER), (-1, LOWER)):
+        if any(metric == family or metric.startswith(f"{family}_") for family in families):
+            return sign
+    return 0
+
+
+def timing_columns(sidecars: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """What the sounds of a combination cost, from their sidecars."""
+    seconds = median(each["timing"]["batch_seconds"] / each["timing"]["batch_size"] for each in sidecars)
+    return {"seconds_per_sound": seconds, "real_time_factor": seconds / sidecars[0]["duration_s"]}
+
+
+def with_mean_of_shuffled(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The rows of a table with the mean of all shuffled ones in their place, for pictures and page."""
+    shuffled = [row for row in rows if row["kind"] == "shuffled"]
+    mean: dict[str, Any] = {"kind": "shuffled", "combination": "shuffled labels, mean"}
+    for name in shuffled[0] if shuffled else ():
+        if f"{name}_n" in shuffled[0]:
+            mean[name] = sum(row[name] for row in shuffled) / len(shuffled)
+    return [row for row in rows if row["kind"] != "shuffled"] + [mean] * bool(shuffled)
+
+
+def pareto_line(costs: Sequence[float], values: Sequence[float], *, higher_is_better: bool) -> list[int]:
+    """Places of the points that no other one beats at the same or lower cost, cheapest first."""
+    sign = 1 if higher_is_better else -1
+    line, best = [], float("-inf")
+    for place in sorted(range(len(costs)), key=lambda place: (costs[place], -sign * values[place])):
+        if sign * values[place] > best:
+            line.append(place)
+            best = sign * values[place]
+    return line
+
+
+def write_tables(folder: Path, rows: Sequence[Mapping[str, Any]], described: Mapping[str, Any]) -> None:
+    """Write results.csv and results.parquet; what a row lacks is empty.
+
+    Args:
+        described: of the sweep as a whole; JSON under the key `diffaudio` of the Parquet file's metadata.
+    """
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    with written_whole(folder / "results.csv") as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(rows)
+    table = pa.Table.from_pylist([{column: row.get(column) for column in columns} for row in rows])
+    table = table.replace_schema_metadata({"diffaudio": json.dumps(described, ensure_ascii=False)})
+    with written_whole(folder / "results.parquet") as temporary:
+        pq.write_table(table, temporary)

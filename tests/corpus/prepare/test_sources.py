@@ -1,0 +1,241 @@
+"""What `diffaudio prepare` is told to look at: folders, lists, manifests, addresses."""
+
+import csv
+import json
+import os
+import random
+import sys
+import zipfile
+from pathlib import Path
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from diffaudio.corpus.prepare.sources import Media, Segment, read_sources
+
+ROWS = [
+    {"path": "below/b.mkv", "start": 12.5, "end": None, "caption": "rain"},
+    {"path": "a.mp4", "start": None, "end": None, "caption": None},
+    {"path": "below/b.mkv", "start": 0.0, "end": 5.0, "caption": "a dog, barking"},
+]
+WANTED = [("a.mp4", (Segment(),)), ("below/b.mkv", (Segment(0, 5, "a dog, barking"), Segment(12.5, None, "rain")))]
+
+
+def touch(folder: Path, *names: str) -> None:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+
+
+def names(*sources: str | Path) -> list[str]:
+    return [media.name for media in read_sources(sources)]
+
+
+def write_csv(path: Path, text: str) -> Path:
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path):
+    touch(tmp_path, "a.mp4", "below/b.mkv", "below/deeper/C.WEBM", "notes.md", ".hidden.mp4", ".trash/d.mp4")
+    return tmp_path
+
+
+@pytest.fixture
+def memory():
+    files = fsspec.filesystem("memory")
+    for name in ("a.mp4", "below/b.mkv", "notes.md", ".trash/c.mp4"):
+        files.pipe(f"/bucket/{name}", b"x")
+    yield files
+    files.rm("/bucket", recursive=True)
+
+
+def test_a_folder_is_searched_with_everything_below_and_hidden_files_are_passed_over(folder):
+    assert read_sources([folder])[1] == Media("below/b.mkv", str(folder / "below/b.mkv"))
+    assert names(folder) == ["a.mp4", "below/b.mkv", "below/deeper/C.WEBM"]
+
+
+def test_a_file_that_is_named_may_have_any_suffix(folder):
+    assert names(folder / "notes.md") == ["notes.md"]
+
+
+def test_names_do_not_depend_on_the_order_of_sources_nor_on_naming_one_twice(folder):
+    sources = [folder, folder / "below", folder / "a.mp4", folder / "below/b.mkv"]
+    random.Random(1).shuffle(sources)
+    assert read_sources(sources) == read_sources([folder])
+
+
+def test_files_of_the_same_name_in_several_folders_stay_apart(tmp_path):
+    touch(tmp_path, "one/a.mp4", "two/a.mp4")
+    assert names(tmp_path / "one", tmp_path / "two") == ["one/a.mp4", "two/a.mp4"]
+    assert names(tmp_path / "one") == names(tmp_path / "one" / "a.mp4") == ["a.mp4"]
+
+
+def test_relative_sources_are_those_of_the_current_folder(folder, monkeypatch):
+    monkeypatch.chdir(folder / "below")
+    assert read_sources(["../a.mp4", "deeper", "."]) == read_sources([folder])
+
+
+@pytest.mark.parametrize("suffix", ["csv", "tsv", "jsonl", "parquet"])
+def test_a_manifest_says_which_stretches_of_which_file_are_wanted_and_what_they_are_of(folder, suffix):
+    path = folder / f"list.{suffix}"
+    rows = [row | {"label": "further columns are left alone"} for row in ROWS]
+    if suffix == "parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    elif suffix == "jsonl":
+        path.write_text("\n".join(json.dumps({k: v for k, v in row.items() if v is not None}) for row in rows))
+    else:
+        with path.open("w", newline="", encoding="utf-8-sig") as file:
+            writer = csv.DictWriter(file, rows[0], delimiter="," if suffix == "csv" else "\t")
+            writer.writeheader()
+            writer.writerows(rows)
+    assert [(media.name, media.segments) for media in read_sources([path])] == WANTED
+
+
+def test_a_file_list_has_a_path_or_an_address_a_line(folder, tmp_path_factory, memory):
+    elsewhere = tmp_path_factory.mktemp("elsewhere") / "c.mp4"
+    elsewhere.touch()
+    (folder / "list.txt").write_text(f"# what we like\n\nbelow/b.mkv\n{elsewhere}\nmemory://bucket/a.mp4\n")
+    media = read_sources([folder / "list.txt"])
+    wanted = [str(elsewhere), str(folder / "below/b.mkv"), "memory://bucket/a.mp4"]
+    assert sorted(one.path for one in media) == sorted(wanted)
+    assert wanted[2] in [one.name for one in media]
+
+
+def test_names_with_colons_are_those_of_files(folder):
+    touch(folder, "Foo::Bar.mp4", "b:/c.mp4")
+    (folder / "list.txt").write_text("Foo::Bar.mp4\nb:/c.mp4\n")
+    assert names(folder / "list.txt") == ["Foo::Bar.mp4", "b:/c.mp4"]
+
+
+def test_relative_paths_of_a_list_are_named_from_its_folder_however_few_there_are(folder):
+    (folder / "list.lst").write_text("below/b.mkv\n")
+    assert names(folder / "list.lst") == ["below/b.mkv"]
+    (folder / "below/list.lst").write_text("../a.mp4\nb.mkv")
+    assert names(folder / "below/list.lst") == ["a.mp4", "below/b.mkv"]
+
+
+def test_a_stretch_that_is_named_twice_is_taken_once(folder):
+    text = "path,start,end\na.mp4,1,2\na.mp4,0,1\n./a.mp4,1.0,2.0\n"
+    (media,) = read_sources([write_csv(folder / "list.csv", text)])
+    assert media.segments == (Segment(0, 1), Segment(1, 2))
+
+
+def test_a_file_whose_name_is_no_text_gets_one_that_is(tmp_path):
+    if sys.platform != "linux":
+        pytest.skip("names are text there")
+    with open(os.fsencode(tmp_path) + b"/caf\xe9.mp4", "wb"):
+        (media,) = read_sources([tmp_path])
+    assert media.name == r"caf\xe9.mp4" and os.path.exists(media.path)
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ("memory://bucket", ["memory:///bucket/a.mp4", "memory:///bucket/below/b.mkv"]),
+        ("memory://bucket/*.mp4", ["memory:///bucket/a.mp4"]),
+        ("memory://bucket/**/*.mkv", ["memory:///bucket/below/b.mkv"]),
+        ("memory://bucket/notes.md", ["memory:///bucket/notes.md"]),
+    ],
+)
+def test_an_address_is_that_of_a_file_a_folder_or_a_pattern(memory, source, found):
+    assert read_sources([source]) == [Media(address, address) for address in found]
+
+
+def test_files_inside_an_archive_have_addresses_too(tmp_path):
+    archive = tmp_path / "videos.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        for name in ("x/a.mp4", "x/b.txt", "c.mp4"):
+            file.writestr(name, b"x")
+    assert names(f"zip://::{archive}") == [f"zip://c.mp4::{archive}", f"zip://x/a.mp4::{archive}"]
+    assert names(f"zip://x/*.mp4::{archive}") == [f"zip://x/a.mp4::{archive}"]
+
+
+def test_a_remote_manifest_counts_relative_paths_from_where_it_lies(memory):
+    memory.pipe("/bucket/lists/all.csv", b"path,caption\n../a.mp4,rain\n/local/b.mp4,sea\n")
+    assert read_sources(["memory://bucket/lists/all.csv"]) == [
+        Media("b.mp4", "/local/b.mp4", (Segment(caption="sea"),)),
+        Media("memory://bucket/a.mp4", "memory://bucket/a.mp4", (Segment(caption="rain"),)),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ("file,start\na.mp4,0\n", r"list\.csv: column 'path' is missing, found are file, start; name the columns path"),
+        ("", r"list\.csv: column 'path' is missing, found are nothing"),
+        ("path,start_s\na.mp4,0\n", r"has a column 'start_s', but no 'start'; call it so, or leave it out"),
+        ("path,End\na.mp4,0\n", r"has a column 'End', but no 'end'"),
+        ("path,start\na.mp4,0\na.mp4\n", r"list\.csv: line 3: has 1 cells, the header 2"),
+        ("path,start\na.mp4,0\n,5\n", r"list\.csv: line 3: path is empty; name a file"),
+        ("path,start\na.mp4,one\n", r"list\.csv: line 2: start is 'one'; it must be a number of seconds"),
+        ("path,start\na.mp4,-1\n", r"list\.csv, line 2: start is -1; it must be 0 seconds or more"),
+        ("path,start\na.mp4,nan\n", r"line 2: start is nan; it must be 0 seconds or more"),
+        ("path,start,end\na.mp4,5,5\n", r"line 2: end is 5; it must be above start, which is 5 seconds"),
+        ("path,end\na.mp4,inf\n", r"line 2: end is inf; it must be above start"),
+        (
+            "path,start,end\na.mp4,0,5\na.mp4,4,8\n",
+            r"a\.mp4: 4 s to 8 s \(\S+list\.csv, line 3\) overlaps 0 s to 5 s \(\S+list\.csv, line 2\); name each",
+        ),
+        ("path,start\na.mp4,7\na.mp4,3\n", r"7 s to the end \(\S+, line 2\) overlaps 3 s to the end \(\S+, line 3\)"),
+        ("path,caption\na.mp4,rain\na.mp4,sea\n", r"0 s to the end \(\S+, line 3\) has another caption than 0 s to"),
+        ("path\ngone.mp4\n", r"of the first 1 files that it names none is there, such as \S+gone\.mp4; relative paths"),
+        ('path\n"a.mp4\n', r"list\.csv: line 2: unexpected end of data"),
+    ],
+)
+def test_a_row_that_is_wrong_is_named(folder, text, error):
+    with pytest.raises(ValueError, match=error):
+        read_sources([write_csv(folder / "list.csv", text)])
+
+
+def test_a_file_wanted_whole_by_a_folder_and_in_part_by_a_manifest_is_refused(folder):
+    path = write_csv(folder / "list.csv", "path,start\na.mp4,2\n")
+    with pytest.raises(
+        ValueError, match=rf"2 s to the end \(\S+list\.csv, line 2\) overlaps 0 s to the end \({folder}"
+    ):
+        read_sources([folder, path])
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "error"),
+    [
+        ("a.jsonl", b'{"path": "a.mp4"}\nno json\n', r"a\.jsonl: line 2: is no JSON"),
+        ("a.jsonl", b"[1]\n", r'line 1: is no object; wanted is one such as \{"path": "a\.mp4"\}'),
+        ("a.jsonl", b'{"path": 3}\n', r"line 1: path is 3; it must be text"),
+        ("a.jsonl", rb'{"path": "a.mp4", "caption": "\ud800"}', r"line 1: caption is '\\ud800'; it must be text"),
+        ("a.jsonl", b'{"path": "a.mp4", "end": "x"}\n', r"line 1: end is 'x'; it must be a number of seconds"),
+        ("a.jsonl", b'{"file": "a.mp4"}\n', r"line 1: column 'path' is missing, found are file"),
+        ("a.parquet", b"no parquet", r"a\.parquet: is no Parquet file"),
+        ("a.txt", b"caf\xe9.mp4", r"a\.txt: is no text in UTF-8"),
+    ],
+)
+def test_a_list_that_cannot_be_read_is_named(tmp_path, name, data, error):
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(ValueError, match=error):
+        read_sources([tmp_path / name])
+
+
+def test_sources_that_are_not_there_are_named(tmp_path, memory):
+    for source in (tmp_path / "nowhere", tmp_path / "nowhere.csv"):
+        with pytest.raises(ValueError, match=rf"{source}: there is no such file or folder"):
+            read_sources([source])
+    with pytest.raises(ValueError, match=r"memory://bucket/nowhere: cannot be read \(there is no such file or folder"):
+        read_sources(["memory://bucket/nowhere"])
+    with pytest.raises(ValueError, match=r"no media files found in memory://bucket/\*\.avi; looked for \.3gp"):
+        read_sources(["memory://bucket/*.avi"])
+    with pytest.raises(ValueError, match="no media files found in nothing given"):
+        read_sources([])
+
+
+def test_a_protocol_without_its_package_is_named(tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match=r"teapot://a: cannot be read \(Protocol not known: teapot\)"):
+        read_sources(["teapot://a"])
+    (tmp_path / "a.txt").write_text("teapot://a.mp4")
+    with pytest.raises(ValueError, match=r"teapot://: cannot be read \(Protocol not known: teapot\)"):
+        read_sources([tmp_path / "a.txt"])
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+    with pytest.raises(ValueError, match=r"s3://a: a package is missing that reads such addresses \(Install s3fs"):
+        read_sources(["s3://a"])

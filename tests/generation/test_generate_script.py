@@ -1,0 +1,204 @@
+"""sample/generate.py: a prompt list shared over processes."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import soundfile
+import torch
+from scripts import REPO
+from tiny_model import write_tiny_model
+
+from diffaudio.cli.options import report_errors
+
+SCRIPT = REPO / "sample/generate.py"
+PROMPTS = "rain\na dog barking|dog\n\nrain\na bell|bell.flac\nthe sea\n"
+OLD_KEYS = {"prompt", "seed", "steps", "guidance_scale", "sampler", "duration_s", "negative_prompt", "model"}
+NAMES = ["00000-rain.wav", "dog.wav", "00002-rain.wav", "bell.flac", "00004-the-sea.wav"]
+
+
+class Process:
+    """Stands for `accelerate.PartialState` in one of several processes."""
+
+    def __init__(self, index=0, count=1):
+        self.process_index, self.num_processes = index, count
+        self.is_main_process = self.is_local_main_process = index == 0
+        self.device = torch.device("cpu")
+
+    def wait_for_everyone(self):
+        pass
+
+    def destroy_process_group(self):
+        pass
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return write_tiny_model(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def script():
+    spec = importlib.util.spec_from_file_location("sample_generate", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def generate(script, model, tmp_path, monkeypatch, capsys):
+    """Run the script in this process; gives (exit code, stdout, stderr)."""
+    monkeypatch.chdir(tmp_path)
+    Path("prompts.txt").write_text(PROMPTS, encoding="utf-8")
+
+    def run(*arguments, process=None, out="out"):
+        monkeypatch.setattr(script, "join_processes", lambda: process or Process())
+        settings = ["--prompts", "prompts.txt", "--out", out, "--model", str(model), "--steps", "1", "--duration", "1"]
+        monkeypatch.setattr(sys, "argv", ["generate.py", *settings, *arguments])
+        code = report_errors(script.main)
+        return code, *capsys.readouterr()
+
+    return run
+
+
+def sound(path):
+    return torch.from_numpy(soundfile.read(path, dtype="float32")[0])
+
+
+def times(folder="out"):
+    return {path.name: path.stat().st_mtime_ns for path in Path(folder).iterdir()}
+
+
+def test_every_line_becomes_a_sound_with_a_sidecar(generate):
+    assert generate() == (0, "out: 5 sounds\n", "")
+    expected = {*NAMES, *(str(Path(name).with_suffix(".json")) for name in NAMES)}
+    assert set(times()) == expected
+    settings = [json.loads(Path("out", name).with_suffix(".json").read_text()) for name in NAMES]
+    assert [s["prompt"] for s in settings] == ["rain", "a dog barking", "rain", "a bell", "the sea"]
+    assert len({s["seed"] for s in settings}) == 5
+    assert not torch.allclose(sound("out/00000-rain.wav"), sound("out/00002-rain.wav"), atol=1e-3)
+
+
+def test_a_sound_is_the_same_whatever_the_processes_and_the_batch_size(generate):
+    generate(out="one")
+    for index in range(3):
+        code, printed, _ = generate("--batch-size", "2", out="three", process=Process(index, 3))
+        assert (code, printed) == (0, "three: 5 sounds\n" if index == 0 else "")
+    assert set(times("one")) == set(times("three"))
+    for name in NAMES:
+        assert torch.allclose(sound(f"one/{name}"), sound(f"three/{name}"), atol=1e-4), name
+
+
+def test_another_seed_gives_other_sounds_even_where_places_and_seeds_add_up_alike(generate):
+    seeds = set()
+    for seed in ("0", "1", "2"):
+        generate("--seed", seed, out=seed)
+        seeds |= {json.loads(path.read_text())["seed"] for path in Path(seed).glob("*.json")}
+    assert len(seeds) == 15
+
+
+def test_run_again_it_makes_only_what_is_missing(generate):
+    generate()
+    before = times()
+    Path("out/dog.wav").unlink()
+    Path("out/bell.flac").unlink()
+    assert generate()[0] == 0
+    after = times()
+    assert set(after) == set(before)
+    assert {name for name in after if after[name] != before[name]} == {"dog.wav", "dog.json", "bell.flac", "bell.json"}
+
+
+def test_with_nothing_missing_the_model_is_not_even_loaded(generate, script, monkeypatch):
+    generate()
+    monkeypatch.setattr(script, "load_pipeline", None)
+    assert generate()[0] == 0
+
+
+def test_sounds_made_before_there_were_guidance_options_are_recognised(generate, script, monkeypatch):
+    generate()
+    for path in Path("out").glob("*.json"):
+        told = json.loads(path.read_text())
+        path.write_text(json.dumps({key: value for key, value in told.items() if key in OLD_KEYS}))
+    monkeypatch.setattr(script, "load_pipeline", None)
+    assert generate()[0] == 0
+    assert "(guidance was None, now {'rescale': 0.7}); use the same" in generate("--guidance-rescale", "0.7")[2]
+
+
+def test_a_folder_with_sounds_of_other_settings_is_not_added_to(generate):
+    generate()
+    before = times()
+    Path("out/dog.wav").unlink()
+    code, _, told = generate("--sampler", "euler")
+    assert code == 2
+    assert "00000-rain.wav: was made with other settings (sampler was dpm++2m_sde, now euler); use the same, or" in told
+    assert "dog.wav" not in times()
+    Path("out/00000-rain.json").unlink()
+    assert "00000-rain.wav: is there without its 00000-rain.json; remove it, or write" in generate()[2]
+    assert set(times()) < set(before)
+
+
+@pytest.mark.parametrize(
+    ("prompts", "message"),
+    [
+        (None, "prompts.txt: there is no such prompt list"),
+        ("\n \n", "prompts.txt: the prompt list is empty"),
+        ("rain\n|dog\n", "prompts.txt, line 2: a prompt is empty; say in a few words what to hear"),
+        ("rain|a\n\ndog|a\n", "prompts.txt: lines 1 and 3 are both named 'a'"),
+        ("rain|a.wav\ndog|a.flac\n", "lines 1 and 2 are both named 'a'"),
+        ("rain|../a\n", "prompts.txt, line 1: '../a' cannot name a file; leave out slashes and leading dots"),
+        ("rain|.a\n", "'.a' cannot name a file"),
+    ],
+)
+def test_a_bad_list_is_refused_with_its_line(generate, prompts, message):
+    Path("prompts.txt").unlink() if prompts is None else Path("prompts.txt").write_text(prompts)
+    code, _, told = generate()
+    assert code == 2
+    assert told.startswith("diffaudio: error: ")
+    assert message in told
+    assert not Path("out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--sampler", "dpm4"], "sampler 'dpm4' is unknown; choose from "),
+        (["--steps", "0"], "argument --steps: 0 is out of range; choose 1 to 1000"),
+        (["--batch-size", "0"], "argument --batch-size: 0 is out of range"),
+        (["--model", "nowhere"], "nowhere: there is no such model folder"),
+        (["--dtype", "float16"], "dtype 'float16' needs a GPU"),
+    ],
+)
+def test_bad_settings_are_refused_in_one_line(generate, arguments, message):
+    code, _, told = generate(*arguments)
+    assert code == 2
+    assert told.startswith("diffaudio: error: ")
+    assert message in told
+    assert not [path for path in Path().rglob("*") if path.suffix in (".wav", ".json")]
+
+
+def test_several_processes_do_not_share_one_named_gpu(generate):
+    told = generate("--device", "cuda:0", process=Process(0, 2))[2]
+    assert "device 'cuda:0' is one for 2 processes; leave --device at auto" in told
+
+
+def test_two_real_processes_share_a_list(model, tmp_path):
+    (tmp_path / "prompts.txt").write_text(PROMPTS, encoding="utf-8")
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    settings = ["--prompts", "prompts.txt", "--out", "out", "--model", str(model), "--steps", "1", "--duration", "1"]
+    done = subprocess.run(
+        [*launch, str(SCRIPT), *settings], cwd=tmp_path, capture_output=True, text=True, timeout=600, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "out: 5 sounds\n"  # once: the processes know of each other
+    assert {name for name in times(tmp_path / "out") if not name.endswith(".json")} == set(NAMES)
+
+
+@pytest.mark.gpu
+def test_on_cuda_half_precision_is_the_default(generate, script):
+    process = Process()
+    process.device = torch.device("cuda")
+    assert generate(process=process)[0] == 0
+    assert json.loads(Path("out/dog.json").read_text())["dtype"] == "float16"

@@ -1,0 +1,127 @@
+import json
+import logging
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from tiny_model import EMBEDDING_DIM, sentence_encoder, write_tiny_clip
+from transformers import BertModel
+
+from diffaudio.models.clip import Clip, prune_vocabulary
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_clip(tmp_path_factory.mktemp("clip") / "clip")
+
+
+@pytest.fixture(scope="module")
+def clip(folder: Path) -> Clip:
+    return Clip.from_pretrained(folder)
+
+
+def picture(shade: int) -> Image.Image:
+    return Image.new("RGB", (40, 30), (shade, 255 - shade, shade // 2))
+
+
+def test_embeddings_have_unit_norm(clip: Clip):
+    texts = clip.encode_text(["a dog barking", "rain"])
+    pictures = clip.encode_image([picture(10), picture(200), Image.new("L", (20, 20))])
+    video = clip.encode_video([picture(10), picture(200)])
+    assert (texts.shape, pictures.shape, video.shape) == ((2, EMBEDDING_DIM), (3, EMBEDDING_DIM), (1, EMBEDDING_DIM))
+    for embeddings in (texts, pictures, video):
+        torch.testing.assert_close(embeddings.norm(dim=-1), torch.ones(len(embeddings)))
+
+
+def test_the_embedding_of_a_text_does_not_depend_on_the_texts_beside_it(clip: Clip):
+    alone = clip.encode_text(["rain"])
+    beside = clip.encode_text(["rain", "the sound of a dog barking on the roof"])[:1]
+    torch.testing.assert_close(alone, beside)
+
+
+def test_encoding_twice_gives_the_same(clip: Clip):
+    assert torch.equal(clip.encode_text(["a dog barking"]), clip.encode_text(["a dog barking"]))
+
+
+def test_a_video_is_the_mean_of_its_frames(clip: Clip):
+    frames = [picture(10), picture(120), picture(240)]
+    mean = clip.encode_image(frames).mean(dim=0, keepdim=True)
+    torch.testing.assert_close(clip.encode_video(frames), mean / mean.norm())
+
+
+def test_a_text_that_is_too_long_is_cut_with_a_warning(clip: Clip, caplog: pytest.LogCaptureFixture):
+    words = ["dog"] * 60
+    with caplog.at_level(logging.WARNING):
+        long = clip.encode_text([" ".join(words)])
+    assert f"CLIP reads {clip.context_length} tokens of a text; the rest is ignored" in caplog.text
+    torch.testing.assert_close(long, clip.encode_text([" ".join(words[: clip.context_length - 2])]))
+
+
+def test_a_saved_clip_gives_the_same_embeddings(clip: Clip, tmp_path: Path):
+    clip.save_pretrained(tmp_path / "clip")
+    loaded = Clip.from_pretrained(tmp_path / "clip")
+    assert loaded.name == clip.name
+    assert torch.equal(loaded.encode_text(["rain"]), clip.encode_text(["rain"]))
+    assert torch.equal(loaded.encode_image([picture(10)]), clip.encode_image([picture(10)]))
+
+
+def test_a_built_in_model_of_open_clip_is_loaded_by_name_and_weights(tmp_path: Path):
+    import open_clip
+    from safetensors.torch import save_file
+
+    small = {
+        "embed_dim": 8,
+        "vision_cfg": {"image_size": 16, "patch_size": 8, "width": 16, "layers": 1, "head_width": 8},
+    }
+    small["text_cfg"] = {"context_length": 16, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
+    (tmp_path / "diffaudio-test.json").write_text(json.dumps(small))
+    open_clip.add_model_config(tmp_path / "diffaudio-test.json")
+    torch.manual_seed(0)
+    model = open_clip.create_model("diffaudio-test")
+    save_file(model.state_dict(), tmp_path / "weights.safetensors")
+    clip = Clip.from_pretrained("diffaudio-test", str(tmp_path / "weights.safetensors"))
+    tokens = open_clip.get_tokenizer("diffaudio-test")(["a dog"])
+    with torch.no_grad():
+        expected = model.eval().encode_text(tokens, normalize=True)
+    torch.testing.assert_close(clip.encode_text(["a dog"]), expected)
+    assert clip.embedding_dim == 8
+
+
+def test_errors_name_what_is_missing(folder: Path, tmp_path: Path):
+    with pytest.raises(ValueError, match=r"CLIP 'ViT-Z-1' is neither a folder, nor an 'hf-hub:' id, nor a model"):
+        Clip.from_pretrained("ViT-Z-1", "openai")
+    shutil.copytree(folder, tmp_path / "clip")
+    (tmp_path / "clip" / "open_clip_model.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"not a complete CLIP folder, open_clip_model.safetensors is missing"):
+        Clip.from_pretrained(tmp_path / "clip")
+
+
+def test_dropping_words_leaves_the_embeddings_of_the_others_as_they_were(folder: Path, tmp_path: Path):
+    from tokenizers import Tokenizer
+
+    source = sentence_encoder(tmp_path / "source", folder)
+    target = tmp_path / "target"
+    target.mkdir()
+    (tmp_path / "texts.txt").write_text("a dog barking\nrain on the roof\n")
+    size = len(json.loads((source / "tokenizer.json").read_text())["model"]["vocab"]) - 2
+    prune_vocabulary(source, target, texts=[tmp_path / "texts.txt"], size=size)
+
+    def embed(model: Path, text: str) -> torch.Tensor:
+        ids = Tokenizer.from_file(str(model / "tokenizer.json")).encode(text).ids
+        with torch.no_grad():
+            return BertModel.from_pretrained(model).eval()(torch.tensor([ids])).last_hidden_state
+
+    torch.testing.assert_close(embed(source, "a dog on the roof"), embed(target, "a dog on the roof"))
+    kept = json.loads((target / "tokenizer.json").read_text())["model"]["vocab"]
+    assert len(kept) == size
+    assert {"[PAD]", "dog", "barking"} <= kept.keys()
+    assert kept.keys().isdisjoint({"sound", "of"})  # the last of the vocabulary, and in no text
+
+
+def test_a_vocabulary_too_small_for_the_texts_is_refused(folder: Path, tmp_path: Path):
+    source = sentence_encoder(tmp_path / "source", folder)
+    (tmp_path / "texts.txt").write_text("a dog barking\n")
+    with pytest.raises(ValueError, match=r"vocabulary size 20 is too small: the texts alone need \d+ word pieces"):
+        prune_vocabulary(source, tmp_path, texts=[tmp_path / "texts.txt"], size=20)

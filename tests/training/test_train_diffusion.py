@@ -1,0 +1,299 @@
+import dataclasses
+import inspect
+import json
+import os
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from scripts import REPO, load_script
+from tiny_model import write_tiny_model
+
+from diffaudio.config import parse
+from diffaudio.corpus import store
+from diffaudio.corpus.datasets.latents import LatentDataset
+from diffaudio.corpus.datasets.sampler import Order
+from diffaudio.models.autoencoders import load_autoencoder
+from diffaudio.models.unet import UNet1D
+from diffaudio.pipeline import DiffAudioPipeline
+from diffaudio.training.bridge_fitting import read_lines
+from diffaudio.training.run_folder import loss_by_level, seeded_generator
+
+SCRIPT = REPO / "train/diffusion.py"
+
+
+script = load_script("train/diffusion.py")
+
+
+def write_latents(folder: Path, model: Path, *, clips: int = 3, **autoencoder: str) -> Path:
+    """An encoded corpus of smooth random latents, as the tiny model's encoders would have made it."""
+    made_by = load_autoencoder(model / "autoencoder")
+    generator = torch.Generator().manual_seed(0)
+    rows = []
+    for index in range(clips):
+        frames = 15 + 20 * index
+        latents = torch.randn(made_by.latent_channels, frames, generator=generator).cumsum(1) / frames**0.5
+        embeddings = torch.nn.functional.normalize(torch.randn(2, 16, generator=generator), dim=1)
+        row = {"id": str(index), "source": f"{index}.mp4", "start_s": 0.0, "duration_s": frames / made_by.latent_rate}
+        row |= {"copy": 0, "num_latent_frames": frames, "num_pictures": 2}
+        row |= {"latents": latents.flatten().half().tolist()}
+        rows.append(row | {"embeddings": embeddings.half().tolist()})
+    folder.mkdir()
+    store.write_part(store.part_path(folder, "latents", 0), "latents", rows, {})
+    names = ("name", "sample_rate", "audio_channels", "latent_channels", "latent_rate")
+    manifest = {"format": "diffaudio-latents", "version": 1, "clip": {"name": "tiny", "embedding_dim": 16}}
+    manifest |= {"autoencoder": {name: getattr(made_by, name) for name in names} | autoencoder}
+    store.write_manifest(folder, manifest | {"clips": clips, "seconds": 1.0, "finished": True})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """A folder with a tiny `model` and a `corpus` that it encoded."""
+    folder = tmp_path_factory.mktemp("data")
+    write_tiny_model(folder / "model")
+    write_latents(folder / "corpus", folder / "model")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def keep_threads():
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+def arguments(data: Path, out: Path, *more: str) -> list[str]:
+    common = ["--config", REPO / "configs/tiny/diffusion.yaml", "--data", data / "corpus", "--out", out]
+    parts = ["--autoencoder", data / "model/autoencoder", "--clip", data / "model/clip", "--bridge.texts", '["a dog"]']
+    fast = ["--train.threads", "1", "--train.log_every", "1", "--samples.prompts", "[]"]
+    return [str(argument) for argument in [*common, *parts, *fast, *more]]
+
+
+def train(data: Path, out: Path, *more: str) -> None:
+    script.main(parse(script.Config, arguments(data, out, *more)))
+
+
+def metrics(out: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one_to_the_bit(data, tmp_path, monkeypatch):
+    """Two corpora, of 2 and 3 clips beside those held out, and steps past several passes of both."""
+    write_latents(tmp_path / "other", data / "model", clips=4)
+    corpora = ["--data", json.dumps([str(data / "corpus"), str(tmp_path / "other")]), "--weights", "[2, 1]"]
+    settings = [*corpora, "--held_out", "0.2", "--validation.every", "4", "--train.steps", "10"]
+    settings += ["--train.batch_size", "2", "--train.save_every", "3", "--train.warmup_steps", "2"]
+    train(data, tmp_path / "whole", *settings)
+
+    class Killed(BaseException):
+        pass
+
+    calls = 0
+    loss = script.diffusion_loss
+
+    def loss_until_killed(*args, **kwargs):
+        nonlocal calls
+        calls += 1
+        if calls == 11:  # at the ninth step, two after a save and with two batches of validation behind it
+            raise Killed
+        return loss(*args, **kwargs)
+
+    monkeypatch.setattr(script, "diffusion_loss", loss_until_killed)
+    with pytest.raises(Killed):
+        train(data, tmp_path / "stopped", *settings)
+    assert [path.name for path in (tmp_path / "stopped/state").iterdir()] == ["step_00000006"]
+    monkeypatch.setattr(script, "diffusion_loss", loss)
+    train(data, tmp_path / "stopped", *settings)
+
+    for name in ("unet", "average", "optimizer"):
+        whole, resumed = (
+            load_file(tmp_path / run / f"state/step_00000010/{name}.safetensors") for run in ("whole", "stopped")
+        )
+        assert whole.keys() == resumed.keys()
+        for key in whole:
+            assert torch.equal(whole[key], resumed[key]), key
+    untimed = [[{**line, "step_s": 0} for line in metrics(tmp_path / run)] for run in ("whole", "stopped")]
+    assert untimed[0] == untimed[1]
+    assert [line["step"] for line in untimed[0] if "loss" in line] == list(range(1, 11))
+    assert [line["step"] for line in untimed[0] if "held_out_loss" in line] == [4, 8, 10]
+
+    train(data, tmp_path / "seeded", *settings, "--train.seed", "1", "--train.steps", "4")
+    assert metrics(tmp_path / "seeded")[3]["loss"] != untimed[0][3]["loss"]
+
+
+def test_training_learns_and_writes_a_model_that_generates(data, tmp_path):
+    out = tmp_path / "run"
+    more = ["--train.steps", "80", "--train.lr", "1e-2", "--train.warmup_steps", "5", "--train.save_every", "80"]
+    more += ["--unet.dropout", "0", "--samples.prompts", '["a dog", "rain"]', "--samples.every", "80"]
+    train(data, out, *more)
+    losses = [line["loss"] for line in metrics(out)]
+    assert sum(losses[-10:]) < 0.85 * sum(losses[:5]) * 2
+
+    average = load_file(out / "state/step_00000080/average.safetensors")
+    saved = load_file(out / "model/unet/diffusion_pytorch_model.safetensors")
+    assert all(torch.equal(average[key].half(), saved[key]) for key in average)
+    pipe = DiffAudioPipeline.from_pretrained(out / "model")
+    audio = pipe(
+        "rain", num_inference_steps=5, audio_length_in_s=1.0, generator=torch.Generator().manual_seed(0)
+    ).audios
+    assert audio.shape == (1, 1, pipe.autoencoder.sample_rate)
+    made = {path.name for path in (out / "samples/step_00000080").iterdir()}
+    assert made == {"00.wav", "00.png", "01.wav", "01.png"}
+    assert list(out.glob("events.out.tfevents*"))
+
+
+def test_the_loss_on_held_out_clips_is_that_of_the_averaged_weights_on_what_was_never_trained_on(data, tmp_path):
+    write_latents(tmp_path / "corpus", data / "model", clips=8)
+    more = ["--data", str(tmp_path / "corpus"), "--held_out", "0.2", "--train.steps", "2", "--validation.clips", "2"]
+    train(data, tmp_path / "run", *more)
+    (logged,) = (line for line in metrics(tmp_path / "run") if "held_out_loss" in line)
+
+    config = parse(script.Config, arguments(data, tmp_path / "run", *more))
+    dataset, held_out = script.open_data(config)
+    assert (len(dataset), len(held_out)) == (5, 3)
+    pipe = script.build(config, dataset, torch.device("cpu"))[1]
+    pipe.unet.load_state_dict(load_file(tmp_path / "run/state/step_00000002/average.safetensors"))
+    losses = script.held_out_losses(pipe, held_out, config.train, 2)
+    assert losses.shape == (2, 2) and logged["held_out_loss"] == losses[:, 0].mean().item()
+    whole = script.held_out_losses(pipe, held_out, config.train, 100)
+    assert whole.shape == (3, 2)
+    noisy = dataclasses.replace(config.train, embedding_noise=1.0, condition_dropout=1.0)
+    assert torch.equal(script.held_out_losses(pipe, held_out, noisy, 100), whole)  # neither is for measuring
+
+
+def test_what_mixes_or_holds_out_nothing_is_refused(data, tmp_path):
+    with pytest.raises(ValueError, match="weights has no effect with one corpus; leave it out, or give several"):
+        train(data, tmp_path / "run", "--weights", "[1]")
+    with pytest.raises(ValueError, match="weights: 1 were given for 2 corpora"):
+        train(data, tmp_path / "run", "--data", json.dumps([str(data / "corpus")] * 2), "--weights", "[1]")
+    with pytest.raises(ValueError, match="corpus: held_out 1 leaves no clips to train on"):
+        train(data, tmp_path / "run", "--held_out", "1")
+    assert not (tmp_path / "run").exists()
+
+
+def test_two_processes_train_one_model_on_different_draws(data, tmp_path):
+    """The first step's loss and gradient are the mean over what both drew, computed here in one process."""
+    more = ["--train.steps", "2", "--unet.dropout", "0"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(SCRIPT)]
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    command += arguments(data, tmp_path / "run", *more)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900, env=environment)
+    assert done.returncode == 0, done.stderr
+    first, second = metrics(tmp_path / "run")
+    assert (tmp_path / "run/model/model_index.json").is_file()
+
+    config = parse(script.Config, arguments(data, tmp_path / "run", *more))
+    dataset = LatentDataset(data / "corpus")
+    order = Order(dataset.sizes, seed=config.train.seed)
+    unet, pipe = script.build(config, dataset, torch.device("cpu"))
+    losses = []
+    for process in (0, 1):
+        generator = seeded_generator(config.train.seed, process, 0)
+        clips = order.clips(process * config.train.batch_size, config.train.batch_size)
+        losses.append(script.batch_loss(unet, dataset, clips, pipe.scheduler, config.train, generator)[0])
+    assert losses[0].tolist() != losses[1].tolist()
+    torch.cat(losses).mean().backward()
+    norm = torch.nn.utils.get_total_norm([p.grad for p in unet.parameters() if p.grad is not None])
+    assert first["loss"] == pytest.approx(torch.cat(losses).mean().item(), rel=1e-5)
+    assert first["grad_norm"] == pytest.approx(norm.item(), rel=1e-4)
+    assert second["step"] == 2
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_training_in_half_precision_on_a_gpu_learns_and_resumes(data, tmp_path, precision):
+    more = ["--train.precision", precision, "--train.lr", "1e-2", "--train.warmup_steps", "5", "--unet.dropout", "0"]
+    for steps in ("40", "80"):
+        train(data, tmp_path / "run", *more, "--train.steps", steps)
+    losses = [line["loss"] for line in metrics(tmp_path / "run")]
+    assert len(losses) == 80
+    assert sum(losses[-10:]) < 0.85 * sum(losses[:5]) * 2
+    state = json.loads((tmp_path / "run/state/step_00000080/state.json").read_text())
+    assert (state["scaler"] is not None) == (precision == "fp16")
+
+
+def test_a_finished_run_writes_its_model_anew_with_the_bridge_that_is_asked_for(data, tmp_path):
+    settings = ["--train.steps", "2", "--train.batch_size", "2"]
+    train(data, tmp_path / "run", *settings)
+    unet = (tmp_path / "run/model/unet/diffusion_pytorch_model.safetensors").read_bytes()
+    train(data, tmp_path / "run", *settings, "--bridge.kind", "none")
+    config = json.loads((tmp_path / "run/model/bridge/config.json").read_text())
+    assert config["_class_name"] == "IdentityBridge"
+    assert (tmp_path / "run/model/unet/diffusion_pytorch_model.safetensors").read_bytes() == unet
+    assert len(metrics(tmp_path / "run")) == 2
+
+
+def test_the_loss_is_given_by_quarters_of_the_noise_level():
+    seen = torch.tensor([[1.0, 0.0], [3.0, 0.2], [5.0, 0.5], [7.0, 1.0]])
+    assert loss_by_level(seen) == {
+        "loss": 4.0,
+        "loss_level_0_25": 2.0,
+        "loss_level_50_75": 5.0,
+        "loss_level_75_100": 7.0,
+    }
+
+
+def test_the_network_s_settings_are_those_of_the_u_net():
+    own = {name: p.default for name, p in inspect.signature(UNet1D.__init__).parameters.items()}
+    for name in ("self", "in_channels", "embedding_dim"):
+        del own[name]
+    assert dataclasses.asdict(script.UNetSettings()) == own
+
+
+@pytest.mark.parametrize("name", ["base", "mini", "tiny"])
+def test_a_config_is_complete_but_for_the_folders(name):
+    given = ["--config", str(REPO / f"configs/{name}/diffusion.yaml"), "--data", "a", "--out", "b"]
+    bridge = parse(script.Config, given).bridge
+    assert bridge.texts or read_lines(REPO / bridge.texts_file)
+
+
+def test_the_base_config_names_every_setting():
+    content = yaml.safe_load((REPO / "configs/base/diffusion.yaml").read_text())
+    for section in ("unet", "train", "bridge", "validation", "samples"):
+        names = [field.name for field in dataclasses.fields(getattr(script.Config("", "", "", ""), section))]
+        assert list(content[section]) == names
+
+
+def test_a_corpus_of_other_latents_is_refused_before_anything_is_written(data, tmp_path):
+    write_latents(tmp_path / "corpus", data / "model", name="encodec_24khz")
+    with pytest.raises(
+        ValueError, match=r"corpus: latents were made by autoencoder 'encodec_24khz' .*encode the corpus"
+    ):
+        train(data, tmp_path / "run", "--data", str(tmp_path / "corpus"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_is_not_gone_on_with_other_settings(data, tmp_path):
+    train(data, tmp_path / "run", "--train.steps", "1")
+    with pytest.raises(ValueError, match=r"the run was begun with train.lr 0.0004, not 0.1"):
+        train(data, tmp_path / "run", "--train.steps", "2", "--train.lr", "0.1")
+    train(data, tmp_path / "run", "--train.steps", "2")
+    assert [line["step"] for line in metrics(tmp_path / "run")] == [1, 2]
+
+
+def test_a_bridge_setting_without_effect_is_refused(data, tmp_path):
+    with pytest.raises(ValueError, match=r"bridge.temperature has no effect with bridge.kind none"):
+        train(data, tmp_path / "run", "--bridge.kind", "none", "--bridge.temperature", "0.1")
+
+
+def test_texts_come_from_the_settings_and_a_file(data, tmp_path):
+    (tmp_path / "texts.txt").write_text("rain on a roof\n\n  the dog \n")
+    assert read_lines(tmp_path / "texts.txt") == ["rain on a roof", "the dog"]
+    missing = tmp_path / "none.txt"
+    with pytest.raises(ValueError, match=r"bridge.texts_file: .*none.txt cannot be read: No such file"):
+        train(data, tmp_path / "run", "--bridge.texts_file", str(missing))
+
+
+def test_a_user_s_mistake_is_one_line_and_exit_code_2(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [str(SCRIPT), "--data", "none", "--out", "x", "--train.lrr", "1"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(SCRIPT), run_name="__main__")
+    assert ended.value.code == 2
+    message = "diffusion.py: error: command line: unknown option '--train.lrr'; did you mean '--train.lr'?\n"
+    assert capsys.readouterr().err == message

@@ -1,0 +1,169 @@
+"""train/tagger.py: learns from labels or from what CLIP sees, goes on where it was stopped, and measures honestly."""
+
+import csv
+import json
+import math
+
+import pytest
+import torch
+from fakes import FakeClip, write_clips
+from safetensors.torch import load_file
+from scripts import REPO, load_script
+from tiny_model import write_tiny_clip
+
+from diffaudio.config import parse
+from diffaudio.corpus.datasets.labelled import label_by_clip, read_labelled_clips, read_labels, split_by_source
+from diffaudio.models.tagger import load_tagger
+
+script = load_script("train/tagger.py")
+KINDS = {"low": 300.0, "high": 3000.0}
+COLOURS = {"low": (250, 0, 0), "high": (0, 0, 250)}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """corpus/ of 24 tones, low and high, under red and blue pictures, with labels.csv"""
+    folder = tmp_path_factory.mktemp("tagger")
+    labels = ["low", "high"] * 12
+    generator = torch.Generator().manual_seed(0)
+    time_s = torch.arange(16000) / 16000
+    waveforms = []
+    for label in labels:
+        pitch = KINDS[label] * (1 + 0.2 * float(torch.rand((), generator=generator)))
+        waveforms.append(0.5 * torch.sin(2 * math.pi * pitch * time_s)[None])
+    write_clips(folder / "corpus", waveforms, [[COLOURS[label]] for label in labels], sample_rate=16000)
+    with (folder / "labels.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("file", "label"), *((f"{i}.mp4", label) for i, label in enumerate(labels))])
+    return folder
+
+
+def train(folder, out, steps, **more):
+    arguments = {
+        "data": folder / "corpus", "out": out, "train.steps": steps, "train.batch_size": 8, "train.duration_s": 0.5,
+        "train.warmup_steps": 2, "train.save_every": 3, "train.log_every": 1, "train.threads": 1,
+        "tagger.width": 4, "tagger.embedding_dim": 8, "tagger.num_mels": 20, "labels": folder / "labels.csv", **more,
+    }  # fmt: skip
+    given = [f"--{name}={value}" for name, value in arguments.items() if value is not None]
+    script.main(parse(script.Config, given))
+    return out
+
+
+def test_it_learns_what_is_audible_and_says_how_well(folder, tmp_path):
+    out = train(folder, tmp_path / "run", 40, **{"train.lr": 5e-3})
+    report = json.loads((out / "held_out.json").read_text())
+    assert report["accuracy"] == 1.0
+    assert 0 < report["n"] < 12 and len(report["held_out"]) == report["n"]
+    assert report["interval"][0] < 1.0  # a few recordings prove little
+    assert load_tagger(out / "model").labels == ["high", "low"]
+
+
+def test_a_stopped_run_equals_an_uninterrupted_one_to_the_bit(folder, tmp_path, monkeypatch):
+    train(folder, tmp_path / "whole", 8)
+
+    class Killed(BaseException):
+        pass
+
+    batch, calls = script.draw_batch, []
+
+    def batch_until_killed(*arguments):
+        calls.append(1)
+        if len(calls) == 6:  # two steps after a save
+            raise Killed
+        return batch(*arguments)
+
+    monkeypatch.setattr(script, "draw_batch", batch_until_killed)
+    with pytest.raises(Killed):
+        train(folder, tmp_path / "stopped", 8)
+    assert [path.name for path in (tmp_path / "stopped/state").iterdir()] == ["step_00000003"]
+    monkeypatch.setattr(script, "draw_batch", batch)
+    train(folder, tmp_path / "stopped", 8)
+    for name in ("tagger", "optimizer"):
+        whole, stopped = (
+            load_file(tmp_path / run / f"state/step_00000008/{name}.safetensors") for run in ("whole", "stopped")
+        )
+        assert whole.keys() == stopped.keys()
+        assert all(torch.equal(whole[key], stopped[key]) for key in whole)
+    train(folder, tmp_path / "other", 8, **{"train.seed": 1})
+    assert lines(tmp_path / "other") != lines(tmp_path / "whole") == lines(tmp_path / "stopped")
+
+
+def lines(out):
+    return [json.loads(line)["loss"] for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_without_labels_clip_says_what_the_frames_show(folder):
+    class Colours(FakeClip):
+        def encode_text(self, texts):
+            return torch.eye(3)[[{"red": 0, "green": 1, "blue": 2}[text] for text in texts]]
+
+    clips = label_by_clip(folder / "corpus", Colours(), ["red", "green", "blue"], sample_rate=8000, temperature=0.1)
+    truth = read_labels(folder / "labels.csv")
+    assert len(clips) == 24 and len(clips.waveforms[0]) == 8000
+    for source, target in zip(clips.sources, clips.targets, strict=True):
+        assert clips.kinds[int(target.argmax())] == {"low": "red", "high": "blue"}[truth[source]]
+        assert float(target.sum()) == pytest.approx(1)
+
+
+def test_the_script_trains_from_clip_alone(folder, tmp_path):
+    clip = write_tiny_clip(tmp_path / "clip")
+    more = {"labels": None, "clip": clip, "kinds": '["a dog", "rain"]'}
+    out = train(folder, tmp_path / "run", 2, **more)
+    assert "what CLIP" in json.loads((out / "held_out.json").read_text())["against"]
+    assert load_tagger(out / "model").labels == ["a dog", "rain"]
+
+
+def test_no_source_is_on_both_sides_and_others_do_not_move_it(folder):
+    clips = read_labelled_clips(folder / "corpus", read_labels(folder / "labels.csv"), sample_rate=16000)
+    clips.sources = [source for source in clips.sources for _ in range(2)][:24]  # two clips of each source
+    kept, held_out = split_by_source(clips, 0.4)
+    assert kept.sources and held_out.sources and not set(kept.sources) & set(held_out.sources)
+    assert sorted(kept.sources + held_out.sources) == sorted(clips.sources)
+    some = clips.subset([i for i, source in enumerate(clips.sources) if source != held_out.sources[0]])
+    assert set(split_by_source(some, 0.4)[1].sources) == set(held_out.sources) - {held_out.sources[0]}
+    assert split_by_source(clips, 0.0)[1].sources == []
+
+
+def test_with_nothing_held_out_nothing_is_measured(folder, tmp_path, capsys):
+    out = train(folder, tmp_path / "run", 1, **{"train.held_out": 0})
+    assert json.loads((out / "held_out.json").read_text()) == {"n": 0, "held_out": [], "against": "labels"}
+    assert "accuracy" not in capsys.readouterr().out
+
+
+def test_a_mixed_sound_is_of_both_kinds():
+    x, targets = torch.eye(4), torch.eye(4)
+    mixed, both = script.mix_up(x, targets, 0.5, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(mixed, both)
+    torch.testing.assert_close(both.sum(dim=1), torch.ones(4))
+    assert not torch.equal(both, targets)
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"labels": None}, "nothing to learn from: give --labels, or --clip and --kinds"),
+        ({"kinds": "[dog]"}, "--kinds has no effect without --clip"),
+        ({"clip": "somewhere"}, "--clip takes the place of --labels"),
+        ({"labels": "missing.csv"}, "missing.csv: there is no such list of labels"),
+        ({"tagger.front_end": "mel"}, "front end 'mel' is unknown"),
+    ],
+)
+def test_bad_settings_are_refused(folder, tmp_path, more, message):
+    with pytest.raises(ValueError, match=message):
+        train(folder, tmp_path / "run", 1, **more)
+
+
+def test_bad_lists_of_labels_are_refused(folder, tmp_path):
+    file = tmp_path / "labels.csv"
+    for content, message in (
+        ("file,kind\na.mp4,dog\n", "column 'label' is missing"),
+        ("file,label\na.mp4,dog\na.mp4,cat\n", "'a.mp4' is there more than once"),
+        ("file,label\nz.mp4,dog\n", "none of the labelled files .such as z.mp4. is a source"),
+    ):
+        file.write_text(content)
+        with pytest.raises(ValueError, match=message):
+            train(folder, tmp_path / "run", 1, labels=file)
+
+
+def test_the_configuration_that_is_shipped_is_valid():
+    given = ["--config", str(REPO / "configs/mini/tagger.yaml"), "--data", "a", "--labels", "b", "--out", "c"]
+    assert parse(script.Config, given).tagger.name == "tagger_mini"
