@@ -13,6 +13,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from diffaudio.errors import report_errors
+
 if TYPE_CHECKING:
     from accelerate import PartialState
 
@@ -24,14 +26,10 @@ PR_SET_PDEATHSIG = 1  # of Linux' prctl
 
 
 def run_script(main: Callable[[T], None], settings: type[T]) -> None:
-    """Call `main` with the settings of the command line; a user's error is one line on stderr and exit code 2."""
+    """Call `main` with the settings of the command line, and exit as `report_errors` says."""
     from diffaudio.config import parse
 
-    try:
-        main(parse(settings))
-    except ValueError as error:
-        print(f"{Path(sys.argv[0]).name}: error: {error}", file=sys.stderr)
-        sys.exit(2)
+    sys.exit(report_errors(lambda: main(parse(settings)), program=Path(sys.argv[0]).name))
 
 
 def is_launched_as_several() -> bool:

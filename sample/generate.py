@@ -15,8 +15,9 @@ from pathlib import Path
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from diffaudio.cli.options import Parser, add_settings, between, read_settings, report_errors
+from diffaudio.cli.options import Parser, add_settings, between, read_settings
 from diffaudio.distributed import join_processes
+from diffaudio.errors import report_errors
 from diffaudio.generation.batch import choose_dtype, is_made, load_pipeline, process_device, render
 from diffaudio.generation.prompt_list import items_of, read_prompts
 

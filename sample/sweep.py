@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from diffaudio.cli.options import report_errors
 from diffaudio.cli.sweep import run
+from diffaudio.errors import report_errors
 
 if __name__ == "__main__":
     sys.exit(report_errors(lambda: run(sys.argv[1:])))

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from diffaudio.cli.options import Parser, between, report_errors
-from diffaudio.errors import UserError
+from diffaudio.cli.options import Parser, between
+from diffaudio.errors import UserError, report_errors
 
 if TYPE_CHECKING:
     from diffusion import Config

@@ -44,7 +44,7 @@ def run(arguments: list[str]) -> None:
             state=state,
             progress=sys.stderr.isatty() and is_main,
         )
-    except (ValueError, OSError):
+    except (UserError, OSError):
         if is_main:
             raise
         sys.exit(2)  # the main process tells the error

@@ -9,7 +9,8 @@ import importlib
 import sys
 
 from diffaudio import __version__
-from diffaudio.cli.options import Parser, report_errors
+from diffaudio.cli.options import Parser
+from diffaudio.errors import report_errors
 
 __all__ = ["COMMANDS", "main"]
 

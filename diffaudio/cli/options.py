@@ -1,8 +1,6 @@
-"""What all commands and scripts share: the parser, the options that say how to generate, how errors are told."""
+"""What all commands and scripts share: the parser, the options that say how to generate."""
 
 import argparse
-import logging
-import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -19,7 +17,6 @@ __all__ = [
     "between",
     "read_guidance",
     "read_settings",
-    "report_errors",
 ]
 
 
@@ -158,31 +155,3 @@ def read_settings(given: argparse.Namespace) -> "Settings":
         guidance=read_guidance(given),
         weak_model=given.weak_model,
     )
-
-
-def report_errors(run: Callable[[], None]) -> int:
-    """Run, with warnings and errors told in a line each.
-
-    Returns:
-        The exit code: 0, or 2 where the user can mend what went wrong.
-    """
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("diffaudio: warning: %(message)s"))
-    logger = logging.getLogger("diffaudio")
-    logger.handlers, logger.propagate = [handler], False  # open_clip gives the root logger a handler of its own
-    try:
-        run()
-    except (ValueError, OSError) as error:
-        print(f"diffaudio: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    except RuntimeError as error:
-        if type(error).__name__ != "OutOfMemoryError":  # torch's, which is not imported here
-            raise
-        print("diffaudio: error: the GPU's memory is too small; lower --batch-size or --duration", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("diffaudio: stopped", file=sys.stderr)
-        return 130
-    finally:
-        logger.propagate = True
-    return 0

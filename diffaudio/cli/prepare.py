@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from diffaudio.cli.options import Parser, between
+from diffaudio.errors import UserError
 
 __all__ = ["run"]
 
@@ -34,7 +35,7 @@ def run(arguments: list[str]) -> None:
         report = prepare(
             sources, output, settings, num_workers=num_workers, limits=limits, state=state, progress=progress
         )
-    except (ValueError, OSError):
+    except (UserError, OSError):
         if is_main:
             raise
         sys.exit(2)  # the main process tells the error

@@ -12,7 +12,7 @@ import torch
 from scripts import REPO
 from tiny_model import write_tiny_model
 
-from diffaudio.cli.options import report_errors
+from diffaudio.errors import report_errors
 
 SCRIPT = REPO / "sample/generate.py"
 PROMPTS = "rain\na dog barking|dog\n\nrain\na bell|bell.flac\nthe sea\n"

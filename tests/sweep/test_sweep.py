@@ -15,9 +15,9 @@ from fake_backbone import BandBackbone
 from scripts import REPO
 from tiny_model import SAMPLE_RATE, write_tiny_model
 
-from diffaudio.cli.options import report_errors
 from diffaudio.cli.sweep import run
 from diffaudio.diffusion.guidance import Projection
+from diffaudio.errors import report_errors
 from diffaudio.evaluation.embed import Listener
 from diffaudio.generation.batch import Settings
 from diffaudio.media.audio import read_audio, write_audio
