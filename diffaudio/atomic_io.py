@@ -17,11 +17,11 @@ try:
 except ImportError:  # no such locks on Windows
     fcntl = None
 
-__all__ = ["locked", "replaced_whole", "written_whole"]
+__all__ = ["atomic_file", "atomic_folder", "locked"]
 
 
 @contextmanager
-def replaced_whole(target: Path) -> Iterator[Path]:
+def atomic_folder(target: Path) -> Iterator[Path]:
     """Give a new empty folder to write into; it takes the place of `target` only when the block ends well.
 
     Folders above `target` are made where they are missing.
@@ -42,7 +42,7 @@ def replaced_whole(target: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def written_whole(target: Path) -> Iterator[Path]:
+def atomic_file(target: Path) -> Iterator[Path]:
     """Give a temporary path with the suffix of `target`; what is written there becomes it when the block ends well.
 
     The folder of `target` must exist. Within another such block, for its temporary path, it is that path itself.

@@ -21,7 +21,7 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from diffaudio.atomic_io import replaced_whole
+from diffaudio.atomic_io import atomic_folder
 from diffaudio.diffusion.objectives import prediction_type
 from diffaudio.errors import UserError
 from diffaudio.hub import fetch, is_hub_id
@@ -219,7 +219,7 @@ def save_parts(folder: Path, parts: dict[str, Any], *, dtype: torch.dtype | None
         dtype: for the weights of U-Net and CLIP on disk; None keeps what they have.
     """
     index: dict[str, Any] = {"_class_name": "DiffAudioPipeline", "_diffaudio_version": FORMAT_VERSION}
-    with replaced_whole(folder) as temporary:
+    with atomic_folder(folder) as temporary:
         for name, part in parts.items():
             index[name] = [type(part).__module__.split(".")[0], type(part).__name__]
             if dtype is not None and name in ("unet", "clip"):

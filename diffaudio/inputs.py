@@ -10,7 +10,8 @@ from PIL import Image
 
 from diffaudio.diffusion.guidance import Guidance
 from diffaudio.errors import UserError
-from diffaudio.media.video import probe, read_frames
+from diffaudio.media.container import probe
+from diffaudio.media.video import read_frames
 from diffaudio.models.unet import UNet1D
 
 __all__ = [

@@ -30,7 +30,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from diffaudio.atomic_io import replaced_whole
+from diffaudio.atomic_io import atomic_folder
 from diffaudio.distributed import join_processes, run_script
 from diffaudio.errors import UserError
 from diffaudio.models.clip import Clip, prune_vocabulary
@@ -193,7 +193,7 @@ def write_weights(model: torch.nn.Module, folder: Path) -> None:
 
 def save_model(clip: Clip, initial: Path, target: Path) -> None:
     """Write the folder for inference: what `initial` says, with the weights as they are now."""
-    with replaced_whole(target) as folder:
+    with atomic_folder(target) as folder:
         for file in initial.iterdir():
             if file.name != "open_clip_model.safetensors":
                 shutil.copy(file, folder)
@@ -230,7 +230,7 @@ def main(config: Config) -> None:
     initial = config.out / "initial"
     if accelerator.is_main_process and not initial.is_dir():
         torch.manual_seed(config.seed)
-        with replaced_whole(initial) as folder:
+        with atomic_folder(initial) as folder:
             if config.start_from:
                 shutil.copytree(config.start_from, folder, dirs_exist_ok=True)
             else:

@@ -22,7 +22,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from diffaudio.atomic_io import written_whole
+from diffaudio.atomic_io import atomic_file
 from diffaudio.checkpoint import load_clip
 from diffaudio.config import Count, NonNegative, NonNegativeCount, Positive, Share
 from diffaudio.corpus.augment import add_noise, change_speed, crop_or_lay, filter_smoothly
@@ -168,7 +168,7 @@ def main(config: Config) -> None:
         tagger.save_pretrained(config.out / "model")
         report = measure(tagger, held_out) if len(held_out) else {"n": 0, "held_out": []}
         report["against"] = "labels" if config.clip is None else f"what CLIP {config.clip} sees"
-        with written_whole(config.out / "held_out.json") as temporary:
+        with atomic_file(config.out / "held_out.json") as temporary:
             temporary.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
         if len(held_out):
             print(f"held out: accuracy {report['accuracy']} of {report['n']}, interval {report['interval']}")

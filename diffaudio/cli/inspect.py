@@ -65,12 +65,12 @@ def _check_output(folder: Path) -> None:
 
 def _write(folder: Path, corpus: Any, num_clips: int, seed: int) -> "Inspection":
     """Look at the corpus and write the page's folder, whole."""
-    from diffaudio.atomic_io import replaced_whole
+    from diffaudio.atomic_io import atomic_folder
     from diffaudio.corpus.inspect.page import write_media, write_page
     from diffaudio.corpus.inspect.summary import as_json, inspect
 
     times_s: list[list[float]] = []
-    with replaced_whole(folder) as temporary:
+    with atomic_folder(folder) as temporary:
 
         def seen(index: int, row: Mapping[str, Any]) -> None:
             times_s.append([frame["time_s"] for frame in row.get("frames") or []])

@@ -41,10 +41,12 @@ def run(arguments: list[str]) -> None:
     for warning in latent_warnings(statistics):
         print(f"warning: {warning}")
     if given.output is not None:
-        from diffaudio.media.spectrogram_plot import write_channels
+        from diffaudio.media.spectrogram_plot import write_channel_plot
 
         s = statistics
-        write_channels(given.output, s.mean, s.deviation, s.minimum, s.maximum, title=f"{name}, {given.folder.name}")
+        write_channel_plot(
+            given.output, s.mean, s.deviation, s.minimum, s.maximum, title=f"{name}, {given.folder.name}"
+        )
     print(
         f"{given.folder}: {statistics.num_sounds} sounds, {statistics.num_frames} frames of {name}; "
         f"deviation over all channels {statistics.overall_deviation:.3g}"
@@ -88,7 +90,7 @@ def _of_corpus(folder: Path) -> "tuple[LatentStatistics, str]":
 def _of_sounds(given: Any) -> "tuple[LatentStatistics, str]":
     import torch
 
-    from diffaudio.atomic_io import replaced_whole
+    from diffaudio.atomic_io import atomic_folder
     from diffaudio.checkpoint import load_coder
     from diffaudio.corpus.inspect.latent_statistics import LatentStatistics
     from diffaudio.evaluation.sound_files import find_sounds
@@ -107,7 +109,7 @@ def _of_sounds(given: Any) -> "tuple[LatentStatistics, str]":
             )
         samples = round(PIECE_S * autoencoder.sample_rate)
         autoencoder.fit_latents(piece for path in files for piece in waveforms(path).split(samples, dim=-1))
-        with replaced_whole(given.fit) as folder:
+        with atomic_folder(given.fit) as folder:
             autoencoder.save_pretrained(folder)
     statistics = LatentStatistics(autoencoder.latent_channels)
     for path in files:

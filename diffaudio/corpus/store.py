@@ -19,7 +19,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from diffaudio.atomic_io import written_whole
+from diffaudio.atomic_io import atomic_file
 from diffaudio.errors import UserError
 
 __all__ = [
@@ -112,7 +112,7 @@ def write_part(
     """
     schema = SCHEMAS[kind]
     with (
-        written_whole(path) as temporary,
+        atomic_file(path) as temporary,
         pq.ParquetWriter(temporary, schema, use_dictionary=False, **LAYOUTS[kind]) as writer,
     ):
         group: list[dict[str, Any]] = []
@@ -137,7 +137,7 @@ def write_tables(
     """
     schema = SCHEMAS[kind]
     with (
-        written_whole(path) as temporary,
+        atomic_file(path) as temporary,
         pq.ParquetWriter(temporary, schema, use_dictionary=False, **LAYOUTS[kind]) as writer,
     ):
         held = schema.empty_table()
@@ -197,7 +197,7 @@ def read_tables(path: Path, columns: list[str] | None = None, *, condemned: bool
 def write_dropped(folder: Path, dropped: Iterable[dict[str, Any]]) -> None:
     """Write dropped.csv, in order of source and time."""
     rows = sorted(dropped, key=lambda row: (row["source"], row["start_s"]))
-    with written_whole(folder / "dropped.csv") as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+    with atomic_file(folder / "dropped.csv") as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, DROPPED_COLUMNS)
         writer.writeheader()
         writer.writerows(rows)
@@ -205,14 +205,14 @@ def write_dropped(folder: Path, dropped: Iterable[dict[str, Any]]) -> None:
 
 def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
     """Write manifest.json."""
-    with written_whole(folder / "manifest.json") as temporary:
+    with atomic_file(folder / "manifest.json") as temporary:
         temporary.write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def write_card(folder: Path, kind: str, title: str, text: str) -> None:
     """Write README.md: what the folder holds, and where `datasets` and a hub's viewer find the rows."""
     head = f"---\nconfigs:\n- config_name: default\n  data_files:\n  - split: train\n    path: {kind}-*.parquet\n---\n"
-    with written_whole(folder / "README.md") as temporary:
+    with atomic_file(folder / "README.md") as temporary:
         temporary.write_text(f"{head}\n# {title}\n\n{text}\n", encoding="utf-8")
 
 

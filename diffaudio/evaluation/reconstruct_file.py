@@ -11,7 +11,7 @@ from torch import Tensor
 
 from diffaudio.errors import UserError
 from diffaudio.evaluation.round_trip import PEAK
-from diffaudio.media.chunked import read_pieces, write_pieces
+from diffaudio.media.chunked import read_chunks, write_chunks
 from diffaudio.metrics.reconstruction import LOG_MEL_RATE, SHORTEST_S, log_mel_distance_of_streams_db
 from diffaudio.models.autoencoders import Autoencoder
 from diffaudio.models.autoencoders.windows import WINDOW_S, decode_windows, encode_windows
@@ -64,7 +64,7 @@ def reconstruct_file(
     device = next(autoencoder.parameters()).device
 
     def read(sample_rate: int, channels: int) -> Iterator[Tensor]:
-        return read_pieces(source, sample_rate=sample_rate, channels=channels, start_s=start_s, duration_s=duration_s)
+        return read_chunks(source, sample_rate=sample_rate, channels=channels, start_s=start_s, duration_s=duration_s)
 
     def original() -> Iterator[Tensor]:
         return read(autoencoder.sample_rate, autoencoder.audio_channels)
@@ -79,10 +79,10 @@ def reconstruct_file(
     latents = _timed(encode_windows(autoencoder, given, window_s=window_s), "encode", spent, clock)
     decoded = decode_windows(autoencoder, latents, window_s=window_s, num_samples=samples)
     pieces = (piece[0].float().cpu() * level for piece in _timed(decoded, "decode", spent, clock))
-    write_pieces(target, _counting_clipped(pieces, spent), autoencoder.sample_rate)
+    write_chunks(target, _counting_clipped(pieces, spent), autoencoder.sample_rate)
 
     def written() -> Iterator[Tensor]:
-        return read_pieces(target, sample_rate=LOG_MEL_RATE, channels=1)
+        return read_chunks(target, sample_rate=LOG_MEL_RATE, channels=1)
 
     distance = log_mel_distance_of_streams_db(
         _at_peak(lambda: read(LOG_MEL_RATE, 1), source), _at_peak(written, target)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from diffaudio import __version__
-from diffaudio.atomic_io import written_whole
+from diffaudio.atomic_io import atomic_file
 from diffaudio.errors import UserError
 from diffaudio.metrics.confidence import CONFIDENCE
 
@@ -131,7 +131,7 @@ class Report:
 def write_report(path: Path, report: Report) -> None:
     """Write a report as JSON, whole or not at all."""
     described: dict[str, Any] = {"format": FORMAT, "version": FORMAT_VERSION, **asdict(report)}
-    with written_whole(path) as temporary:
+    with atomic_file(path) as temporary:
         temporary.write_text(json.dumps(described, indent=2, ensure_ascii=False, allow_nan=False) + "\n", "utf-8")
 
 

@@ -18,7 +18,7 @@ import torch
 from tqdm import tqdm
 
 from diffaudio import __version__
-from diffaudio.atomic_io import written_whole
+from diffaudio.atomic_io import atomic_file
 from diffaudio.checkpoint import load_weak_unet
 from diffaudio.diffusion.guidance import PLAIN, Guidance
 from diffaudio.errors import UserError
@@ -258,12 +258,12 @@ def _write(item: Item, waveform: torch.Tensor, described: dict[str, Any], plot: 
     """Write the sound and its companions; where one cannot be written, none is."""
     sample_rate = described["sample_rate"]
     with ExitStack() as together:  # left in reverse, so the sound gets its name last
-        sound = together.enter_context(written_whole(item.path))
-        companion = together.enter_context(written_whole(item.path.with_suffix(".json")))
+        sound = together.enter_context(atomic_file(item.path))
+        companion = together.enter_context(atomic_file(item.path.with_suffix(".json")))
         if plot:
             from diffaudio.media.spectrogram_plot import write_spectrogram  # matplotlib takes its time to load
 
-            picture = together.enter_context(written_whole(item.path.with_suffix(".png")))
+            picture = together.enter_context(atomic_file(item.path.with_suffix(".png")))
             write_spectrogram(picture, waveform, sample_rate, title=f"{item.prompt} (seed {item.seed})")
         companion.write_text(json.dumps(described, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         write_audio(sound, waveform, sample_rate)

@@ -11,10 +11,11 @@ import torch
 import torchaudio
 from torch import Tensor
 
-from diffaudio.atomic_io import written_whole
+from diffaudio.atomic_io import atomic_file
 from diffaudio.errors import UserError
 from diffaudio.media import audio_arrays as sound
-from diffaudio.media.video import MediaError, read_sound
+from diffaudio.media.audio_track import decode_audio
+from diffaudio.media.container import MediaError
 
 __all__ = [
     "RESAMPLER",
@@ -60,7 +61,7 @@ def read_audio(
     if path.suffix.lower() in READ_DIRECTLY and path.is_file():
         waveform, rate = _read_with_soundfile(path, start_s, duration_s)
     else:
-        decoded, rate = read_sound(path, start_s=start_s, duration_s=duration_s)
+        decoded, rate = decode_audio(path, start_s=start_s, duration_s=duration_s)
         waveform = torch.from_numpy(decoded)
     if channels is not None:
         waveform = mix_channels(waveform, channels)
@@ -82,7 +83,7 @@ def write_audio(path: str | Path, waveform: Tensor, sample_rate: int) -> None:
     check_audio_path(path)
     if waveform.ndim != 2:
         raise UserError(f"{path}: the waveform is {list(waveform.shape)}, wanted is [channels, samples]")
-    with written_whole(path) as temporary:
+    with atomic_file(path) as temporary:
         soundfile.write(temporary, _interleaved(waveform), sample_rate, subtype="PCM_16")
 
 

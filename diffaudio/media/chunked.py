@@ -2,8 +2,8 @@
 
 A stream is an iterable of tensors that follow each other along the last axis, each as long as it likes.
 
-    pieces = resample_pieces(pieces, 44100, 24000)
-    write_pieces(Path("out.wav"), pieces, 24000)
+    pieces = resample_chunks(pieces, 44100, 24000)
+    write_chunks(Path("out.wav"), pieces, 24000)
 """
 
 import math
@@ -16,19 +16,19 @@ import soundfile
 import torch
 from torch import Tensor
 
-from diffaudio.atomic_io import written_whole
+from diffaudio.atomic_io import atomic_file
 from diffaudio.errors import UserError
 from diffaudio.media.audio import READ_DIRECTLY, check_audio_path, mix_channels, resample
-from diffaudio.media.decoders import HOLD_S, SoundTrack
-from diffaudio.media.video import PREROLL_S, MediaError, open_media
+from diffaudio.media.audio_track import HOLD_S, AudioTrack
+from diffaudio.media.container import PREROLL_S, MediaError, open_media
 
-__all__ = ["read_pieces", "resample_pieces", "slide", "write_pieces"]
+__all__ = ["map_windows", "read_chunks", "resample_chunks", "write_chunks"]
 
 RESAMPLED_S = 2.0  # of sound at once
 HELD_S = 2.0  # of sound, of which the first second is given away
 
 
-def read_pieces(
+def read_chunks(
     path: Path, *, sample_rate: int, channels: int, start_s: float = 0.0, duration_s: float | None = None
 ) -> Iterator[Tensor]:
     """What `audio.read_audio` reads, as a stream.
@@ -52,7 +52,7 @@ def read_pieces(
         return
     rate = first[0]
     given = (mix_channels(torch.from_numpy(piece), channels) for _, piece in chain([first], stream))
-    yield from resample_pieces(given, rate, sample_rate)
+    yield from resample_chunks(given, rate, sample_rate)
 
 
 def _soundfile_pieces(path: Path, start_s: float, duration_s: float | None) -> Iterator[tuple[int, np.ndarray]]:
@@ -70,7 +70,7 @@ def _soundfile_pieces(path: Path, start_s: float, duration_s: float | None) -> I
 
 
 def _decoded_pieces(path: Path, start_s: float, duration_s: float | None) -> Iterator[tuple[int, np.ndarray]]:
-    """The same of any media file, as `video.read_sound` reads it."""
+    """The same of any media file, as `audio_track.decode_audio` reads it."""
     with open_media(path) as media:
         if media.audio is None:
             raise MediaError(f"{path}: has no sound track")
@@ -78,7 +78,7 @@ def _decoded_pieces(path: Path, start_s: float, duration_s: float | None) -> Ite
             media.seek(start_s - PREROLL_S, media.audio)
         total_s = media.info.duration_s
         end_s = start_s + duration_s if duration_s is not None else total_s and total_s + HOLD_S
-        track, damaged, given = SoundTrack(media.begin_s), False, 0
+        track, damaged, given = AudioTrack(media.begin_s), False, 0
         for packet in media.packets(media.audio):
             damaged = track.feed([packet]) or damaged
             if end_s is not None and track.end_s >= end_s:
@@ -87,7 +87,7 @@ def _decoded_pieces(path: Path, start_s: float, duration_s: float | None) -> Ite
                 rate = track.format[0]
                 begin_s = (round(start_s * rate) + given) / rate  # on a sample, so that no piece loses one
                 yield rate, track.cut(begin_s, begin_s + 1)
-                track.forget(begin_s + 1)
+                track.discard_before(begin_s + 1)
                 given += rate
         if track.format is None:
             if damaged:
@@ -99,12 +99,12 @@ def _decoded_pieces(path: Path, start_s: float, duration_s: float | None) -> Ite
         yield rate, track.cut(begin_s, rest_s)
 
 
-def slide(
+def map_windows(
     pieces: Iterable[Tensor],
     function: Callable[[Tensor, int], Tensor],
     *,
     step: int,
-    made_per_step: int,
+    outputs_per_step: int,
     size: int,
     before: int,
     after: int,
@@ -115,9 +115,9 @@ def slide(
     Args:
         pieces: [..., n] each.
         function: of a window [..., up to (before + size + fade + after) * step] and the step at which the window
-            begins; gives [..., steps * made_per_step], of the last window also more or less.
+            begins; gives [..., steps * outputs_per_step], of the last window also more or less.
         step: values of the stream in a step.
-        made_per_step: values that the function makes of a step.
+        outputs_per_step: values that the function makes of a step.
         size: steps by which windows advance.
         before, after: steps of context that the function gets and whose results are not used.
         fade: steps over which a window's results go over into the next one's, at most `size`.
@@ -137,15 +137,15 @@ def slide(
         wanted = (end + after - begin) * step
         held = _filled(held, stream, wanted + 1)
         is_last = held.shape[-1] <= wanted
-        skipped = (first - begin) * made_per_step
+        skipped = (first - begin) * outputs_per_step
         made = function(held[..., :wanted], begin)
-        made = made[..., skipped : None if is_last else (end - begin) * made_per_step]
+        made = made[..., skipped : None if is_last else (end - begin) * outputs_per_step]
         made = made if tail is None else _faded(tail, made)
         if is_last:
             yield made
             return
-        yield made[..., : size * made_per_step]
-        tail = made[..., size * made_per_step :] if fade else None
+        yield made[..., : size * outputs_per_step]
+        tail = made[..., size * outputs_per_step :] if fade else None
         first += size
         next_begin = max(0, first - before)
         held = held[..., (next_begin - begin) * step :]
@@ -169,7 +169,7 @@ def _faded(before: Tensor, after: Tensor) -> Tensor:
     return torch.cat([blended, after[..., length:]], dim=-1)
 
 
-def resample_pieces(pieces: Iterable[Tensor], from_rate: int, to_rate: int) -> Iterator[Tensor]:
+def resample_chunks(pieces: Iterable[Tensor], from_rate: int, to_rate: int) -> Iterator[Tensor]:
     """What `audio.resample` gives, of a stream.
 
     Args:
@@ -183,14 +183,14 @@ def resample_pieces(pieces: Iterable[Tensor], from_rate: int, to_rate: int) -> I
     # the filter's half width of 32 zero crossings, in samples, with its cutoff at 0.95 of the lower rate
     context = math.ceil((32 * from_rate / (min(from_rate, to_rate) * 0.95) + 1) / step)
     size = max(1, round(RESAMPLED_S * from_rate / step))
-    yield from slide(
+    yield from map_windows(
         pieces,
         lambda window, _: resample(window, from_rate, to_rate),
-        step=step, made_per_step=made, size=size, before=context, after=context,
+        step=step, outputs_per_step=made, size=size, before=context, after=context,
     )  # fmt: skip
 
 
-def write_pieces(path: Path, pieces: Iterable[Tensor], sample_rate: int) -> int:
+def write_chunks(path: Path, pieces: Iterable[Tensor], sample_rate: int) -> int:
     """Write a stream as `audio.write_audio` writes a waveform: 16 bits, .wav or .flac, whole or not at all.
 
     Args:
@@ -210,7 +210,7 @@ def write_pieces(path: Path, pieces: Iterable[Tensor], sample_rate: int) -> int:
     count = 0
     channels = piece.shape[0]
     with (
-        written_whole(path) as temporary,
+        atomic_file(path) as temporary,
         soundfile.SoundFile(temporary, "w", sample_rate, channels, subtype="PCM_16") as file,
     ):
         for each in chain([piece], stream):

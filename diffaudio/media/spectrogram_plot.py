@@ -14,13 +14,13 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
-from diffaudio.atomic_io import written_whole
+from diffaudio.atomic_io import atomic_file
 
 __all__ = [
     "comparison_figure",
     "spectrogram_figure",
     "spectrogram_image",
-    "write_channels",
+    "write_channel_plot",
     "write_comparison",
     "write_spectrogram",
 ]
@@ -62,11 +62,11 @@ def comparison_figure(sounds: Sequence[tuple[str, Tensor]], sample_rate: int) ->
 def write_comparison(path: Path, sounds: Sequence[tuple[str, Tensor]], sample_rate: int) -> None:
     """Write the picture of `comparison_figure`, whole, in the format of the suffix, such as .png."""
     figure = comparison_figure(sounds, sample_rate)
-    with written_whole(path) as temporary:
+    with atomic_file(path) as temporary:
         figure.savefig(temporary, dpi=100)
 
 
-def write_channels(
+def write_channel_plot(
     path: Path, mean: np.ndarray, deviation: np.ndarray, low: np.ndarray, high: np.ndarray, *, title: str = ""
 ) -> None:
     """Write a picture of what each channel of latents does: its mean, a deviation around it, and its extremes.
@@ -90,14 +90,14 @@ def write_channels(
     axes.set(xlabel="channel", ylabel="latent", xlim=(-1, len(mean)))
     axes.set_title(_shortened(title), parse_math=False)
     axes.legend(loc="upper right", frameon=False, fontsize="small")
-    with written_whole(path) as temporary:
+    with atomic_file(path) as temporary:
         figure.savefig(temporary, dpi=100)
 
 
 def write_spectrogram(path: Path, waveform: Tensor, sample_rate: int, *, title: str = "") -> None:
     """Write the picture of `spectrogram_figure`, whole, in the format of the suffix, such as .png."""
     figure = spectrogram_figure(waveform, sample_rate, title=title)
-    with written_whole(path) as temporary:
+    with atomic_file(path) as temporary:
         figure.savefig(temporary, dpi=100)
 
 

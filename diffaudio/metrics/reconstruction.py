@@ -16,7 +16,7 @@ from torch import Tensor
 from torchaudio.transforms import MelSpectrogram
 
 from diffaudio.errors import UserError
-from diffaudio.media.chunked import slide
+from diffaudio.media.chunked import map_windows
 
 __all__ = [
     "LOG_MEL_RATE",
@@ -71,9 +71,9 @@ def log_mel_distance_of_streams_db(original: Iterable[Tensor], reconstruction: I
     pairs = (_pair(x, y) for x, y in zip(_even(original), _even(reconstruction), strict=False))
     context = N_FFT // 2 // HOP
     total, steps = 0.0, 0
-    for piece in slide(
+    for piece in map_windows(
         pairs, lambda window, _: _difference_by_step(window),
-        step=HOP, made_per_step=1, size=512, before=context, after=context,
+        step=HOP, outputs_per_step=1, size=512, before=context, after=context,
     ):  # fmt: skip
         total, steps = total + float(piece.double().sum()), steps + piece.shape[-1]
     return total / steps
@@ -132,7 +132,7 @@ def _pair(x: Tensor, y: Tensor) -> Tensor:
 def _even(pieces: Iterable[Tensor]) -> Iterable[Tensor]:
     """The same stream in pieces of a second."""
     size = LOG_MEL_RATE
-    return slide(pieces, lambda window, _: window, step=1, made_per_step=1, size=size, before=0, after=0)
+    return map_windows(pieces, lambda window, _: window, step=1, outputs_per_step=1, size=size, before=0, after=0)
 
 
 def _difference_by_step(pair: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from diffaudio.atomic_io import written_whole
+from diffaudio.atomic_io import atomic_file
 
 __all__ = ["address", "write_page"]
 
@@ -35,7 +35,7 @@ def write_page(path: Path, name: str, data: Mapping[str, Any]) -> None:
         ("/*DATA*/", told),  # the last, as it may hold any text
     ):
         page = page.replace(mark, text, 1)
-    with written_whole(path) as temporary:
+    with atomic_file(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
 
 

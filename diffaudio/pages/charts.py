@@ -5,7 +5,7 @@ from pathlib import Path
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from diffaudio.atomic_io import written_whole
+from diffaudio.atomic_io import atomic_file
 
 __all__ = ["COLOURS", "write_svg"]
 
@@ -15,5 +15,5 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#B8860B", "#0
 
 def write_svg(path: Path, figure: Figure) -> None:
     """Write a picture, whole: letters stay letters, and nothing in the file changes from one drawing to the next."""
-    with written_whole(path) as temporary, rc_context({"svg.fonttype": "none", "svg.hashsalt": ""}):
+    with atomic_file(path) as temporary, rc_context({"svg.fonttype": "none", "svg.hashsalt": ""}):
         figure.savefig(temporary, metadata={"Date": None})

@@ -16,7 +16,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from diffaudio.atomic_io import written_whole
+from diffaudio.atomic_io import atomic_file
 from diffaudio.checkpoint import load_weak_unet
 from diffaudio.evaluation.embed import Heard, Listener, Sound
 from diffaudio.evaluation.measure import Reference
@@ -176,7 +176,7 @@ def measure(
     file.parent.mkdir(exist_ok=True)
     measured = Measured(_by(sweep, combination, report), rows, _heard_as(heard))
     told = json.dumps(asdict(measured), ensure_ascii=False, allow_nan=False)
-    with written_whole(file) as temporary:
+    with atomic_file(file) as temporary:
         temporary.write_text(told, encoding="utf-8")
 
 
@@ -194,7 +194,7 @@ def _opened(items: Sequence[Item]) -> Iterator[Sound]:
         waveform, sample_rate = read_audio(item.path)
         picture = item.path.with_suffix(".png")
         if not picture.exists():
-            with written_whole(picture) as temporary:
+            with atomic_file(picture) as temporary:
                 spectrogram_image(waveform, sample_rate).save(temporary)
         yield Sound(waveform, sample_rate, item.path.stem, item.prompt, item.label)
 

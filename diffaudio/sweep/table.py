@@ -18,7 +18,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from diffaudio.atomic_io import written_whole
+from diffaudio.atomic_io import atomic_file
 
 __all__ = ["direction", "pareto_line", "timing_columns", "with_mean_of_shuffled", "write_tables"]
 
@@ -69,11 +69,11 @@ def write_tables(folder: Path, rows: Sequence[Mapping[str, Any]], described: Map
         described: of the sweep as a whole; JSON under the key `diffaudio` of the Parquet file's metadata.
     """
     columns = list(dict.fromkeys(column for row in rows for column in row))
-    with written_whole(folder / "results.csv") as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+    with atomic_file(folder / "results.csv") as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
         writer.writerows(rows)
     table = pa.Table.from_pylist([{column: row.get(column) for column in columns} for row in rows])
     table = table.replace_schema_metadata({"diffaudio": json.dumps(described, ensure_ascii=False)})
-    with written_whole(folder / "results.parquet") as temporary:
+    with atomic_file(folder / "results.parquet") as temporary:
         pq.write_table(table, temporary)

@@ -26,7 +26,7 @@ from matplotlib.figure import Figure
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from diffaudio.atomic_io import replaced_whole, written_whole
+from diffaudio.atomic_io import atomic_file, atomic_folder
 from diffaudio.config import to_yaml
 from diffaudio.corpus.datasets.latents import LatentDataset
 from diffaudio.errors import UserError
@@ -71,7 +71,7 @@ def begin_run(folder: Path, settings: Any, *, free: Collection[str]) -> None:
                 "go on with that, or choose another --out"
             )
     folder.mkdir(parents=True, exist_ok=True)
-    with written_whole(path) as temporary:
+    with atomic_file(path) as temporary:
         temporary.write_text(now, encoding="utf-8")
 
 
@@ -166,7 +166,7 @@ def save_state(
         scaler: of the gradients, where fp16 needs one.
         parts: what to keep the weights or the moments of, by name: the network, its average, the optimizer.
     """
-    with replaced_whole(state_folder / f"step_{step:08d}") as folder:
+    with atomic_folder(state_folder / f"step_{step:08d}") as folder:
         for name, part in parts.items():
             tensors = _moments(part) if isinstance(part, torch.optim.Optimizer) else part.state_dict()
             _save_tensors(tensors, folder / f"{name}.safetensors")
@@ -236,7 +236,7 @@ class RunLog:
         path = folder / "metrics.jsonl"
         if path.is_file() and done is not None:
             lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-            with written_whole(path) as temporary:
+            with atomic_file(path) as temporary:
                 temporary.write_text("".join(line for line in lines if _is_done(line, done)), encoding="utf-8")
         self._lines = path.open("a", encoding="utf-8")
         self.board = SummaryWriter(str(folder), purge_step=None if done is None else done + 1)

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from diffaudio.atomic_io import replaced_whole
+from diffaudio.atomic_io import atomic_folder
 from diffaudio.config import Count, NonNegative, Positive
 from diffaudio.media.audio import write_audio
 from diffaudio.media.spectrogram_plot import spectrogram_figure
@@ -45,7 +45,7 @@ def listen(settings: SampleSettings, pipe: DiffAudioPipeline, run: Path, log: Ru
         sampler=settings.sampler,
         generator=[seeded_generator(settings.seed, index) for index in range(len(settings.prompts))],
     )
-    with replaced_whole(run / "samples" / f"step_{step:08d}") as folder:
+    with atomic_folder(run / "samples" / f"step_{step:08d}") as folder:
         for index, (prompt, waveform) in enumerate(zip(settings.prompts, output.audios, strict=True)):
             picture = spectrogram_figure(waveform, rate, title=prompt)
             write_audio(folder / f"{index:02d}.wav", waveform, rate)

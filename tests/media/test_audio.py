@@ -14,7 +14,7 @@ from diffaudio.media.audio import (
     scale_to_peak,
     write_audio,
 )
-from diffaudio.media.video import MediaError
+from diffaudio.media.container import MediaError
 
 STEP = 1 / 32768  # of 16-bit samples
 

@@ -12,7 +12,7 @@ from media import noise as white
 from tiny_autoencoders import LIBRARY_FORMATS, randomised_ends
 
 from diffaudio.media.audio import read_audio, resample, write_audio
-from diffaudio.media.chunked import read_pieces, resample_pieces, slide, write_pieces
+from diffaudio.media.chunked import map_windows, read_chunks, resample_chunks, write_chunks
 from diffaudio.models.autoencoders import Autoencoder, SpectralAutoencoder, load_autoencoder
 from diffaudio.models.autoencoders.windows import decode_windows, encode_windows
 
@@ -171,14 +171,14 @@ def test_windows_hold_only_a_window_of_a_stream(autoencoders):
 def test_a_stream_is_resampled_as_the_whole_is(rates):
     waveform = torch.randn(2, 5 * rates[0] + 123, generator=torch.Generator().manual_seed(0))
     whole = resample(waveform, *rates)
-    torch.testing.assert_close(joined(resample_pieces(in_pieces(waveform, 12345), *rates)), whole, rtol=0, atol=1e-5)
+    torch.testing.assert_close(joined(resample_chunks(in_pieces(waveform, 12345), *rates)), whole, rtol=0, atol=1e-5)
 
 
 def test_a_cross_fade_goes_from_one_window_to_the_next_in_a_straight_line():
     numbered = iter([1.0, 3.0, 3.0])
-    made = slide(
+    made = map_windows(
         [torch.zeros(10)], lambda window, _: torch.full_like(window, next(numbered)),
-        step=1, made_per_step=1, size=4, before=1, after=0, fade=2,
+        step=1, outputs_per_step=1, size=4, before=1, after=0, fade=2,
     )  # fmt: skip
     assert joined(made).tolist() == [1, 1, 1, 1, 1.5, 2.5, 3, 3, 3, 3]
 
@@ -187,7 +187,7 @@ def test_a_cross_fade_goes_from_one_window_to_the_next_in_a_straight_line():
 @pytest.mark.parametrize("part", [(0.0, None), (1.3, None), (2.1001, 1.77), (4.5, 3.0), (9.0, None)])
 def test_a_file_is_read_in_pieces_as_it_is_read_whole(name, part, media):
     whole, _ = read_audio(media / name, sample_rate=16000, channels=1, start_s=part[0], duration_s=part[1])
-    pieces = read_pieces(media / name, sample_rate=16000, channels=1, start_s=part[0], duration_s=part[1])
+    pieces = read_chunks(media / name, sample_rate=16000, channels=1, start_s=part[0], duration_s=part[1])
     found = joined([torch.zeros(1, 0), *pieces])
     assert found.shape == whole.shape
     torch.testing.assert_close(found, whole, rtol=0, atol=1e-4)
@@ -195,19 +195,19 @@ def test_a_file_is_read_in_pieces_as_it_is_read_whole(name, part, media):
 
 def test_a_file_that_cannot_be_read_is_told(media):
     with pytest.raises(ValueError, match=r"nothing\.wav: there is no such file"):
-        list(read_pieces(media / "nothing.wav", sample_rate=8000, channels=1))
+        list(read_chunks(media / "nothing.wav", sample_rate=8000, channels=1))
     (media / "broken.wav").write_bytes(b"nothing")
     with pytest.raises(ValueError, match=r"broken\.wav: cannot be read as a sound file"):
-        list(read_pieces(media / "broken.wav", sample_rate=8000, channels=1))
+        list(read_chunks(media / "broken.wav", sample_rate=8000, channels=1))
     write_media(media / "silent.mp4", pictures=numbered_pictures(1.0))
     with pytest.raises(ValueError, match=r"silent\.mp4: has no sound track"):
-        list(read_pieces(media / "silent.mp4", sample_rate=8000, channels=1))
+        list(read_chunks(media / "silent.mp4", sample_rate=8000, channels=1))
 
 
 def test_a_stream_is_written_as_a_file_whole_or_not_at_all(tmp_path: Path):
     waveform = torch.rand(2, 1000, generator=torch.Generator().manual_seed(0)) * 2 - 1
     for name in ("a.wav", "a.flac"):
-        assert write_pieces(tmp_path / name, in_pieces(waveform, 300), 8000) == 1000
+        assert write_chunks(tmp_path / name, in_pieces(waveform, 300), 8000) == 1000
         samples, rate = soundfile.read(tmp_path / name, dtype="float32")
         assert rate == 8000
         torch.testing.assert_close(torch.from_numpy(samples.T), waveform, rtol=0, atol=1e-4)
@@ -217,11 +217,11 @@ def test_a_stream_is_written_as_a_file_whole_or_not_at_all(tmp_path: Path):
         raise ValueError("stopped")
 
     with pytest.raises(ValueError, match="stopped"):
-        write_pieces(tmp_path / "b.wav", broken(), 8000)
+        write_chunks(tmp_path / "b.wav", broken(), 8000)
     with pytest.raises(ValueError, match=r"c\.wav: there is no sound to write"):
-        write_pieces(tmp_path / "c.wav", [], 8000)
+        write_chunks(tmp_path / "c.wav", [], 8000)
     with pytest.raises(ValueError, match=r"cannot write \.mp3; choose \.wav or \.flac"):
-        write_pieces(tmp_path / "c.mp3", [waveform], 8000)
+        write_chunks(tmp_path / "c.mp3", [waveform], 8000)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.flac", "a.wav"]
 
 

@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 from media import CODECS, noise, numbered_pictures, picture_number, tone, write_media
 
-from diffaudio.media.video import MediaError, probe, read_frames, read_sound
+from diffaudio.media.audio_track import decode_audio
+from diffaudio.media.container import MediaError, probe
+from diffaudio.media.video import read_frames
 
 
 def frequency(waveform: np.ndarray, rate: int) -> float:
@@ -31,7 +33,7 @@ def test_every_container_gives_its_header_sound_and_pictures(tmp_path, suffix):
     assert info.duration_s == pytest.approx(3, abs=0.3)
     assert info.frame_rate == pytest.approx(4)
 
-    waveform, sample_rate = read_sound(path)
+    waveform, sample_rate = decode_audio(path)
     assert sample_rate == rate and waveform.dtype == np.float32
     assert waveform.shape[1] / rate == pytest.approx(3, abs=0.1)
     assert frequency(waveform[:, rate // 2 : 2 * rate], rate) == pytest.approx(440, abs=2)
@@ -46,7 +48,7 @@ def test_every_container_gives_its_header_sound_and_pictures(tmp_path, suffix):
 def test_channels_come_back_as_they_are(tmp_path, suffix, channels):
     rate = CODECS[suffix][2]
     sound = np.concatenate([tone(1, rate, frequency=300 + 200 * c) for c in range(channels)])
-    waveform, _ = read_sound(write_media(tmp_path / f"a{suffix}", sound=sound))
+    waveform, _ = decode_audio(write_media(tmp_path / f"a{suffix}", sound=sound))
     assert waveform.shape[0] == channels
     heard = [frequency(waveform[c : c + 1, :rate], rate) for c in range(channels)]
     low_frequency_channel = 3  # the codec leaves only bass there
@@ -56,8 +58,8 @@ def test_channels_come_back_as_they_are(tmp_path, suffix, channels):
 
 @pytest.mark.parametrize("start_s", [0.25, 3.0, 7.3, 11.5])
 def test_seeking_gives_the_same_samples_as_reading_through(long_mkv, start_s):
-    whole, rate = read_sound(long_mkv)
-    part, _ = read_sound(long_mkv, start_s=start_s, duration_s=1.5)
+    whole, rate = decode_audio(long_mkv)
+    part, _ = decode_audio(long_mkv, start_s=start_s, duration_s=1.5)
     first = round(start_s * rate)
     assert np.array_equal(part, whole[:, first : first + round(1.5 * rate)])
 
@@ -66,20 +68,20 @@ def test_seeking_in_a_lossy_sound_warms_the_decoder_up(tmp_path):
     t = np.arange(6 * 44100) / 44100  # a rising tone: AAC decodes noise differently each time
     sound = 0.3 * np.sin(2 * np.pi * (300 * t + 100 * t**2))[None].astype(np.float32)
     path = write_media(tmp_path / "a.mp4", sound=sound, pictures=numbered_pictures(6))
-    whole, rate = read_sound(path)
-    part, _ = read_sound(path, start_s=3.0, duration_s=1.0)
+    whole, rate = decode_audio(path)
+    part, _ = decode_audio(path, start_s=3.0, duration_s=1.0)
     assert np.allclose(part, whole[:, 3 * rate : 4 * rate], atol=1e-3)
 
 
 def test_sound_past_the_end_is_empty(long_mkv):
-    waveform, rate = read_sound(long_mkv, start_s=20, duration_s=1)
+    waveform, rate = decode_audio(long_mkv, start_s=20, duration_s=1)
     assert waveform.shape == (1, 0) and rate == 8000
 
 
 def test_sound_that_begins_late_has_silence_before_it(tmp_path):
     sound = noise(2, 8000)
     path = write_media(tmp_path / "a.mkv", sound=sound, pictures=numbered_pictures(3), sound_start_s=0.5)
-    waveform, _ = read_sound(path)
+    waveform, _ = decode_audio(path)
     assert waveform.shape[1] == 20000
     assert not waveform[:, :4000].any()
     assert np.allclose(waveform[:, 4000:], sound, atol=1e-4)
@@ -88,13 +90,13 @@ def test_sound_that_begins_late_has_silence_before_it(tmp_path):
 def test_a_gap_in_the_sound_is_silence_of_its_length(tmp_path):
     sound = noise(3, 8000)
     path = write_media(tmp_path / "a.mkv", sound=sound, pictures=numbered_pictures(4), gap=(1.0, 0.8))
-    waveform, _ = read_sound(path)
+    waveform, _ = decode_audio(path)
     assert waveform.shape[1] == 3.8 * 8000
     silent = (waveform == 0).sum()
     assert 0.8 * 8000 <= silent < 0.8 * 8000 + 20
     assert np.allclose(waveform[:, -8000:], sound[:, -8000:], atol=1e-4)
 
-    within, _ = read_sound(path, start_s=1.5, duration_s=0.2)
+    within, _ = decode_audio(path, start_s=1.5, duration_s=0.2)
     assert within.shape[1] == 1600
 
 
@@ -104,7 +106,7 @@ def test_time_stamps_that_do_not_begin_at_zero_are_counted_from_the_beginning(tm
         assert container.start_time > 99 * av.time_base
     (time_s, picture), *_ = read_frames(path, [1.4])
     assert time_s == pytest.approx(1.25, abs=0.05) and picture_number(picture) == 5
-    assert read_sound(path)[0].shape[1] / 44100 == pytest.approx(3, abs=0.1)
+    assert decode_audio(path)[0].shape[1] / 44100 == pytest.approx(3, abs=0.1)
 
 
 def test_pictures_are_those_on_screen_each_once_in_order_of_time(long_mkv):
@@ -168,7 +170,7 @@ def test_damaged_sound_is_silent_where_it_does_not_decode(tmp_path):
     middle = len(data) // 2
     data[middle : middle + 400] = b"\x55" * 400
     path.write_bytes(data)
-    waveform, _ = read_sound(path)
+    waveform, _ = decode_audio(path)
     assert waveform.shape[1] == pytest.approx(6 * 8000, abs=4096)
     assert np.allclose(waveform[:, :16000], sound[:, :16000], atol=1e-4)
 
@@ -176,7 +178,7 @@ def test_damaged_sound_is_silent_where_it_does_not_decode(tmp_path):
 def test_a_file_that_is_cut_off_gives_what_is_left(tmp_path):
     path = write_media(tmp_path / "a.mkv", sound=noise(6, 8000), pictures=numbered_pictures(6))
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    waveform, _ = read_sound(path)
+    waveform, _ = decode_audio(path)
     assert 2 * 8000 < waveform.shape[1] < 5 * 8000
     assert [picture_number(p) for _, p in read_frames(path, [0.3, 1.0])] == [1, 4]
 
@@ -192,9 +194,9 @@ def test_errors_name_the_file_and_what_is_wrong(tmp_path):
     with pytest.raises(MediaError, match=r"empty\.mp4: the file is empty"):
         probe(empty)
     with pytest.raises(MediaError, match=r"junk\.mp4: cannot be read as a media file"):
-        read_sound(junk)
+        decode_audio(junk)
     with pytest.raises(MediaError, match=r"film\.mp4: has no sound track"):
-        read_sound(silent_film)
+        decode_audio(silent_film)
     with pytest.raises(MediaError, match=r"radio\.mp4: has no picture track"):
         read_frames(radio, [0.0])
     assert not probe(silent_film).has_audio and not probe(radio).has_video

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from diffaudio.atomic_io import replaced_whole, written_whole
+from diffaudio.atomic_io import atomic_file, atomic_folder
 from diffaudio.training.run_folder import (
     RunLog,
     average_decay,
@@ -154,22 +154,22 @@ def test_a_run_goes_on_with_the_settings_it_was_begun_with(tmp_path):
 
 def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path):
     target = tmp_path / "new" / "model"
-    with replaced_whole(target) as folder:
+    with atomic_folder(target) as folder:
         (folder / "a").write_text("1")
         assert not target.exists()
-    with pytest.raises(ZeroDivisionError), replaced_whole(target) as folder:
+    with pytest.raises(ZeroDivisionError), atomic_folder(target) as folder:
         (folder / "a").write_text(str(1 / 0))
     assert [path.name for path in target.parent.iterdir()] == ["model"]
     assert (target / "a").read_text() == "1"
-    with replaced_whole(target) as folder:
+    with atomic_folder(target) as folder:
         (folder / "b").write_text("3")
     assert [path.name for path in target.iterdir()] == ["b"]
 
 
 def test_what_is_written_whole_within_another_such_block_leaves_one_hidden_file_at_most(tmp_path):
     target = tmp_path / "x.txt"
-    with written_whole(target) as temporary:
-        with written_whole(temporary) as inner:
+    with atomic_file(target) as temporary:
+        with atomic_file(temporary) as inner:
             inner.write_text("all of it")
             assert len(list(tmp_path.iterdir())) == 1
         assert not target.exists()
@@ -178,11 +178,11 @@ def test_what_is_written_whole_within_another_such_block_leaves_one_hidden_file_
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path):
     target = tmp_path / "x.json"
-    with written_whole(target) as temporary:
+    with atomic_file(target) as temporary:
         temporary.write_text("1")
         assert temporary.suffix == ".json"
         assert not target.exists()
-    with pytest.raises(ZeroDivisionError), written_whole(target) as temporary:
+    with pytest.raises(ZeroDivisionError), atomic_file(target) as temporary:
         temporary.write_text(str(1 / 0))
     assert [path.name for path in tmp_path.iterdir()] == ["x.json"]
     assert target.read_text() == "1"
@@ -194,9 +194,9 @@ def test_what_a_killed_process_left_is_cleared_away_and_a_living_one_keeps_its_o
     for name in (f".x.{dead.pid}.part.json", f".x.{os.getppid()}.part.json", f".y.{dead.pid}.part.json"):
         (tmp_path / name).write_text("half")
     (tmp_path / f".model.{dead.pid}.old").mkdir()  # killed between the two renames
-    with written_whole(tmp_path / "x.json") as temporary:
+    with atomic_file(tmp_path / "x.json") as temporary:
         temporary.write_text("1")
-    with pytest.raises(ZeroDivisionError), replaced_whole(tmp_path / "model"):
+    with pytest.raises(ZeroDivisionError), atomic_folder(tmp_path / "model"):
         raise ZeroDivisionError
     left = sorted(path.name for path in tmp_path.iterdir())
     assert left == sorted([f".x.{os.getppid()}.part.json", f".y.{dead.pid}.part.json", "model", "x.json"])

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from diffaudio.atomic_io import replaced_whole
+from diffaudio.atomic_io import atomic_folder
 from diffaudio.corpus import store
 from diffaudio.corpus.augment import AugmentSettings, augment_sound
 from diffaudio.corpus.datasets.splits import is_held_out
@@ -81,7 +81,7 @@ def decode_corpus(
     if note.is_file() and json.loads(note.read_text(encoding="utf-8")) == made_from:
         return
     rows: list[dict[str, Any]] = []
-    with replaced_whole(folder) as temporary:
+    with atomic_folder(folder) as temporary:
         with (temporary / "samples.s16").open("wb") as file:
             first = 0
             settings: dict[str, Any] = {"sample_rate": sample_rate, "audio_channels": audio_channels, "peak": peak}

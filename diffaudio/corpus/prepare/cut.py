@@ -27,8 +27,10 @@ from diffaudio.corpus.prepare.segments import Plan, Stretch
 from diffaudio.corpus.prepare.settings import PrepareSettings
 from diffaudio.corpus.prepare.sources import Media
 from diffaudio.media.audio_arrays import encode_flac, mix_channels, resample
-from diffaudio.media.decoders import PictureTrack, SoundTrack
-from diffaudio.media.video import PREROLL_S, SEEK_S, MediaError, OpenMedia, open_media, read_frames
+from diffaudio.media.audio_track import AudioTrack
+from diffaudio.media.container import PREROLL_S, SEEK_S, MediaError, OpenMedia, open_media
+from diffaudio.media.video import read_frames
+from diffaudio.media.video_track import VideoTrack
 
 __all__ = ["cut_clips"]
 
@@ -104,8 +106,8 @@ class _Cutter:
     def __init__(self, media: Media, settings: PrepareSettings, note: dict[str, Any], opened: OpenMedia) -> None:
         self._media, self._settings, self._note, self._opened = media, settings, note, opened
         self._plan = Plan(media.segments, settings.clip_s, settings.hop_s or settings.clip_s, settings.min_clip_s)
-        self._sound = SoundTrack(opened.begin_s)
-        self._pictures = PictureTrack(opened.video, opened.begin_s, settings.frame_size)
+        self._sound = AudioTrack(opened.begin_s)
+        self._pictures = VideoTrack(opened.video, opened.begin_s, settings.frame_size)
         self._open: deque[_Clip] = deque()
         self._unheard: deque[_Clip] = deque()  # of these, those whose sound is not complete
         self._max_open = max(MAX_OPEN, 2 * math.ceil(settings.clip_s / (settings.hop_s or settings.clip_s)))
@@ -113,7 +115,7 @@ class _Cutter:
         self._undecoded: list[Any] = []  # packets of sound
         self._damaged = False
         self._sought_s = float("-inf")
-        self._header_end_s = opened.info.sound_duration_s or opened.info.duration_s
+        self._header_end_s = opened.info.audio_duration_s or opened.info.duration_s
         self._attend()
 
     def rows(self, alive: Callable[[], None]) -> Iterator[dict[str, Any]]:
@@ -168,7 +170,7 @@ class _Cutter:
             else:
                 clip.awaited = len(times_s)
                 for wanted_s in times_s:
-                    self._pictures.want(wanted_s, clip.take)
+                    self._pictures.request(wanted_s, clip.take)
             self._open.append(clip)
             self._unheard.append(clip)
         self._attend()
@@ -202,7 +204,7 @@ class _Cutter:
             while self._unheard and self._sound.end_s >= self._unheard[0].stretch.end_s:
                 self._complete_sound(self._unheard.popleft())
             self._attend()
-            self._sound.forget(self._needed_s)
+            self._sound.discard_before(self._needed_s)
 
     def _see(self, packet: Any, time_s: float | None) -> None:
         if time_s is not None:
@@ -228,8 +230,8 @@ class _Cutter:
             self._sought_s = target_s
             self._undecoded.clear()
             if self._opened.seek(target_s, self._opened.video):
-                self._sound.restart()
-                self._pictures.restart()
+                self._sound.reset()
+                self._pictures.reset()
                 self._seen_s = float("-inf")
 
     def _complete_sound(self, clip: _Clip) -> None:
@@ -237,7 +239,7 @@ class _Cutter:
         x = self._sound.cut(stretch.start_s, self._end_s(stretch))
         rate = self._sound.format[0] if self._sound.format else 1
         clip.duration_s = duration_s = x.shape[1] / rate
-        self._note["media_seconds"] = self._sound.heard_s
+        self._note["media_seconds"] = self._sound.decoded_s
         if duration_s < settings.min_clip_s:
             clip.verdict = _too_short(duration_s, settings)
         else:
@@ -267,7 +269,7 @@ class _Cutter:
     def _take_anew(self, clip: _Clip) -> None:
         """Have no pictures taken in passing; those that the clip needs are fetched when it is finished."""
         clip.taken_anew, clip.awaited = True, 0
-        self._pictures.forget(clip.take)
+        self._pictures.cancel(clip.take)
 
     def _is_first_finished(self) -> bool:
         return bool(self._open) and self._open[0].duration_s is not None and self._open[0].awaited <= 0

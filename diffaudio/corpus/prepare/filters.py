@@ -17,7 +17,7 @@ from PIL import Image
 
 from diffaudio.corpus.prepare.bandwidth import cutoff_hz
 from diffaudio.errors import UserError
-from diffaudio.media.video import MediaInfo
+from diffaudio.media.container import MediaInfo
 
 __all__ = ["FilterSettings", "Verdict", "is_black", "judge_file", "judge_pictures", "judge_sound", "loudest_level_db"]
 
@@ -83,7 +83,7 @@ def judge_file(info: MediaInfo, settings: FilterSettings) -> Verdict | None:
         return "no_picture", "the file has no picture track"
     if info.sample_rate is not None and info.sample_rate < settings.min_sample_rate:
         return "low_sample_rate", f"sound at {info.sample_rate} Hz, below {settings.min_sample_rate} Hz"
-    sound_s, picture_s = info.sound_duration_s, info.picture_duration_s
+    sound_s, picture_s = info.audio_duration_s, info.video_duration_s
     if sound_s and picture_s and min(sound_s, picture_s) < settings.min_length_ratio * max(sound_s, picture_s):
         return "length_mismatch", (
             f"{sound_s:.2f} s of sound and {picture_s:.2f} s of pictures, "

@@ -21,7 +21,7 @@ from av.video.reformatter import VideoReformatter
 from numpy.random import Generator, default_rng
 from tqdm import tqdm
 
-from diffaudio.atomic_io import written_whole
+from diffaudio.atomic_io import atomic_file
 from diffaudio.corpus import store
 from diffaudio.corpus.synthetic.scenes import KINDS, SAMPLE_RATE, Canvas, Scene, backdrop
 from diffaudio.errors import UserError
@@ -122,7 +122,7 @@ def write_clip(path: Path, kind: str, settings: SynthesisSettings | None = None,
     rng = default_rng([settings.seed, index])
     scene = KINDS[kind](rng, settings.duration_s)
     sound = _stereo(scene, peak=rng.uniform(*PEAKS))
-    with written_whole(path) as temporary:
+    with atomic_file(path) as temporary:
         _encode(temporary, scene, sound, settings, rng)
 
 
@@ -192,7 +192,7 @@ def _write_manifest(out: Path, num_clips: int, settings: SynthesisSettings, *, f
 
 
 def _write_labels(path: Path, rows: Iterable[tuple[str, str]]) -> None:
-    with written_whole(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+    with atomic_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["file", "label"])
         writer.writerows(rows)

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from diffaudio.errors import UserError
-from diffaudio.media.chunked import slide
+from diffaudio.media.chunked import map_windows
 from diffaudio.models.autoencoders.base import Autoencoder
 
 __all__ = ["WINDOW_S", "decode_windows", "encode_windows"]
@@ -55,11 +55,11 @@ def encode_windows(
     """
     size, fade = _frames(autoencoder, window_s)
     reach = autoencoder.reach
-    yield from slide(
+    yield from map_windows(
         _stream(waveform),
         lambda window, _: autoencoder.encode(window),
         step=_samples(autoencoder),
-        made_per_step=1,
+        outputs_per_step=1,
         size=size,
         before=_on_grid(reach.encode, reach.grid),
         after=reach.encode,
@@ -91,11 +91,11 @@ def decode_windows(
     size, fade = _frames(autoencoder, window_s)
     reach = autoencoder.reach
     left = sys.maxsize if num_samples is None else num_samples
-    for piece in slide(
+    for piece in map_windows(
         _stream(latents),
         lambda window, first: autoencoder.decode_window(window, first_frame=first),
         step=1,
-        made_per_step=_samples(autoencoder),
+        outputs_per_step=_samples(autoencoder),
         size=size,
         before=_on_grid(reach.decode, reach.grid),
         after=reach.decode,

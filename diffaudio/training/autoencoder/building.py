@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from torch import nn
 
-from diffaudio.atomic_io import replaced_whole
+from diffaudio.atomic_io import atomic_folder
 from diffaudio.config import Count, NonNegative, NonNegativeCount, Positive
 from diffaudio.corpus.datasets.sampler import Order
 from diffaudio.corpus.datasets.waveforms import WaveformDataset, draw_crops
@@ -160,7 +160,7 @@ def save_autoencoder(autoencoder: Autoencoder, folder: Path, dataset: WaveformDa
         generator = seeded_generator(0)
         crops = (draw_crops(dataset, [clip], num_samples=num_samples, generator=generator) for clip in clips)
         autoencoder.fit_latents(crops)
-    with replaced_whole(folder) as temporary:
+    with atomic_folder(folder) as temporary:
         autoencoder.save_pretrained(temporary)
 
 

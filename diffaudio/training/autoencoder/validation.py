@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from diffaudio.atomic_io import replaced_whole
+from diffaudio.atomic_io import atomic_folder
 from diffaudio.config import Count, NonNegativeCount, Positive
 from diffaudio.corpus.datasets.sampler import Order
 from diffaudio.corpus.datasets.waveforms import WaveformDataset
@@ -61,7 +61,7 @@ def validate(
     values = {"held_out_log_mel_distance_db": log_mel_db, "held_out_multi_resolution_stft_distance": stft}
     log.scalars(step, values)
     if kept:
-        with replaced_whole(run / "samples" / f"step_{step:08d}") as folder:
+        with atomic_folder(run / "samples" / f"step_{step:08d}") as folder:
             for index, pair in enumerate(kept):
                 _keep(pair, dataset.sample_rate, index, folder=folder, log=log, step=step)
 

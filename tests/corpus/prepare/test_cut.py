@@ -94,8 +94,8 @@ def test_segments_far_apart_are_sought(tmp_path, monkeypatch):
     """Of a minute, the few seconds around the segments are decoded."""
     path = write_media(tmp_path / "a.mkv", sound=noise(60, 8000), pictures=numbered_pictures(60, first=10))
     heard = []
-    whole = cut.SoundTrack.feed
-    monkeypatch.setattr(cut.SoundTrack, "feed", lambda track, packets: heard.extend(packets) or whole(track, packets))
+    whole = cut.AudioTrack.feed
+    monkeypatch.setattr(cut.AudioTrack, "feed", lambda track, packets: heard.extend(packets) or whole(track, packets))
     rows, _ = cut_file(path, segments=[Segment(10, 12), Segment(50, 52)])
     assert spans(rows) == [(10, 2), (50, 2)] and times(rows) == [[10.5, 11.5], [50.5, 51.5]]
     original = noise(60, 8000)[:, 400000:416000]
@@ -231,7 +231,7 @@ def test_a_decoder_without_memory_drops_the_file_for_that(film, monkeypatch):
     def fail(*_):
         raise MemoryError
 
-    monkeypatch.setattr(cut.SoundTrack, "feed", fail)
+    monkeypatch.setattr(cut.AudioTrack, "feed", fail)
     assert reasons(cut_file(film)[1]) == [(0, "out_of_memory")]
 
 

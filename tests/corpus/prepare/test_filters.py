@@ -14,7 +14,7 @@ from diffaudio.corpus.prepare.filters import (
     loudest_level_db,
 )
 from diffaudio.corpus.prepare.settings import PrepareSettings
-from diffaudio.media.video import MediaInfo
+from diffaudio.media.container import MediaInfo
 
 RATE = 44100
 
@@ -26,7 +26,7 @@ def reason(x, rate=8000, **settings):
 
 def file_reason(**settings):
     known = {"has_audio": True, "has_video": True, "sample_rate": 44100}
-    info = MediaInfo(duration_s=8, sound_duration_s=2, picture_duration_s=8, **known)
+    info = MediaInfo(duration_s=8, audio_duration_s=2, video_duration_s=8, **known)
     return judge_file(info, FilterSettings(**settings))
 
 
@@ -51,7 +51,7 @@ def test_sound_and_picture_may_differ_in_length_by_so_much_either_way():
     assert file_reason(min_length_ratio=0.25) is None
     detail = "2.00 s of sound and 8.00 s of pictures, the shorter below 26% of the longer"
     assert file_reason(min_length_ratio=0.26) == ("length_mismatch", detail)
-    longer_sound = MediaInfo(8, True, True, sound_duration_s=8, picture_duration_s=2)
+    longer_sound = MediaInfo(8, True, True, audio_duration_s=8, video_duration_s=2)
     assert judge_file(longer_sound, FilterSettings(min_length_ratio=0.26)) is not None
     assert judge_file(longer_sound, FilterSettings(min_length_ratio=0)) is None
 

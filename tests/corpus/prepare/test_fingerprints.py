@@ -3,7 +3,7 @@ import pytest
 from media import noise, tone, write_media
 
 from diffaudio.corpus.prepare.fingerprints import VERSION, distance, find_duplicates, fingerprint
-from diffaudio.media.video import read_sound
+from diffaudio.media.audio_track import decode_audio
 
 RATE = 16000
 
@@ -81,7 +81,7 @@ def test_too_few_bits_prove_nothing():
 def test_a_fingerprint_survives_lossy_coding(tmp_path, suffix, rate):
     """AAC, Opus and MP3, softer, and in two channels."""
     sound = events(0, rate=rate)
-    coded, rate = read_sound(write_media(tmp_path / f"a{suffix}", sound=np.tile(0.3 * sound, (2, 1))))
+    coded, rate = decode_audio(write_media(tmp_path / f"a{suffix}", sound=np.tile(0.3 * sound, (2, 1))))
     prints = [fingerprint(sound[0], rate), fingerprint(np.asarray(coded).mean(axis=0), rate)]
     assert distance(*prints) < 0.1
     assert find_duplicates(prints, ["a", "b"]) == [None, 0]

@@ -19,7 +19,9 @@ from diffaudio.corpus.synthetic import run as synthetic
 from diffaudio.corpus.synthetic.run import SynthesisSettings, clip_kind, clip_path, synthesise_corpus, write_clip
 from diffaudio.corpus.synthetic.scenes import KINDS, SAMPLE_RATE, Canvas, Scene, backdrop
 from diffaudio.corpus.synthetic.struck import BELL, MEMBRANE, STRINGS_HZ
-from diffaudio.media.video import probe, read_frames, read_sound
+from diffaudio.media.audio_track import decode_audio
+from diffaudio.media.container import probe
+from diffaudio.media.video import read_frames
 
 SMALL = SynthesisSettings(duration_s=0.5, side=32, frame_rate=4)
 
@@ -292,7 +294,7 @@ def test_a_file_holds_picture_and_sound_of_the_scene_in_time(tmp_path):
     assert info.duration_s == pytest.approx(2.0, abs=0.05)
     rng = default_rng([1, 7])
     scene = KINDS["drum"](rng, 2.0)
-    sound, _ = read_sound(tmp_path / "drum.mp4", duration_s=2.0)
+    sound, _ = decode_audio(tmp_path / "drum.mp4", duration_s=2.0)
     mono = sound.sum(axis=0)
     lags = range(-600, 601, 5)
     heard = mono[600:-600]

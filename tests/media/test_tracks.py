@@ -8,9 +8,11 @@ import pytest
 from media import noise, numbered_pictures, picture_number, tone, write_media
 from PIL import Image
 
-from diffaudio.media import decoders as tracks
-from diffaudio.media.decoders import PictureTrack, SoundTrack
-from diffaudio.media.video import open_media, read_frames
+from diffaudio.media import video_track
+from diffaudio.media.audio_track import AudioTrack
+from diffaudio.media.container import open_media
+from diffaudio.media.video import read_frames
+from diffaudio.media.video_track import VideoTrack
 
 
 @pytest.fixture(scope="module")
@@ -35,17 +37,17 @@ def moving(tmp_path_factory):
 def fed(monkeypatch):
     """Packets that went into a decoder."""
     packets = []
-    whole = tracks._decoded
-    monkeypatch.setattr(tracks, "_decoded", lambda packet: packets.append(packet) or whole(packet))
+    whole = video_track.decode_packet
+    monkeypatch.setattr(video_track, "decode_packet", lambda packet: packets.append(packet) or whole(packet))
     return packets
 
 
 def follow(path, times_s):
     found = {}
     with open_media(path) as media:
-        track = PictureTrack(media.video, media.begin_s, None)
+        track = VideoTrack(media.video, media.begin_s, None)
         for time_s in times_s:
-            track.want(time_s, lambda at, picture, time_s=time_s: found.update({time_s: picture and (at, picture)}))
+            track.request(time_s, lambda at, picture, time_s=time_s: found.update({time_s: picture and (at, picture)}))
         for packet in media.packets(media.video):
             track.feed(packet)
         track.finish()
@@ -77,14 +79,14 @@ def test_nothing_is_decoded_between_key_frames_where_nothing_is_wanted(moving, f
 def test_of_pictures_to_which_none_refers_only_the_wanted_ones_are_decoded(moving):
     shown = []
 
-    class Counting(PictureTrack):
+    class Counting(VideoTrack):
         def _show(self, frame):
             shown.append(frame.time)
             super()._show(frame)
 
     with open_media(moving) as media:
         track = Counting(media.video, media.begin_s, None)
-        track.want(1.85, lambda *_: None)
+        track.request(1.85, lambda *_: None)
         for packet in media.packets(media.video):
             track.feed(packet)
     assert len(shown) < 14 and any(time_s == pytest.approx(1.8) for time_s in shown)
@@ -104,12 +106,12 @@ def test_what_is_forgotten_is_not_asked_for_again(moving):
         taken.append(time_s)
 
     with open_media(moving) as media:
-        track = PictureTrack(media.video, media.begin_s, None)
-        track.want(1.0, take)
-        track.want(2.0, lambda *_: taken.append("other"))
-        assert track.next_wanted_s == 1.0
-        track.forget(take)
-        assert track.next_wanted_s == 2.0
+        track = VideoTrack(media.video, media.begin_s, None)
+        track.request(1.0, take)
+        track.request(2.0, lambda *_: taken.append("other"))
+        assert track.next_requested_s == 1.0
+        track.cancel(take)
+        assert track.next_requested_s == 2.0
         track.finish()
     assert taken == ["other"]
 
@@ -117,9 +119,9 @@ def test_what_is_forgotten_is_not_asked_for_again(moving):
 def test_a_picture_is_made_once_for_all_that_want_it(moving):
     pictures = []
     with open_media(moving) as media:
-        track = PictureTrack(media.video, media.begin_s, 32)
+        track = VideoTrack(media.video, media.begin_s, 32)
         for time_s in (3.01, 3.02):
-            track.want(time_s, lambda _, picture: pictures.append(picture))
+            track.request(time_s, lambda _, picture: pictures.append(picture))
         for packet in media.packets(media.video):
             track.feed(packet)
     assert pictures[0] is pictures[1] and pictures[0].size == (32, 24)
@@ -127,7 +129,7 @@ def test_a_picture_is_made_once_for_all_that_want_it(moving):
 
 def listen(path):
     with open_media(path) as media:
-        track = SoundTrack(media.begin_s)
+        track = AudioTrack(media.begin_s)
         track.feed(media.packets(media.audio))
     return track
 
@@ -142,14 +144,14 @@ def test_sound_is_cut_where_it_is_asked_for(tmp_path):
     for start_s, end_s in ((0, 3.5), (0.9, 1.2), (1.1, 1.4), (1.5, 2.0), (0.2, None), (3.0, 9.0), (4.0, 5.0)):
         expected = laid[:, round(start_s * 8000) : None if end_s is None else round(end_s * 8000)]
         assert np.array_equal(track.cut(start_s, end_s), expected), (start_s, end_s)
-    assert track.heard_s == 3.0
+    assert track.decoded_s == 3.0
 
 
 def test_sound_that_was_forgotten_takes_no_memory_and_is_silent(tmp_path):
     track = listen(write_media(tmp_path / "a.mkv", sound=noise(3, 8000), gap=(1.0, 0.5)))
     track.cut(0, None)
     assert len(track._pieces) == 2
-    track.forget(1.4)
+    track.discard_before(1.4)
     assert len(track._pieces) == 1
     assert not track.cut(0, 1.0).any() and track.cut(2, 3).any()
 
@@ -158,15 +160,15 @@ def test_stamps_that_go_back_put_sound_over_what_was_there(tmp_path):
     sound = noise(2, 8000)
     path = write_media(tmp_path / "a.mkv", sound=sound)
     with open_media(path) as media:
-        track = SoundTrack(media.begin_s)
+        track = AudioTrack(media.begin_s)
         packets = [packet for packet in media.packets(media.audio) if packet.size]
         track.feed(packets)
         media.seek(0.0, media.audio)
-        track.restart()
+        track.reset()
         track.feed(media.packets(media.audio))
     assert track.end_s == 2.0
     assert np.allclose(track.cut(0, 2), sound, atol=1e-4)
-    assert track.heard_s == 4.0
+    assert track.decoded_s == 4.0
 
 
 def test_sound_that_changes_its_rate_midway_is_refused(tmp_path):
@@ -181,7 +183,7 @@ def test_sound_that_changes_its_rate_midway_is_refused(tmp_path):
 
 
 def test_large_pictures_waiting_undecoded_take_no_endless_memory(moving, fed, monkeypatch):
-    monkeypatch.setattr(tracks, "MAX_WAITING", 100)
+    monkeypatch.setattr(video_track, "MAX_WAITING", 100)
     assert follow(moving, [1.85])[1.85][0] == pytest.approx(1.8)
     assert len(fed) > 18
 
