@@ -1,4 +1,6 @@
 import os
+import sys
+from collections.abc import Iterator
 
 import pytest
 
@@ -14,3 +16,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if not torch.cuda.is_available():
             for item in on_gpu:
                 item.add_marker(pytest.mark.skip(reason="needs CUDA"))
+
+
+@pytest.fixture(autouse=True)
+def forget_accelerate() -> Iterator[None]:
+    """Accelerate keeps the precision of the first `Accelerator` of a process, and refuses another one."""
+    yield
+    if "accelerate.state" in sys.modules:
+        from accelerate.state import AcceleratorState, GradientState
+
+        AcceleratorState._reset_state(reset_partial_state=True)
+        GradientState._reset_state()

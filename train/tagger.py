@@ -13,7 +13,7 @@ import json
 import sys
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -43,11 +43,21 @@ from diffaudio.training.run_folder import (
     latest_state,
     learning_rate,
     load_state,
+    resolve_precision,
     save_state,
     seeded_generator,
 )
 
-FREE_SETTINGS = {"data", "out", "labels", "clip", "train.threads", "train.save_every", "train.log_every"}
+FREE_SETTINGS = {
+    "data",
+    "out",
+    "labels",
+    "clip",
+    "train.precision",
+    "train.threads",
+    "train.save_every",
+    "train.log_every",
+}
 
 
 @dataclass
@@ -80,6 +90,7 @@ class TrainSettings:
         masked_share: of the spectrogram's bands, and of its steps, up to which are blanked (SpecAugment).
         label_smoothing: share of the target that is spread over all kinds.
         held_out: share of the sources that is kept for measuring.
+        precision: of the network; auto is bf16 where the hardware has it. Spectrograms are float32.
     """
 
     steps: Count = 1500
@@ -96,6 +107,7 @@ class TrainSettings:
     masked_share: Share = 0.12
     label_smoothing: Share = 0.02
     held_out: Share = 0.2
+    precision: Literal["auto", "no", "bf16"] = "no"
     threads: Count | None = None
     seed: int = 0
     save_every: Count = 100
@@ -129,7 +141,7 @@ class Config:
 def main(config: Config) -> None:
     settings = config.train
     device: Any = join_processes(settings.threads).device
-    accelerator = Accelerator()
+    accelerator = Accelerator(mixed_precision=resolve_precision(settings.precision, device))
     train, held_out = split_by_source(load_clips(config), settings.held_out)
     torch.manual_seed(settings.seed)
     tagger = Tagger(labels=train.kinds, **asdict(config.tagger))

@@ -113,9 +113,21 @@ def metrics(out: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_a_resumed_run_equals_an_uninterrupted_one_to_the_bit(script, clips, tmp_path, monkeypatch):
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+def test_a_resumed_run_equals_an_uninterrupted_one_to_the_bit(script, clips, tmp_path, monkeypatch, precision):
     """Steps past several passes of the corpus; stopped after the adversary began, with validation behind it."""
-    settings = ["--held_out", "0.2", "--train.steps", "10", "--train.save_every", "3", "--validation.every", "4"]
+    settings = [
+        "--train.precision",
+        precision,
+        "--held_out",
+        "0.2",
+        "--train.steps",
+        "10",
+        "--train.save_every",
+        "3",
+        "--validation.every",
+        "4",
+    ]
     settings += ["--validation.sounds", "0"]
     settings += ["--augment.gain_db", "6", "--adversary.from_step", "2"]
     train(script, clips, tmp_path / "whole", *settings)
@@ -182,10 +194,12 @@ def test_training_learns_and_writes_a_model_whose_latents_are_those_of_the_noise
     assert any(not torch.equal(average[f"average/{name}"], average[f"autoencoder/{name}"]) for name in own_weights)
     assert (average["average/latent_scale"] == 1).all()  # what is fitted for the model does not go into training
     dataset = script.WaveformDataset(learned / "waveforms", held_out=0.2)
-    latents = torch.cat([autoencoder.encode(dataset[clip][None])[0] for clip in range(len(dataset))], dim=1)
-    assert latents.mean(dim=1).abs().max() < 0.5
-    assert (latents.std(dim=1) - 1).abs().max() < 0.5
-    assert autoencoder.latent_scale.max() != 1
+    clips_fitted_to = script.Order((len(dataset),)).clips(0, len(dataset))
+    generator = seeded_generator(0)
+    crops = [script.draw_crops(dataset, [clip], num_samples=2400, generator=generator) for clip in clips_fitted_to]
+    latents = torch.cat([autoencoder.encode(crop)[0] for crop in crops], dim=1)
+    torch.testing.assert_close(latents.mean(dim=1), torch.zeros(4), rtol=0, atol=1e-3)
+    torch.testing.assert_close(latents.std(dim=1, correction=0), torch.ones(4), rtol=0, atol=1e-2)
 
 
 def test_validation_measures_the_average_on_what_was_never_trained_on(script, clips, learned):
@@ -217,7 +231,11 @@ def test_going_on_from_an_oobleck_begins_where_it_ended(script, clips, learned, 
     ):
         train(script, clips, tmp_path / "other", *more, "--oobleck.decoder_channels", "8")
     with pytest.raises(ValueError, match=r"start_from .*model: is 'oobleck_8khz_4x62.5hz', wanted is a spectral one"):
-        script.main(script.Config(clips, tmp_path / "other", start_from=str(learned / "model")))
+        script.main(
+            script.Config(
+                clips, tmp_path / "other", start_from=str(learned / "model"), train=script.TrainSettings(precision="no")
+            )
+        )
 
 
 TWO_PROCESSES = """
@@ -256,7 +274,11 @@ def test_two_processes_fit_one_code_and_train_one_model_on_different_draws(scrip
     driver.write_text(re.sub("{[A-Z]+}", lambda name: names[name[0]], TWO_PROCESSES))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(driver)]
     command += arguments(clips, tmp_path / "run", *more)
-    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPO)}
+    environment = os.environ | {
+        "CUDA_VISIBLE_DEVICES": "",
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(REPO / "tests/helpers"),
+    }
     done = subprocess.run(command, capture_output=True, text=True, timeout=900, env=environment)
     assert done.returncode == 0, done.stderr
     code = SpectralAutoencoder(**SPECTRAL)
@@ -332,7 +354,8 @@ def test_the_spectral_code_is_fitted_to_what_is_not_held_out_and_measured_on_the
 
 
 def test_going_on_from_a_spectral_one_keeps_its_code(script, clips, tmp_path):
-    script.main(script.Config(clips, tmp_path / "code", spectral=script.SpectralSettings(**SPECTRAL)))
+    in_float32 = script.TrainSettings(precision="no")
+    script.main(script.Config(clips, tmp_path / "code", spectral=script.SpectralSettings(**SPECTRAL), train=in_float32))
     start = str(tmp_path / "code/model")
     spectral = script.SpectralSettings(detail_channels=8, detail_blocks=1)
     steps = script.TrainSettings(steps=2, batch_size=2, duration_s=0.4, precision="no", threads=1)

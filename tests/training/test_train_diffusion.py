@@ -71,7 +71,7 @@ def keep_threads():
 def arguments(data: Path, out: Path, *more: str) -> list[str]:
     common = ["--config", REPO / "configs/tiny/diffusion.yaml", "--data", data / "corpus", "--out", out]
     parts = ["--autoencoder", data / "model/autoencoder", "--clip", data / "model/clip", "--bridge.texts", '["a dog"]']
-    fast = ["--train.threads", "1", "--train.log_every", "1", "--samples.prompts", "[]"]
+    fast = ["--train.threads", "1", "--train.log_every", "1", "--train.precision", "no", "--samples.prompts", "[]"]
     return [str(argument) for argument in [*common, *parts, *fast, *more]]
 
 
@@ -83,11 +83,22 @@ def metrics(out: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_a_resumed_run_equals_an_uninterrupted_one_to_the_bit(data, tmp_path, monkeypatch):
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+def test_a_resumed_run_equals_an_uninterrupted_one_to_the_bit(data, tmp_path, monkeypatch, precision):
     """Two corpora, of 2 and 3 clips beside those held out, and steps past several passes of both."""
     write_latents(tmp_path / "other", data / "model", clips=4)
     corpora = ["--data", json.dumps([str(data / "corpus"), str(tmp_path / "other")]), "--weights", "[2, 1]"]
-    settings = [*corpora, "--held_out", "0.2", "--validation.every", "4", "--train.steps", "10"]
+    settings = [
+        *corpora,
+        "--train.precision",
+        precision,
+        "--held_out",
+        "0.2",
+        "--validation.every",
+        "4",
+        "--train.steps",
+        "10",
+    ]
     settings += ["--train.batch_size", "2", "--train.save_every", "3", "--train.warmup_steps", "2"]
     train(data, tmp_path / "whole", *settings)
 

@@ -57,8 +57,10 @@ def test_it_learns_what_is_audible_and_says_how_well(folder, tmp_path):
     assert load_tagger(out / "model").labels == ["high", "low"]
 
 
-def test_a_stopped_run_equals_an_uninterrupted_one_to_the_bit(folder, tmp_path, monkeypatch):
-    train(folder, tmp_path / "whole", 8)
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+def test_a_stopped_run_equals_an_uninterrupted_one_to_the_bit(folder, tmp_path, monkeypatch, precision):
+    settings = {"train.precision": precision}
+    train(folder, tmp_path / "whole", 8, **settings)
 
     class Killed(BaseException):
         pass
@@ -73,17 +75,17 @@ def test_a_stopped_run_equals_an_uninterrupted_one_to_the_bit(folder, tmp_path, 
 
     monkeypatch.setattr(script, "draw_batch", batch_until_killed)
     with pytest.raises(Killed):
-        train(folder, tmp_path / "stopped", 8)
+        train(folder, tmp_path / "stopped", 8, **settings)
     assert [path.name for path in (tmp_path / "stopped/state").iterdir()] == ["step_00000003"]
     monkeypatch.setattr(script, "draw_batch", batch)
-    train(folder, tmp_path / "stopped", 8)
+    train(folder, tmp_path / "stopped", 8, **settings)
     for name in ("tagger", "optimizer"):
         whole, stopped = (
             load_file(tmp_path / run / f"state/step_00000008/{name}.safetensors") for run in ("whole", "stopped")
         )
         assert whole.keys() == stopped.keys()
         assert all(torch.equal(whole[key], stopped[key]) for key in whole)
-    train(folder, tmp_path / "other", 8, **{"train.seed": 1})
+    train(folder, tmp_path / "other", 8, **settings, **{"train.seed": 1})
     assert lines(tmp_path / "other") != lines(tmp_path / "whole") == lines(tmp_path / "stopped")
 
 
