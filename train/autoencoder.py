@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from diffaudio.config import Count, NonNegative, NonNegativeCount, Positive, Share
 from diffaudio.corpus import store
 from diffaudio.corpus.augment import AugmentSettings
-from diffaudio.corpus.datasets.sampler import Order
+from diffaudio.corpus.datasets.sampler import ClipOrder
 from diffaudio.corpus.datasets.waveforms import WaveformDataset, decode_corpus, draw_crops
 from diffaudio.distributed import join_processes, run_script
 from diffaudio.errors import UserError
@@ -176,7 +176,7 @@ def train(
         Diverged: the loss exploded, or something is not finite.
     """
     settings, num_samples = config.train, crop_size(config, autoencoder)
-    order = Order((len(dataset),), seed=settings.seed)
+    order = ClipOrder((len(dataset),), seed=settings.seed)
     average = copied(autoencoder)
     learned = learned_parameters(autoencoder)
     optimizer = torch.optim.AdamW(learned, betas=settings.betas, weight_decay=settings.weight_decay)

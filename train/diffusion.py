@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from diffaudio.checkpoint import load_encoders
 from diffaudio.config import Count, NonNegative, NonNegativeCount, Positive, Share
 from diffaudio.corpus.datasets.latents import LatentDataset, draw_batch
-from diffaudio.corpus.datasets.sampler import Order
+from diffaudio.corpus.datasets.sampler import ClipOrder
 from diffaudio.diffusion.objectives import diffusion_loss, training_scheduler
 from diffaudio.distributed import join_processes, run_script
 from diffaudio.errors import UserError
@@ -151,7 +151,7 @@ def main(config: Config) -> None:
     device: Any = join_processes(settings.threads).device
     accelerator = Accelerator(mixed_precision=resolve_precision(settings.precision, device))
     dataset, held_out = open_data(config)
-    order = Order(dataset.sizes, tuple(config.weights), settings.seed)
+    order = ClipOrder(dataset.sizes, tuple(config.weights), settings.seed)
     unet, pipe = build(config, dataset, device)
     average = pipe.unet
     if accelerator.is_main_process:
@@ -277,7 +277,7 @@ def held_out_losses(pipe: DiffAudioPipeline, dataset: LatentDataset, settings: T
 
     Clips, crops, frames and noise are the same at every call; conditions are neither dropped nor made noisy.
     """
-    clips = Order(dataset.sizes).clips(0, min(most, len(dataset)))
+    clips = ClipOrder(dataset.sizes).clips(0, min(most, len(dataset)))
     settings = replace(settings, embedding_noise=0.0, condition_dropout=0.0)
     losses = []
     for place in range(0, len(clips), settings.batch_size):

@@ -128,7 +128,9 @@ def diffusion_loss(
     """
     batch, device = latents.shape[0], latents.device
     noise = torch.randn(latents.shape, generator=generator).to(device, latents.dtype)
-    position = (torch.arange(batch) + torch.rand(batch, generator=generator)) / batch
+    # which item gets which stratum is drawn too: where several corpora are mixed, each has fixed places in the batch
+    stratum = torch.randperm(batch, generator=generator)
+    position = (stratum + torch.rand(batch, generator=generator)) / batch
     keep = torch.rand(batch, generator=generator) >= condition_dropout
     predicts, num_timesteps = prediction_type(scheduler.config), scheduler.config["num_train_timesteps"]
 

@@ -21,7 +21,7 @@ from media import noise, numbered_pictures, write_media
 
 from diffaudio.corpus import store
 from diffaudio.corpus.datasets.latents import LatentDataset, draw_batch
-from diffaudio.corpus.datasets.sampler import Order
+from diffaudio.corpus.datasets.sampler import ClipOrder
 from diffaudio.corpus.encode.run import encode
 from diffaudio.corpus.prepare.run import PrepareSettings, prepare
 
@@ -135,7 +135,7 @@ def test_time_and_memory_of_a_row_stay_flat_over_a_hundred_thousand(videos, tmp_
     dataset = LatentDataset(tmp_path / "latents", held_out=0.01)
     grown_mb = private_mb(psutil.Process()) - before_mb
     print(f"\nopening {len(dataset)} clips: {time.perf_counter() - begin:.1f} s, {grown_mb:.0f} MB")
-    order, watch = Order((len(dataset),)), Watch("reading")
+    order, watch = ClipOrder((len(dataset),)), Watch("reading")
     for place in range(0, ROWS, 100):
         generator = torch.Generator().manual_seed(place)
         draw_batch(dataset, order.clips(place, 100), num_frames=40, generator=generator)

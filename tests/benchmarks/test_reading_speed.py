@@ -14,7 +14,7 @@ import torch
 
 from diffaudio.corpus import store
 from diffaudio.corpus.datasets.latents import LatentDataset, draw_batch
-from diffaudio.corpus.datasets.sampler import Order
+from diffaudio.corpus.datasets.sampler import ClipOrder
 
 PARTS, ROWS_PER_PART = 125, 64
 CHANNELS, FRAMES, DIM, PICTURES, CROP = 128, 250, 512, 4, 125
@@ -59,7 +59,7 @@ def test_twenty_thousand_rows_a_second_come_from_a_warm_cache_on_one_core(folder
     before_mb, begin = resident_mb(), time.perf_counter()
     dataset = LatentDataset(folder)
     open_s = time.perf_counter() - begin
-    order, steps, rates = Order(dataset.sizes), 20_000 // batch_size, []
+    order, steps, rates = ClipOrder(dataset.sizes), 20_000 // batch_size, []
     for repeat in range(6):
         begin, used = time.perf_counter(), time.process_time()
         for step in range(repeat * steps, (repeat + 1) * steps):

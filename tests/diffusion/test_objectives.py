@@ -6,6 +6,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler
 
+from diffaudio.corpus.datasets.sampler import ClipOrder
 from diffaudio.diffusion.objectives import (
     clean_and_noise,
     diffusion_loss,
@@ -13,6 +14,7 @@ from diffaudio.diffusion.objectives import (
     prediction_type,
     training_scheduler,
 )
+from diffaudio.seeding import seeded_generator
 
 SCHEDULERS = {
     "flow_prediction": training_scheduler("flow"),
@@ -162,3 +164,32 @@ def test_clean_latents_and_noise_come_back_from_a_perfect_prediction(predicts):
     prediction = prediction_of(x, e, alpha, sigma, predicts)
     got = clean_and_noise(prediction, alpha * x + sigma * e, alpha, sigma, predicts)
     torch.testing.assert_close(got, (x, e))
+
+
+@pytest.mark.parametrize(("weights", "batch"), [((15.0, 1.0), 16), ((31.0, 1.0), 32), ((1.0, 1.0, 2.0), 8)])
+@pytest.mark.parametrize("objective", ["flow", "v"])
+def test_every_corpus_is_trained_on_all_noise_levels_whatever_its_weight(weights, batch, objective):
+    """The clips of a corpus stand at fixed places of the batch, so a fixed level at each place would tie the two."""
+    order, scheduler = ClipOrder((40,) * len(weights), weights), training_scheduler(objective)
+    levels: list[list[float]] = [[] for _ in weights]
+    latents, embedding = torch.zeros(batch, 1, 1), torch.zeros(batch, 1)
+    for step in range(400):
+        corpora = order.clips(step * batch, batch) // 40
+        generator = seeded_generator(0, 0, step)
+        _, level = diffusion_loss(lambda z, *_: z, latents, embedding, scheduler=scheduler, generator=generator)
+        for corpus, value in zip(corpora.tolist(), level.tolist(), strict=True):
+            levels[corpus].append(value)
+    of_all = torch.tensor([value for of_corpus in levels for value in of_corpus])
+    for of_corpus in levels:
+        ours = torch.tensor(of_corpus)
+        for share in (0.05, 0.25, 0.5, 0.75, 0.95):  # each corpus has the distribution that all have together
+            assert (ours <= of_all.quantile(share)).float().mean() == pytest.approx(share, abs=0.09)
+
+
+def test_levels_are_stratified_over_the_batch():
+    _, level = diffusion_loss(
+        lambda z, *_: z, torch.zeros(16, 1, 1), torch.zeros(16, 1), scheduler=SCHEDULERS["v_prediction"],
+        generator=seeded(),
+    )  # fmt: skip
+    assert sorted(((1000 * level - 1) / 1000 * 16).long().tolist()) == list(range(16))
+    assert level.tolist() != sorted(level.tolist())

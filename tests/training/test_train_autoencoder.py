@@ -313,7 +313,7 @@ def pass_of(
     """Losses and gradient of the first step of a process of two."""
     autoencoder, objective = script.build(config)
     generator = seeded_generator(0, process, 0)
-    clips = script.Order((len(dataset),), seed=0).clips(2 * process, 2)
+    clips = script.ClipOrder((len(dataset),), seed=0).clips(2 * process, 2)
     num_samples = script.crop_size(config, autoencoder)
     x = script.draw_crops(dataset, clips, num_samples=num_samples, generator=generator)
     torch.randint(2**62, (), generator=generator)

@@ -17,7 +17,7 @@ from tiny_model import write_tiny_model
 from diffaudio.config import parse
 from diffaudio.corpus import store
 from diffaudio.corpus.datasets.latents import LatentDataset
-from diffaudio.corpus.datasets.sampler import Order
+from diffaudio.corpus.datasets.sampler import ClipOrder
 from diffaudio.models.autoencoders import load_autoencoder
 from diffaudio.models.unet import UNet1D
 from diffaudio.pipeline import DiffAudioPipeline
@@ -201,7 +201,7 @@ def test_two_processes_train_one_model_on_different_draws(data, tmp_path):
 
     config = parse(script.Config, arguments(data, tmp_path / "run", *more))
     dataset = LatentDataset(data / "corpus")
-    order = Order(dataset.sizes, seed=config.train.seed)
+    order = ClipOrder(dataset.sizes, seed=config.train.seed)
     unet, pipe = script.build(config, dataset, torch.device("cpu"))
     losses = []
     for process in (0, 1):

@@ -1,7 +1,7 @@
 """Encoded corpora for training, and the batches drawn from them.
 
 The values stay on disk, mapped into memory (`mapped`); what is kept is an index, of 44 bytes a clip and 36 a copy.
-A batch is a function of the clips that are asked for and of the generator: with the clips of an `order.Order` and a
+A batch is a function of the clips that are asked for and of the generator: with the clips of a `ClipOrder` and a
 generator made from (seed, process, step), a run that is stopped and started again sees what it would have seen.
 """
 
@@ -17,7 +17,6 @@ from torch import Tensor
 
 from diffaudio.corpus import store
 from diffaudio.corpus.datasets.mapped import MappedFiles, index_part
-from diffaudio.corpus.datasets.sampler import permuted
 from diffaudio.corpus.datasets.splits import is_held_out
 from diffaudio.errors import UserError
 
@@ -109,9 +108,9 @@ class LatentDataset:
         """Embeddings of the pictures of all recordings, or of so many drawn from them at random: [pictures, dim]."""
         rows = self.rows[self.starts[:-1]]
         ends = rows["pictures"].cumsum(dtype=np.int64)
-        chosen = np.arange(ends[-1] if most is None else min(most, ends[-1]))
-        if len(chosen) < ends[-1]:
-            chosen = np.sort(permuted(chosen, int(ends[-1]), key=0))
+        chosen = np.arange(ends[-1])
+        if most is not None and most < len(chosen):
+            chosen = np.sort(np.random.default_rng(0).choice(len(chosen), most, replace=False))
         of_row = np.searchsorted(ends, chosen, side="right")
         picture = chosen - (ends - rows["pictures"])[of_row]
         found = [self._embeddings(row)[place] for row, place in zip(rows[of_row], picture, strict=True)]

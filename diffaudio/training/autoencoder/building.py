@@ -9,7 +9,7 @@ from torch import nn
 
 from diffaudio.atomic_io import atomic_folder
 from diffaudio.config import Count, NonNegative, NonNegativeCount, Positive
-from diffaudio.corpus.datasets.sampler import Order
+from diffaudio.corpus.datasets.sampler import ClipOrder
 from diffaudio.corpus.datasets.waveforms import WaveformDataset, draw_crops
 from diffaudio.errors import UserError
 from diffaudio.models.autoencoders import Autoencoder, SpectralAutoencoder, load_autoencoder
@@ -156,7 +156,7 @@ def save_autoencoder(autoencoder: Autoencoder, folder: Path, dataset: WaveformDa
     """
     if isinstance(autoencoder, AdaptedAutoencoder) and dataset is not None:
         autoencoder = copied(autoencoder)  # what training goes on with stays as it is
-        clips = Order((len(dataset),)).clips(0, min(FITTED_CLIPS, len(dataset)))
+        clips = ClipOrder((len(dataset),)).clips(0, min(FITTED_CLIPS, len(dataset)))
         generator = seeded_generator(0)
         crops = (draw_crops(dataset, [clip], num_samples=num_samples, generator=generator) for clip in clips)
         autoencoder.fit_latents(crops)

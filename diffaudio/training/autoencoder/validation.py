@@ -9,7 +9,7 @@ from torch import Tensor
 
 from diffaudio.atomic_io import atomic_folder
 from diffaudio.config import Count, NonNegativeCount, Positive
-from diffaudio.corpus.datasets.sampler import Order
+from diffaudio.corpus.datasets.sampler import ClipOrder
 from diffaudio.corpus.datasets.waveforms import WaveformDataset
 from diffaudio.media.audio import mix_channels, resample, write_audio
 from diffaudio.media.spectrogram_plot import comparison_figure
@@ -71,7 +71,7 @@ def _round_trips(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Originals and reconstructions [audio_channels, samples]."""
     device = next(autoencoder.parameters()).device
-    for clip in Order((len(dataset),)).clips(0, min(settings.clips, len(dataset))).tolist():
+    for clip in ClipOrder((len(dataset),)).clips(0, min(settings.clips, len(dataset))).tolist():
         original = dataset.stretch(clip, 0, round(settings.duration_s * dataset.sample_rate))
         latents = autoencoder.encode(original[None].to(device))
         made = autoencoder.decode(latents, num_samples=original.shape[1])
