@@ -28,7 +28,7 @@ def run(arguments: list[str]) -> None:
     from diffaudio.checkpoint import bundled_model
     from diffaudio.evaluation.measure import Reference
     from diffaudio.evaluation.report import write_report
-    from diffaudio.evaluation.rows import evaluated_row, load_listener, make_report, real_row, shuffled_row
+    from diffaudio.evaluation.rows import evaluated_row, load_embedder, make_report, real_row, shuffled_row
     from diffaudio.evaluation.sound_files import find_sounds, read_texts
     from diffaudio.generation.batch import choose_device
 
@@ -38,16 +38,16 @@ def run(arguments: list[str]) -> None:
     if texts and not any(file.path.stem in texts or file.name in texts for file in [*files, *recordings]):
         raise UserError(f"{given.labels}: names none of the sounds; its column file has to hold their file names")
 
-    listener = load_listener(given.backbone, given.clip or bundled_model() / "clip", device=choose_device(given.device))
+    embedder = load_embedder(given.backbone, given.clip or bundled_model() / "clip", device=choose_device(given.device))
     draws = {"seed": given.seed, "resamples": given.resamples}
-    heard = listener.hear(_with_progress(files, given.folder))
-    reference = Reference(listener.hear(_with_progress(recordings, given.reference))) if recordings else None
-    rows = [evaluated_row(heard, reference, name=str(given.folder), **draws)]
+    embedded = embedder.embed(_with_progress(files, given.folder))
+    reference = Reference(embedder.embed(_with_progress(recordings, given.reference))) if recordings else None
+    rows = [evaluated_row(embedded, reference, name=str(given.folder), **draws)]
     if reference is not None:
-        rows.append(real_row(reference, like=heard, name=str(given.reference), **draws))
-    rows.append(shuffled_row(heard, reference, name=str(given.folder), **draws))
+        rows.append(real_row(reference, like=embedded, name=str(given.reference), **draws))
+    rows.append(shuffled_row(embedded, reference, name=str(given.folder), **draws))
     report = make_report(
-        listener,
+        embedder,
         rows,
         **draws,
         reference=str(given.reference) if given.reference else None,

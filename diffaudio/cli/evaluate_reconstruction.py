@@ -25,7 +25,7 @@ def run(arguments: list[str]) -> None:
     from diffaudio.checkpoint import bundled_model, load_coder
     from diffaudio.evaluation.report import write_report
     from diffaudio.evaluation.round_trip import recordings_row, round_trip_row
-    from diffaudio.evaluation.rows import load_listener, make_report
+    from diffaudio.evaluation.rows import load_embedder, make_report
     from diffaudio.evaluation.sound_files import find_sounds, read_texts
     from diffaudio.generation.batch import choose_device
     from diffaudio.models.autoencoders import size_on_disk
@@ -37,18 +37,18 @@ def run(arguments: list[str]) -> None:
     device = choose_device(given.device)
     models = given.autoencoder or [str(bundled_model() / "autoencoder")]
     autoencoders = [(model, load_coder(model)) for model in models]
-    listener = load_listener(given.backbone, device=device)
+    embedder = load_embedder(given.backbone, device=device)
     draws = {"seed": given.seed, "resamples": given.resamples}
-    heard = listener.hear(_with_progress(files, "recordings"))
-    rows = [recordings_row(heard, name=str(given.folder), **draws)]
+    embedded = embedder.embed(_with_progress(files, "recordings"))
+    rows = [recordings_row(embedded, name=str(given.folder), **draws)]
     for model, autoencoder in autoencoders:
         nn.Module.to(autoencoder, device=device)
         sounds, size = _with_progress(files, model), size_on_disk(model)
-        rows.append(round_trip_row(autoencoder, sounds, heard, listener, name=model, bytes_on_disk=size, **draws))
+        rows.append(round_trip_row(autoencoder, sounds, embedded, embedder, name=model, bytes_on_disk=size, **draws))
         nn.Module.to(autoencoder, device="cpu")
     labels = str(given.labels) if given.labels else None
-    write_report(given.output, make_report(listener, rows, **draws, reference=str(given.folder), labels=labels))
-    for line in _table(rows, [backbone.name for backbone in listener.backbones]):
+    write_report(given.output, make_report(embedder, rows, **draws, reference=str(given.folder), labels=labels))
+    for line in _table(rows, [backbone.name for backbone in embedder.backbones]):
         print(line)
     print(f"{given.output}: {len(files)} recordings")
 

@@ -1,4 +1,4 @@
-"""`diffaudio sweep`: every sampler with every number of steps and every guidance scale, measured and to be heard.
+"""`diffaudio sweep`: every sampler with every number of steps and every guidance scale, measured and to be embedded.
 
 All processes that were launched make sounds, then measure them, by index; the first one writes the tables and the page.
 """
@@ -15,7 +15,7 @@ from diffaudio.errors import UserError
 from diffaudio.sweep.axes import AXES
 
 if TYPE_CHECKING:
-    from diffaudio.evaluation.embed import Listener
+    from diffaudio.evaluation.embed import Embedder
     from diffaudio.evaluation.measure import Reference
     from diffaudio.evaluation.sound_files import SoundFile
 
@@ -31,7 +31,7 @@ def run(arguments: list[str]) -> None:
 
     from diffaudio.checkpoint import bundled_model
     from diffaudio.distributed import join_processes
-    from diffaudio.evaluation.rows import load_listener, make_report
+    from diffaudio.evaluation.rows import load_embedder, make_report
     from diffaudio.generation.batch import Settings, choose_dtype, load_pipeline, process_device
     from diffaudio.generation.prompt_list import read_prompts
     from diffaudio.sweep import run as sweeping
@@ -51,9 +51,9 @@ def run(arguments: list[str]) -> None:
         for name, reason in left_out.items():
             print(f"left out {name}: {reason}")
     sweep = sweeping.Sweep.of(given.out, prompts, axes, suiting, left_out, seed=given.seed, takes=given.takes)
-    listener = load_listener(given.backbone, given.clip or bundled_model() / "clip", device=device)
+    embedder = load_embedder(given.backbone, given.clip or bundled_model() / "clip", device=device)
     told = {"reference": given.reference and str(given.reference), "labels": given.labels and str(given.labels)}
-    report = make_report(listener, [], seed=given.seed, resamples=given.resamples, **told)
+    report = make_report(embedder, [], seed=given.seed, resamples=given.resamples, **told)
 
     # everybody looks before anybody begins, so that all know the same list
     missing = sweeping.unmade(pipe, sweeping.batches(sweep, given.batch_size))
@@ -64,9 +64,9 @@ def run(arguments: list[str]) -> None:
     state.wait_for_everyone()
     pending = sweeping.unmeasured(sweep, suiting, report)
     state.wait_for_everyone()
-    reference = _hear(listener, recordings, quiet) if pending[share] and recordings else None
+    reference = _hear(embedder, recordings, quiet) if pending[share] and recordings else None
     for combination in tqdm(pending[share], unit="combination", disable=quiet):
-        sweeping.measure(sweep, combination, listener, reference, report)
+        sweeping.measure(sweep, combination, embedder, reference, report)
     state.wait_for_everyone()
     rows = sweeping.table(sweep)
     sweeping.draw(sweep, rows, sweeping.drawn_metrics(rows)[share])
@@ -102,14 +102,14 @@ def _recordings(given: argparse.Namespace) -> "list[SoundFile]":
     return find_sounds(given.reference, read_texts(given.labels) if given.labels else {})
 
 
-def _hear(listener: "Listener", recordings: "list[SoundFile]", quiet: bool) -> "Reference":
+def _hear(embedder: "Embedder", recordings: "list[SoundFile]", quiet: bool) -> "Reference":
     from tqdm import tqdm
 
     from diffaudio.evaluation.measure import Reference
     from diffaudio.evaluation.sound_files import read_sounds
 
     sounds = tqdm(read_sounds(recordings), total=len(recordings), unit="recording", disable=quiet)
-    return Reference(listener.hear(sounds))
+    return Reference(embedder.embed(sounds))
 
 
 def _parser() -> Parser:

@@ -13,7 +13,7 @@ from diffaudio.media.audio import mix_channels, resample
 from diffaudio.metrics.audio_checks import Checks, check, join_checks
 from diffaudio.metrics.similarity import conse
 
-__all__ = ["Heard", "Listener", "Sound", "TextEncoder"]
+__all__ = ["AudioEmbeddings", "Embedder", "Sound", "TextEncoder"]
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,8 @@ class Sound:
 
 
 @dataclass(frozen=True)
-class Heard:
-    """What is known of n sounds once they were heard.
+class AudioEmbeddings:
+    """What is known of n sounds once they were embedded.
 
     Attributes:
         seconds: duration of each.
@@ -66,14 +66,14 @@ class Heard:
         """What each sound should be: its label, or else its prompt, which may be exactly the name of a class."""
         return [label or prompt for label, prompt in zip(self.labels, self.prompts, strict=True)]
 
-    def pick(self, indices: Sequence[int]) -> "Heard":
+    def pick(self, indices: Sequence[int]) -> "AudioEmbeddings":
         """Some of the sounds."""
         chosen = list(indices)
 
         def of(values: list[Any]) -> list[Any]:
             return [values[index] for index in chosen]
 
-        return Heard(
+        return AudioEmbeddings(
             of(self.names),
             of(self.prompts),
             of(self.labels),
@@ -86,7 +86,7 @@ class Heard:
             self.checks.pick(chosen),
         )
 
-    def with_texts_shuffled(self, generator: torch.Generator) -> "Heard":
+    def with_texts_shuffled(self, generator: torch.Generator) -> "AudioEmbeddings":
         """The same sounds with their prompts and labels, and so their names, dealt anew."""
         order = torch.randperm(len(self), generator=generator).tolist()
         other = self.pick(order)
@@ -101,7 +101,7 @@ class TextEncoder(Protocol):
     def encode_text(self, texts: list[str]) -> Tensor: ...
 
 
-class Listener:
+class Embedder:
     """Backbones to hear with, and a memory of the texts already read.
 
     Args:
@@ -131,23 +131,23 @@ class Listener:
         self._clip = clip
         self._read: dict[tuple[str, str], Tensor] = {}
 
-    def hear(self, sounds: Iterable[Sound]) -> Heard:
+    def embed(self, sounds: Iterable[Sound]) -> AudioEmbeddings:
         """Hear every sound; they may come one by one from files.
 
         Raises:
             ValueError: there is no sound, or one is empty or holds numbers that are not finite.
         """
-        parts = [self._hear_batch(batch) for batch in _batches(sounds, self.batch_size)]
+        parts = [self._embed_batch(batch) for batch in _batches(sounds, self.batch_size)]
         if not parts:
             raise UserError("there are no sounds to evaluate")
 
-        def joined(get: Callable[[Heard], list[Any]]) -> list[Any]:
+        def joined(get: Callable[[AudioEmbeddings], list[Any]]) -> list[Any]:
             return [value for part in parts for value in get(part)]
 
-        def stacked(get: Callable[[Heard], dict[str, Tensor]]) -> dict[str, Tensor]:
+        def stacked(get: Callable[[AudioEmbeddings], dict[str, Tensor]]) -> dict[str, Tensor]:
             return {name: torch.cat([get(part)[name] for part in parts]) for name in get(parts[0])}
 
-        return Heard(
+        return AudioEmbeddings(
             joined(lambda part: part.names),
             joined(lambda part: part.prompts),
             joined(lambda part: part.labels),
@@ -160,7 +160,7 @@ class Listener:
             join_checks([part.checks for part in parts]),
         )
 
-    def _hear_batch(self, sounds: list[Sound]) -> Heard:
+    def _embed_batch(self, sounds: list[Sound]) -> AudioEmbeddings:
         for sound in sounds:
             if sound.waveform.numel() == 0 or not sound.waveform.isfinite().all():
                 raise UserError(f"{sound.name}: the sound is empty or damaged (not all samples are numbers)")
@@ -169,12 +169,12 @@ class Listener:
         sounds_as_text, read = {}, {}
         for backbone in self.backbones:
             mono = [resample(mix_channels(s.waveform, 1)[0], s.sample_rate, backbone.sample_rate) for s in sounds]
-            windows, scores = backbone.hear(mono)
+            windows, scores = backbone.embed(mono)
             embeddings[backbone.name] = [each.double().cpu() for each in windows]
             if isinstance(backbone, TextBackbone):
                 metric = f"clap_score_{backbone.name}"
                 sounds_as_text[metric] = torch.stack([each.mean(dim=0) for each in embeddings[backbone.name]])
-                read[metric] = self._texts(backbone.name, backbone.read, texts, backbone.embedding_dim)
+                read[metric] = self._texts(backbone.name, backbone.embed_text, texts, backbone.embedding_dim)
             if scores is not None:
                 logits[backbone.name], classes[backbone.name] = scores.double().cpu(), backbone.labels or []
                 if self._clip is not None and self.clip_name is not None and backbone.labels is not None:
@@ -182,7 +182,7 @@ class Listener:
                     names = self._texts(self.clip_name, encode, backbone.labels)
                     sounds_as_text[metric] = conse(logits[backbone.name].softmax(dim=1), names)
                     read[metric] = self._texts(self.clip_name, encode, texts, names.shape[1])
-        return Heard(
+        return AudioEmbeddings(
             [sound.name for sound in sounds],
             [sound.prompt for sound in sounds],
             [sound.label for sound in sounds],

@@ -1,4 +1,4 @@
-"""The numbers of one set of sounds that was heard, each with its interval.
+"""The numbers of one set of sounds that was embedded, each with its interval.
 
 Distances hold the set against a reference; what a classifier, a text or a check says is a value a sound, and its mean.
 """
@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from diffaudio.errors import UserError
-from diffaudio.evaluation.embed import Heard
+from diffaudio.evaluation.embed import AudioEmbeddings
 from diffaudio.evaluation.report import Metric
 from diffaudio.metrics.audio_checks import repeated
 from diffaudio.metrics.classification import (
     class_indices,
-    hits,
     inception_score,
+    is_correct,
     kl_divergences,
     label_key,
     mean_by_label,
@@ -55,7 +55,7 @@ class _Fits:
 
 
 class Reference:
-    """Recordings that were heard, with what the distances need of them, found once.
+    """Recordings that were embedded, with what the distances need of them, found once.
 
     Args:
         fewest: how many there have to be; of 12, half can be held against the others.
@@ -64,11 +64,11 @@ class Reference:
         ValueError: there are fewer, or a backbone hears no difference between them.
     """
 
-    def __init__(self, heard: Heard, *, fewest: int = 12) -> None:
-        if len(heard) < fewest:
-            raise UserError(f"the reference has {len(heard)} recordings; give at least {fewest}")
-        self.heard = heard
-        self.fits = {name: _fit(torch.cat(windows)) for name, windows in heard.embeddings.items()}
+    def __init__(self, recordings: AudioEmbeddings, *, fewest: int = 12) -> None:
+        if len(recordings) < fewest:
+            raise UserError(f"the reference has {len(recordings)} recordings; give at least {fewest}")
+        self.recordings = recordings
+        self.fits = {name: _fit(torch.cat(windows)) for name, windows in recordings.embeddings.items()}
 
 
 def _fit(embeddings: Tensor) -> _Fits:
@@ -134,7 +134,7 @@ class Table:
         )
         self._add(name, value, interval, n, reference_n)
 
-    def add_plain(self, name: str, value: float, n: int) -> None:
+    def add_value(self, name: str, value: float, n: int) -> None:
         """A number without an interval."""
         self._add(name, value, None, n, None)
 
@@ -155,10 +155,10 @@ class _Windows:
         return torch.isin(self._owner, sounds).nonzero()[:, 0]
 
 
-def distances(heard: Heard, reference: Reference, table: Table) -> None:
+def distances(embedded: AudioEmbeddings, reference: Reference, table: Table) -> None:
     """Fréchet distance and its extrapolation, kernel distance, precision, recall, density and coverage."""
-    counts = len(heard), len(reference.heard)
-    for name, of_each in heard.embeddings.items():
+    counts = len(embedded), len(reference.recordings)
+    for name, of_each in embedded.embeddings.items():
         windows, fits = _Windows(of_each), reference.fits[name]
         _add_frechet(name, windows, fits.gaussian, counts, table)
         _add_kernel(name, windows, fits.kernel, counts, table)
@@ -213,40 +213,40 @@ def _add_coverage(name: str, windows: _Windows, reference: Balls, counts: tuple[
         table.add_whole(f"{which}_{name}", share, *counts, fewest=fewest, bounds=(0, most))
 
 
-def inception(heard: Heard, table: Table) -> None:
+def inception(embedded: AudioEmbeddings, table: Table) -> None:
     """Inception score by each classifier."""
-    for name, logits in heard.logits.items():
+    for name, logits in embedded.logits.items():
         probabilities = logits.softmax(dim=1)
 
         def score(sounds: Tensor, probabilities: Tensor = probabilities) -> float:
             return inception_score(probabilities[sounds])
 
-        table.add_whole(f"inception_score_{name}", score, len(heard), bounds=(1, logits.shape[1]))
+        table.add_whole(f"inception_score_{name}", score, len(embedded), bounds=(1, logits.shape[1]))
 
 
-def accuracy(heard: Heard, table: Table) -> None:
+def accuracy(embedded: AudioEmbeddings, table: Table) -> None:
     """Share of sounds that each classifier takes for what they should be."""
-    for name, logits in heard.logits.items():
-        indices = class_indices(heard.wanted(), heard.classes[name])
+    for name, logits in embedded.logits.items():
+        indices = class_indices(embedded.wanted(), embedded.classes[name])
         known = indices >= 0
         if known.any():
-            table.add_mean(f"accuracy_{name}", hits(logits[known], indices[known]))
+            table.add_mean(f"accuracy_{name}", is_correct(logits[known], indices[known]))
         else:
             table.left_out[f"accuracy_{name}"] = "no sound has a label, or a prompt, that is one of the classes"
 
 
-def divergence(heard: Heard, reference: Reference, table: Table) -> None:
+def divergence(embedded: AudioEmbeddings, reference: Reference, table: Table) -> None:
     """KL from the recording of the same name where each sound has one, else from the mean over those of its label."""
-    recordings = reference.heard
+    recordings = reference.recordings
     place = {name: index for index, name in enumerate(recordings.names)}
-    for name, logits in heard.logits.items():
+    for name, logits in embedded.logits.items():
         probabilities, of_reference = logits.softmax(dim=1), recordings.logits[name].softmax(dim=1)
-        if all(sound in place for sound in heard.names):
-            partners = of_reference[[place[sound] for sound in heard.names]]
+        if all(sound in place for sound in embedded.names):
+            partners = of_reference[[place[sound] for sound in embedded.names]]
             table.add_mean(f"kl_{name}", kl_divergences(partners, probabilities), len(recordings))
             continue
         means = mean_by_label(of_reference, recordings.labels)
-        wanted = [label_key(label) for label in heard.wanted()]
+        wanted = [label_key(label) for label in embedded.wanted()]
         paired = [index for index, label in enumerate(wanted) if label in means]
         if paired:
             partners = torch.stack([means[wanted[index]] for index in paired])
@@ -256,10 +256,10 @@ def divergence(heard: Heard, reference: Reference, table: Table) -> None:
             table.left_out[f"kl_{name}"] = reason
 
 
-def likeness_to_text(heard: Heard, table: Table) -> None:
+def likeness_to_text(embedded: AudioEmbeddings, table: Table) -> None:
     """Cosine of each sound and its prompt, in every space that has both."""
-    for name, sounds in heard.sounds_as_text.items():
-        texts = heard.texts[name]
+    for name, sounds in embedded.sounds_as_text.items():
+        texts = embedded.texts[name]
         has_text = texts.isfinite().all(dim=1)
         if has_text.any():
             table.add_mean(name, cosines(sounds[has_text], texts[has_text]))
@@ -267,11 +267,11 @@ def likeness_to_text(heard: Heard, table: Table) -> None:
             table.left_out[name] = "no sound has a prompt or a label"
 
 
-def variety(heard: Heard, table: Table) -> None:
+def variety(embedded: AudioEmbeddings, table: Table) -> None:
     """How far takes of one prompt, or sounds of one label where there are no prompts, lie from each other."""
-    said = [prompt or label for prompt, label in zip(heard.prompts, heard.labels, strict=True)]
+    said = [prompt or label for prompt, label in zip(embedded.prompts, embedded.labels, strict=True)]
     known = [index for index, text in enumerate(said) if text is not None]
-    for name, windows in heard.embeddings.items():
+    for name, windows in embedded.embeddings.items():
         means = [windows[index].mean(dim=0) for index in known]
         values = diversities(torch.stack(means), [said[index] for index in known]) if known else torch.empty(0)
         if len(values):
@@ -280,12 +280,12 @@ def variety(heard: Heard, table: Table) -> None:
             table.left_out[f"diversity_{name}"] = "no prompt has more than one take"
 
 
-def faults(heard: Heard, table: Table) -> None:
+def faults(embedded: AudioEmbeddings, table: Table) -> None:
     """Shares of silent, clipped and repeated sounds, and the mean loudness of those that are not silent."""
-    table.add_mean("silent", heard.checks.silent)
-    table.add_mean("clipped", heard.checks.clipped)
-    table.add_mean("repeated", repeated(heard.checks.fingerprints))
-    loud = heard.checks.loudness[heard.checks.loudness.isfinite()]
+    table.add_mean("silent", embedded.checks.silent)
+    table.add_mean("clipped", embedded.checks.clipped)
+    table.add_mean("repeated", repeated(embedded.checks.fingerprints))
+    loud = embedded.checks.loudness[embedded.checks.loudness.isfinite()]
     if len(loud):
         table.add_mean("loudness_lufs", loud)
     else:

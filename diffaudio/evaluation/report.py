@@ -18,7 +18,7 @@ from diffaudio.atomic_io import atomic_file
 from diffaudio.errors import UserError
 from diffaudio.metrics.confidence import CONFIDENCE
 
-__all__ = ["BackboneCard", "Metric", "Report", "Row", "read_report", "write_report"]
+__all__ = ["BackboneInfo", "Metric", "Report", "Row", "read_report", "write_report"]
 
 FORMAT = "diffaudio-report"
 FORMAT_VERSION = 1
@@ -85,7 +85,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class BackboneCard:
+class BackboneInfo:
     """What turned sounds into numbers.
 
     Attributes:
@@ -116,7 +116,7 @@ class Report:
         resamples: draws for each interval.
     """
 
-    backbones: list[BackboneCard]
+    backbones: list[BackboneInfo]
     rows: list[Row]
     seed: int
     resamples: int
@@ -151,7 +151,7 @@ def read_report(path: Path) -> Report:
     if form != FORMAT or version != FORMAT_VERSION:
         raise UserError(f"{path}: is '{form}' version {version}; this diffaudio reads {FORMAT} {FORMAT_VERSION}")
     try:
-        described["backbones"] = [BackboneCard(**card) for card in described["backbones"]]
+        described["backbones"] = [BackboneInfo(**each) for each in described["backbones"]]
         described["rows"] = [
             Row(**row | {"metrics": [Metric(**metric) for metric in row["metrics"]]}) for row in described["rows"]
         ]

@@ -1,7 +1,7 @@
 """Recordings there and back through an autoencoder: what is lost, what is still recognised, and what it costs.
 
-heard = listener.hear(originals())
-rows = [recordings_row(heard, …), round_trip_row(autoencoder, originals(), heard, listener, …)]
+embedded = embedder.embed(originals())
+rows = [recordings_row(embedded, …), round_trip_row(autoencoder, originals(), embedded, embedder, …)]
 """
 
 import statistics
@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from diffaudio.errors import UserError
-from diffaudio.evaluation.backbones.base import slug
-from diffaudio.evaluation.embed import Heard, Listener, Sound
+from diffaudio.evaluation.backbones.base import metric_part
+from diffaudio.evaluation.embed import AudioEmbeddings, Embedder, Sound
 from diffaudio.evaluation.measure import Table, accuracy
 from diffaudio.evaluation.report import Metric, Row
 from diffaudio.media.audio import mix_channels, resample, scale_to_peak
-from diffaudio.metrics.classification import hits
+from diffaudio.metrics.classification import is_correct
 from diffaudio.metrics.reconstruction import (
     LOG_MEL_RATE,
     STFT_RATE,
@@ -65,10 +65,10 @@ class _Distances:
     si_sdr_db: list[float] = field(default_factory=list)
 
     def add(self, original: Sound, given: Tensor, made: Tensor, autoencoder: Autoencoder) -> None:
-        mono, came_back = mix_channels(original.waveform, 1)[0], mix_channels(made, 1)[0]
+        mono, decoded = mix_channels(original.waveform, 1)[0], mix_channels(made, 1)[0]
 
         def at(rate: int) -> tuple[Tensor, Tensor]:
-            return resample(mono, original.sample_rate, rate), resample(came_back, autoencoder.sample_rate, rate)
+            return resample(mono, original.sample_rate, rate), resample(decoded, autoencoder.sample_rate, rate)
 
         try:
             self.log_mel_db.append(log_mel_distance_db(*at(LOG_MEL_RATE)))
@@ -79,18 +79,18 @@ class _Distances:
             self.si_sdr_db.append(si_sdr_db(given, made))
 
 
-def recordings_row(heard: Heard, *, name: str, seed: int, resamples: int) -> Row:
+def recordings_row(embedded: AudioEmbeddings, *, name: str, seed: int, resamples: int) -> Row:
     """What the recordings themselves reach."""
     table = Table(seed, resamples)
-    accuracy(heard, table)
-    return Row(name, "real", len(heard), sum(heard.seconds), table.metrics, table.left_out, table.warnings)
+    accuracy(embedded, table)
+    return Row(name, "real", len(embedded), sum(embedded.seconds), table.metrics, table.left_out, table.warnings)
 
 
 def round_trip_row(
     autoencoder: Autoencoder,
     originals: Iterable[Sound],
-    heard: Heard,
-    listener: Listener,
+    embedded: AudioEmbeddings,
+    embedder: Embedder,
     *,
     name: str,
     bytes_on_disk: int,
@@ -102,7 +102,7 @@ def round_trip_row(
 
     Args:
         originals: the recordings, read anew.
-        heard: the same, as `listener` heard them.
+        embedded: the same, as `embedder` embedded them.
         name: of the row.
         bytes_on_disk: of the autoencoder's weights.
         seed, resamples: of the intervals.
@@ -121,14 +121,14 @@ def round_trip_row(
             distances.add(sound, given, waveform, autoencoder)
             yield Sound(waveform, autoencoder.sample_rate, sound.name, sound.prompt, sound.label)
 
-    came_back = listener.hear(made())
-    accuracy(came_back, table)
-    for backbone, logits in came_back.logits.items():
-        table.add_mean(f"agreement_{backbone}", hits(logits, heard.logits[backbone].argmax(dim=1)))
+    decoded = embedder.embed(made())
+    accuracy(decoded, table)
+    for backbone, logits in decoded.logits.items():
+        table.add_mean(f"agreement_{backbone}", is_correct(logits, embedded.logits[backbone].argmax(dim=1)))
     log_mel_db = torch.tensor(distances.log_mel_db, dtype=torch.float64)
     table.add_mean("log_mel_distance_db", log_mel_db)
-    for kind in sorted({label for label in came_back.labels if label is not None}):
-        table.add_mean(f"{BY_KIND}{slug(kind)}", log_mel_db[[label == kind for label in came_back.labels]])
+    for kind in sorted({label for label in decoded.labels if label is not None}):
+        table.add_mean(f"{BY_KIND}{metric_part(kind)}", log_mel_db[[label == kind for label in decoded.labels]])
     table.add_mean("multi_resolution_stft_distance", torch.tensor(distances.stft, dtype=torch.float64))
     if distances.si_sdr_db:
         table.add_mean("si_sdr_db", torch.tensor(distances.si_sdr_db, dtype=torch.float64))
@@ -136,7 +136,7 @@ def round_trip_row(
         silent = "all recordings are silent" if autoencoder.keeps_phase else "the autoencoder does not keep the phase"
         table.left_out["si_sdr_db"] = silent
     _add_costs(autoencoder, bytes_on_disk, table, clock)
-    return Row(name, "reconstructed", len(came_back), sum(came_back.seconds), table.metrics, table.left_out)
+    return Row(name, "reconstructed", len(decoded), sum(decoded.seconds), table.metrics, table.left_out)
 
 
 def _add_costs(autoencoder: Autoencoder, bytes_on_disk: int, table: Table, clock: Callable[[], float]) -> None:
@@ -152,7 +152,7 @@ def _add_costs(autoencoder: Autoencoder, bytes_on_disk: int, table: Table, clock
         "megabytes_on_disk": bytes_on_disk / 1e6,
     }
     for name, value in costs.items():
-        table.add_plain(name, value, 1)
+        table.add_value(name, value, 1)
 
 
 def worst_kind(row: Row) -> tuple[str, Metric] | None:

@@ -1,8 +1,8 @@
 """From sounds to the rows of a report.
 
-listener = Listener([TaggerBackbone(bundled_tagger())])
-reference = Reference(listener.hear(recordings))                 # once
-row = evaluate_sounds(sounds, listener, reference, name="ddim, 25 steps, scale 3")
+embedder = Embedder([TaggerBackbone(bundled_tagger())])
+reference = Reference(embedder.embed(recordings))                 # once
+row = evaluate_sounds(sounds, embedder, reference, name="ddim, 25 steps, scale 3")
 rows = [row, real_row(reference, like=row_heard), shuffled_row(row_heard, reference)]
 """
 
@@ -11,8 +11,8 @@ from pathlib import Path
 
 import torch
 
-from diffaudio.evaluation.backbones import card, load_backbone, sha256, slug
-from diffaudio.evaluation.embed import Heard, Listener, Sound
+from diffaudio.evaluation.backbones import backbone_info, load_backbone, metric_part, sha256
+from diffaudio.evaluation.embed import AudioEmbeddings, Embedder, Sound
 from diffaudio.evaluation.measure import (
     Reference,
     Table,
@@ -27,14 +27,14 @@ from diffaudio.evaluation.measure import (
 from diffaudio.evaluation.report import Report, Row
 from diffaudio.metrics.classification import label_key
 
-__all__ = ["RESAMPLES", "evaluate_sounds", "evaluated_row", "load_listener", "make_report", "real_row", "shuffled_row"]
+__all__ = ["RESAMPLES", "evaluate_sounds", "evaluated_row", "load_embedder", "make_report", "real_row", "shuffled_row"]
 
 RESAMPLES = 200
 
 
-def load_listener(
+def load_embedder(
     backbones: Sequence[str | Path], clip: str | Path | None = None, *, device: torch.device | str = "cpu"
-) -> Listener:
+) -> Embedder:
     """Load what to hear with.
 
     Args:
@@ -48,7 +48,7 @@ def load_listener(
 
     loaded = [load_backbone(name, device) for name in backbones]
     if clip is None:
-        return Listener(loaded)
+        return Embedder(loaded)
     checkpoint = None
     if Path(clip).is_dir() or str(clip).startswith("hf-hub:"):
         encoder = Clip.from_pretrained(clip, device=str(device))
@@ -56,12 +56,12 @@ def load_listener(
     else:
         name, _, tag = str(clip).partition("/")
         encoder = Clip.from_pretrained(name, tag or None, device=str(device))
-    return Listener(loaded, clip=encoder, clip_name=slug(encoder.name), clip_checkpoint=checkpoint)
+    return Embedder(loaded, clip=encoder, clip_name=metric_part(encoder.name), clip_checkpoint=checkpoint)
 
 
 def evaluate_sounds(
     sounds: Iterable[Sound],
-    listener: Listener,
+    embedder: Embedder,
     reference: Reference | None = None,
     *,
     name: str,
@@ -71,40 +71,47 @@ def evaluate_sounds(
     """Hear sounds and measure them.
 
     Args:
-        reference: heard by the same listener; None leaves out what needs one.
+        reference: embedded by the same embedder; None leaves out what needs one.
         name: of the row.
         seed, resamples: of the intervals.
 
     Raises:
         ValueError: there is no sound, or one is damaged.
     """
-    return evaluated_row(listener.hear(sounds), reference, name=name, seed=seed, resamples=resamples)
+    return evaluated_row(embedder.embed(sounds), reference, name=name, seed=seed, resamples=resamples)
 
 
 def evaluated_row(
-    heard: Heard, reference: Reference | None = None, *, name: str, seed: int = 0, resamples: int = RESAMPLES
+    embedded: AudioEmbeddings,
+    reference: Reference | None = None,
+    *,
+    name: str,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
 ) -> Row:
-    """Measure sounds that were heard."""
+    """Measure sounds that were embedded."""
     table = Table(seed, resamples)
     if reference is not None:
-        distances(heard, reference, table)
-        divergence(heard, reference, table)
-    inception(heard, table)
-    accuracy(heard, table)
-    likeness_to_text(heard, table)
-    variety(heard, table)
-    faults(heard, table)
-    return _row(name, "evaluated", heard, table)
+        distances(embedded, reference, table)
+        divergence(embedded, reference, table)
+    inception(embedded, table)
+    accuracy(embedded, table)
+    likeness_to_text(embedded, table)
+    variety(embedded, table)
+    faults(embedded, table)
+    return _row(name, "evaluated", embedded, table)
 
 
-def real_row(reference: Reference, *, like: Heard, name: str, seed: int = 0, resamples: int = RESAMPLES) -> Row:
+def real_row(
+    reference: Reference, *, like: AudioEmbeddings, name: str, seed: int = 0, resamples: int = RESAMPLES
+) -> Row:
     """What recordings reach that are as many as the sounds `like`, so that few of them bias the numbers alike.
 
     As many, at most half of the reference, are drawn at random, of the same labels as far as there are any, and
     held against the others. What needs no such comparison (accuracy, likeness to texts, faults) is told of all.
     """
     table = Table(seed, resamples)
-    recordings = reference.heard
+    recordings = reference.recordings
     drawn = _draw(recordings, like, table.generator("real"))
     taken = set(drawn)
     rest = [index for index in range(len(recordings)) if index not in taken]
@@ -120,11 +127,16 @@ def real_row(reference: Reference, *, like: Heard, name: str, seed: int = 0, res
 
 
 def shuffled_row(
-    heard: Heard, reference: Reference | None = None, *, name: str, seed: int = 0, resamples: int = RESAMPLES
+    embedded: AudioEmbeddings,
+    reference: Reference | None = None,
+    *,
+    name: str,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
 ) -> Row:
     """What the sounds reach with their labels and prompts dealt anew: the numbers of chance."""
     table = Table(seed, resamples)
-    dealt = heard.with_texts_shuffled(table.generator("shuffled"))
+    dealt = embedded.with_texts_shuffled(table.generator("shuffled"))
     if reference is not None:
         divergence(dealt, reference, table)
     accuracy(dealt, table)
@@ -133,7 +145,7 @@ def shuffled_row(
 
 
 def make_report(
-    listener: Listener,
+    embedder: Embedder,
     rows: list[Row],
     *,
     seed: int,
@@ -141,24 +153,24 @@ def make_report(
     reference: str | None = None,
     labels: str | None = None,
 ) -> Report:
-    """The report of rows that `listener` heard.
+    """The report of rows that `embedder` embedded.
 
     Args:
         reference, labels: the folder and the file, as given.
     """
     return Report(
-        [card(backbone) for backbone in listener.backbones],
+        [backbone_info(backbone) for backbone in embedder.backbones],
         rows,
         seed,
         resamples,
         reference=reference,
         labels=labels,
-        clip=listener.clip_name,
-        clip_checkpoint=listener.clip_checkpoint,
+        clip=embedder.clip_name,
+        clip_checkpoint=embedder.clip_checkpoint,
     )
 
 
-def _draw(recordings: Heard, like: Heard, generator: torch.Generator) -> list[int]:
+def _draw(recordings: AudioEmbeddings, like: AudioEmbeddings, generator: torch.Generator) -> list[int]:
     """Which recordings to hold against the others."""
     order = torch.randperm(len(recordings), generator=generator).tolist()
     count = min(len(like), len(recordings) // 2)
@@ -175,5 +187,5 @@ def _draw(recordings: Heard, like: Heard, generator: torch.Generator) -> list[in
     return sorted(drawn)
 
 
-def _row(name: str, kind: str, heard: Heard, table: Table) -> Row:
-    return Row(name, kind, len(heard), sum(heard.seconds), table.metrics, table.left_out, table.warnings)
+def _row(name: str, kind: str, embedded: AudioEmbeddings, table: Table) -> Row:
+    return Row(name, kind, len(embedded), sum(embedded.seconds), table.metrics, table.left_out, table.warnings)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["class_indices", "hits", "inception_score", "kl_divergences", "label_key", "mean_by_label"]
+__all__ = ["class_indices", "inception_score", "is_correct", "kl_divergences", "label_key", "mean_by_label"]
 
 _TINY = 1e-12  # a probability of 0 in the approximating distribution would make any divergence infinite
 
@@ -20,7 +20,7 @@ def class_indices(labels: Sequence[str | None], classes: Sequence[str]) -> Tenso
     return torch.tensor([numbers.get(label_key(label), -1) for label in labels], dtype=torch.int64)
 
 
-def hits(probabilities: Tensor, indices: Tensor) -> Tensor:
+def is_correct(probabilities: Tensor, indices: Tensor) -> Tensor:
     """1 where the most probable class is the labelled one, else 0: [n], its mean is the accuracy."""
     return (probabilities.argmax(dim=1) == indices).double()
 

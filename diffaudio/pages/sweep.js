@@ -109,9 +109,9 @@ function told(sound) {
 
 function card(sound) {
   const prompt = data.prompts[sound.prompt].text + (sound.take > 1 ? ` (take ${sound.take})` : "");
-  const heard = sound.heard ? make("small", {}, `heard as ${sound.heard}`) : "";
+  const recognised = sound.recognised ? make("small", {}, `recognised as ${sound.recognised}`) : "";
   const play = playButton(sound, `${prompt}, ${told(sound)}`);
-  return make("li", {}, play, make("div", { className: "told" }, make("b", {}, prompt), make("small", {}, told(sound)), heard));
+  return make("li", {}, play, make("div", { className: "told" }, make("b", {}, prompt), make("small", {}, told(sound)), recognised));
 }
 
 function listSounds() {

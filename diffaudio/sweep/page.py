@@ -34,7 +34,7 @@ class PageSound:
         take: from 1.
         path: relative to the page, as in an address, without suffix; its picture has the same with .png.
         suffix: of the sound's file.
-        heard: what a classifier takes it for; empty where there is none.
+        recognised: what a classifier takes it for; empty where there is none.
     """
 
     row: int
@@ -42,7 +42,7 @@ class PageSound:
     take: int
     path: str
     suffix: str
-    heard: str = ""
+    recognised: str = ""
 
 
 def sound_path(file: Path, folder: Path) -> str:

@@ -18,7 +18,7 @@ from typing import Any
 
 from diffaudio.atomic_io import atomic_file
 from diffaudio.checkpoint import load_weak_unet
-from diffaudio.evaluation.embed import Heard, Listener, Sound
+from diffaudio.evaluation.embed import AudioEmbeddings, Embedder, Sound
 from diffaudio.evaluation.measure import Reference
 from diffaudio.evaluation.report import Metric, Report, Row, write_report
 from diffaudio.evaluation.rows import evaluated_row, real_row, shuffled_row
@@ -129,12 +129,12 @@ class Measured:
     Attributes:
         by: what it was measured with; where that changes, it is measured again.
         rows: evaluated and shuffled, and for the first combination of a sweep the real recordings.
-        heard_as: of each sound, what the first classifier takes it for; empty where there is none.
+        recognised_as: of each sound, what the first classifier takes it for; empty where there is none.
     """
 
     by: dict[str, Any]
     rows: list[Row]
-    heard_as: list[str]
+    recognised_as: list[str]
 
 
 def unmeasured(sweep: Sweep, combinations: Sequence[Combination], report: Report) -> list[Combination]:
@@ -161,20 +161,20 @@ def _is_first(sweep: Sweep, combination: Combination) -> bool:
 
 
 def measure(
-    sweep: Sweep, combination: Combination, listener: Listener, reference: Reference | None, report: Report
+    sweep: Sweep, combination: Combination, embedder: Embedder, reference: Reference | None, report: Report
 ) -> None:
     """Hear a combination's sounds, draw their spectrograms, and write what is measured."""
     file, items = sweep.measured_file(combination), sweep.sounds[combination]
-    heard = listener.hear(_opened(items))
+    embedded = embedder.embed(_opened(items))
     drawn = {"seed": report.seed, "resamples": report.resamples}
     rows = [
-        evaluated_row(heard, reference, name=combination.name, **drawn),
-        shuffled_row(heard, reference, name=f"{combination.name}, shuffled", **drawn),
+        evaluated_row(embedded, reference, name=combination.name, **drawn),
+        shuffled_row(embedded, reference, name=f"{combination.name}, shuffled", **drawn),
     ]
     if reference is not None and _is_first(sweep, combination):
-        rows.append(real_row(reference, like=heard, name="real recordings", **drawn))
+        rows.append(real_row(reference, like=embedded, name="real recordings", **drawn))
     file.parent.mkdir(exist_ok=True)
-    measured = Measured(_by(sweep, combination, report), rows, _heard_as(heard))
+    measured = Measured(_by(sweep, combination, report), rows, _recognised_as(embedded))
     told = json.dumps(asdict(measured), ensure_ascii=False, allow_nan=False)
     with atomic_file(file) as temporary:
         temporary.write_text(told, encoding="utf-8")
@@ -185,7 +185,7 @@ def _read_measured(file: Path) -> Measured | None:
         return None
     told = json.loads(file.read_text(encoding="utf-8"))
     rows = [Row(**row | {"metrics": [Metric(**metric) for metric in row["metrics"]]}) for row in told["rows"]]
-    return Measured(told["by"], rows, told["heard_as"])
+    return Measured(told["by"], rows, told["recognised_as"])
 
 
 def _opened(items: Sequence[Item]) -> Iterator[Sound]:
@@ -199,13 +199,13 @@ def _opened(items: Sequence[Item]) -> Iterator[Sound]:
         yield Sound(waveform, sample_rate, item.path.stem, item.prompt, item.label)
 
 
-def _heard_as(heard: Heard) -> list[str]:
-    for name, logits in heard.logits.items():
-        if heard.classes[name]:
+def _recognised_as(embedded: AudioEmbeddings) -> list[str]:
+    for name, logits in embedded.logits.items():
+        if embedded.classes[name]:
             best = logits.softmax(dim=1).max(dim=1)
             pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
-            return [f"{heard.classes[name][index]} ({value:.2f})" for index, value in pairs]
-    return [""] * len(heard)
+            return [f"{embedded.classes[name][index]} ({value:.2f})" for index, value in pairs]
+    return [""] * len(embedded)
 
 
 def table(sweep: Sweep) -> list[dict[str, Any]]:
@@ -246,9 +246,9 @@ def write_results(sweep: Sweep, rows: Sequence[Mapping[str, Any]], report: Repor
     for place, (combination, items) in enumerate(sweep.sounds.items()):
         measured = _measured(sweep, combination)
         reported += measured.rows
-        for index, (item, heard) in enumerate(zip(items, measured.heard_as, strict=True)):
+        for index, (item, embedded) in enumerate(zip(items, measured.recognised_as, strict=True)):
             take, prompt = divmod(index, len(sweep.prompts))
-            sounds.append(PageSound(place, prompt, take + 1, sound_path(item.path, folder), item.path.suffix, heard))
+            sounds.append(PageSound(place, prompt, take + 1, sound_path(item.path, folder), item.path.suffix, embedded))
     write_report(folder / "report.json", replace(report, rows=reported))
     write_tables(folder, rows, facts)
     write_page(

@@ -9,7 +9,15 @@ from safetensors.torch import save_file
 from tiny_clap import write_tiny_clap
 from transformers import AutoTokenizer, ClapFeatureExtractor, ClapModel
 
-from diffaudio.evaluation.backbones import TextBackbone, card, load_backbone, openl3, panns, slug, vggish
+from diffaudio.evaluation.backbones import (
+    TextBackbone,
+    backbone_info,
+    load_backbone,
+    metric_part,
+    openl3,
+    panns,
+    vggish,
+)
 from diffaudio.evaluation.backbones.base import at_least, of_equal_length
 from diffaudio.models.tagger import Tagger
 
@@ -76,14 +84,14 @@ def test_openl3_is_read_from_a_folder_and_hears_sounds_of_any_length(tmp_path):
     folder = write_openl3(tmp_path / "l3")
     backbone = load_backbone(folder)
     weights = (folder / "model.safetensors").read_bytes()
-    described = card(backbone)
+    described = backbone_info(backbone)
     assert (described.name, described.embedding_dim, described.sample_rate) == ("openl3_music_mel256_6144", 6144, 48000)
     assert described.checkpoint == hashlib.sha256(weights).hexdigest()
     assert described.resampler.startswith("torchaudio sinc")
     waveforms = [sound(seconds, 48000) for seconds in (0.2, 1.0, 1.2)]
-    found, logits = backbone.hear(waveforms)
+    found, logits = backbone.embed(waveforms)
     assert [windows.shape for windows in found] == [(1, 6144), (2, 6144), (3, 6144)] and logits is None
-    assert torch.allclose(backbone.hear(waveforms[1:2])[0][0], found[1], atol=1e-5)
+    assert torch.allclose(backbone.embed(waveforms[1:2])[0][0], found[1], atol=1e-5)
 
 
 def write_openl3(folder, **changed):
@@ -139,11 +147,11 @@ def test_each_sound_is_heard_by_itself_from_a_folder(module, network, small, nam
     backbone = load_backbone(with_config(tmp_path, json.dumps({"backbone": name})))
     assert backbone.name == name and backbone.labels is None
     waveforms = [sound(seconds, backbone.sample_rate) for seconds in (0.3, 1.0, 3.0)]
-    found, logits = backbone.hear(waveforms)
+    found, logits = backbone.embed(waveforms)
     assert [each.shape for each in found] == [(count, backbone.embedding_dim) for count in windows]
     assert (logits is None) == (name == "vggish") and (logits is None or logits.shape == (3, 527))
     for waveform, each in zip(waveforms, found, strict=True):
-        assert torch.allclose(backbone.hear([waveform])[0][0], each, atol=1e-5)
+        assert torch.allclose(backbone.embed([waveform])[0][0], each, atol=1e-5)
 
 
 def test_vggish_hears_every_096_s_and_fills_up_what_is_shorter():
@@ -168,7 +176,7 @@ def test_a_tagger_is_a_backbone_with_one_embedding_a_sound_and_logits(tmp_path):
     tagger.save_pretrained(tmp_path)
     backbone = load_backbone(tmp_path)
     assert (backbone.name, backbone.labels, backbone.embedding_dim) == ("tagger_tiny", ["dog", "rain", "wind"], 8)
-    found, logits = backbone.hear([sound(1, 16000), sound(2, 16000)])
+    found, logits = backbone.embed([sound(1, 16000), sound(2, 16000)])
     assert [windows.shape for windows in found] == [(1, 8), (1, 8)]
     expected = tagger.tag([sound(2, 16000)])
     assert torch.allclose(found[1], expected[0], atol=1e-5)
@@ -184,7 +192,7 @@ def clap(request, tmp_path_factory):
 def test_clap_is_transformers_for_sounds_of_10_s_at_most(clap):
     backbone = load_backbone(clap)
     waveforms = [sound(seconds, 48000) for seconds in (1.0, 3.0, 10.0)]
-    found, logits = backbone.hear(waveforms)
+    found, logits = backbone.embed(waveforms)
     assert logits is None and backbone.name == "clap_tiny" and isinstance(backbone, TextBackbone)
     model, extract = ClapModel.from_pretrained(clap), ClapFeatureExtractor.from_pretrained(clap)
     features = extract([each.numpy() for each in waveforms], sampling_rate=48000, return_tensors="pt")
@@ -193,21 +201,21 @@ def test_clap_is_transformers_for_sounds_of_10_s_at_most(clap):
     assert torch.allclose(torch.cat(found), expected, atol=1e-5)
     tokens = AutoTokenizer.from_pretrained(clap)(["a dog", "rain"], padding=True, return_tensors="pt")
     texts = model.get_text_features(**tokens).pooler_output
-    assert torch.allclose(backbone.read(["a dog", "rain"]), texts, atol=1e-5)
+    assert torch.allclose(backbone.embed_text(["a dog", "rain"]), texts, atol=1e-5)
     assert torch.allclose(texts.norm(dim=1), torch.ones(2))
 
 
 def test_clap_hears_long_sounds_in_pieces_and_the_same_each_time(clap):
     backbone = load_backbone(clap)
     long = sound(12.5, 48000)
-    first, second = backbone.hear([long])[0][0], backbone.hear([sound(2, 48000), long])[0][1]
+    first, second = backbone.embed([long])[0][0], backbone.embed([sound(2, 48000), long])[0][1]
     assert first.shape == (2, 16) and torch.allclose(first, second, atol=1e-6)
-    assert torch.allclose(first[0], backbone.hear([long[:480000]])[0][0][0], atol=1e-6)
-    assert len(backbone.hear([long[: 480000 + 100]])[0][0]) == 1
+    assert torch.allclose(first[0], backbone.embed([long[:480000]])[0][0][0], atol=1e-6)
+    assert len(backbone.embed([long[: 480000 + 100]])[0][0]) == 1
 
 
 def test_a_text_that_is_too_long_for_clap_is_cut(clap):
-    assert load_backbone(clap).read(["a dog " * 100]).isfinite().all()
+    assert load_backbone(clap).embed_text(["a dog " * 100]).isfinite().all()
 
 
 def test_equal_lengths_go_together_and_keep_their_places():
@@ -218,7 +226,7 @@ def test_equal_lengths_go_together_and_keep_their_places():
 
 
 def test_names_are_fit_for_columns():
-    assert slug("laion/CLAP-htsat unfused.v2") == "laion_clap_htsat_unfused_v2"
+    assert metric_part("laion/CLAP-htsat unfused.v2") == "laion_clap_htsat_unfused_v2"
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from fake_backbone import SAMPLE_RATE, BandBackbone, tones
 from torch import nn
 
 from diffaudio.cli.main import main
-from diffaudio.evaluation.embed import Listener, Sound
+from diffaudio.evaluation.embed import Embedder, Sound
 from diffaudio.evaluation.report import read_report
 from diffaudio.evaluation.round_trip import measure_speed, recordings_row, round_trip, round_trip_row, worst_kind
 from diffaudio.media.audio import write_audio
@@ -102,8 +102,8 @@ def test_si_sdr_is_that_of_torchmetrics_and_does_not_hear_the_level():
 
 
 @pytest.fixture(scope="module")
-def listener():
-    return Listener([BandBackbone()])
+def embedder():
+    return Embedder([BandBackbone()])
 
 
 @pytest.fixture(scope="module")
@@ -112,21 +112,21 @@ def recordings():
 
 
 @pytest.fixture(scope="module")
-def heard(listener, recordings):
-    return listener.hear(recordings)
+def embedded(embedder, recordings):
+    return embedder.embed(recordings)
 
 
 def lossless(**settings) -> Any:
     return Lossless(**settings)
 
 
-def row_of(autoencoder, recordings, heard, listener):
-    return round_trip_row(autoencoder, recordings, heard, listener, name="model", bytes_on_disk=2_500_000, **DRAWS)
+def row_of(autoencoder, recordings, embedded, embedder):
+    return round_trip_row(autoencoder, recordings, embedded, embedder, name="model", bytes_on_disk=2_500_000, **DRAWS)
 
 
-def test_what_loses_nothing_is_at_no_distance_and_heard_as_the_recordings_are(recordings, heard, listener):
-    row = row_of(lossless(), recordings, heard, listener)
-    assert row["accuracy_bands"].value == recordings_row(heard, name="real", **DRAWS)["accuracy_bands"].value > 0.9
+def test_what_loses_nothing_is_at_no_distance_and_recognised_as_the_recordings_are(recordings, embedded, embedder):
+    row = row_of(lossless(), recordings, embedded, embedder)
+    assert row["accuracy_bands"].value == recordings_row(embedded, name="real", **DRAWS)["accuracy_bands"].value > 0.9
     assert row["agreement_bands"].value == 1 and row["agreement_bands"].method == "wilson"
     assert row["log_mel_distance_db"].value < 0.01 and row["multi_resolution_stft_distance"].value < 0.01
     assert row["si_sdr_db"].value > 80
@@ -136,16 +136,16 @@ def test_what_loses_nothing_is_at_no_distance_and_heard_as_the_recordings_are(re
     assert (row.kind, row.name, row.sounds) == ("reconstructed", "model", 16)
 
 
-def test_noise_instead_of_the_sound_is_far_away_and_recognised_by_chance(recordings, heard, listener):
-    row = row_of(lossless(deaf=True), recordings, heard, listener)
+def test_noise_instead_of_the_sound_is_far_away_and_recognised_by_chance(recordings, embedded, embedder):
+    row = row_of(lossless(deaf=True), recordings, embedded, embedder)
     assert row["accuracy_bands"].value < 0.4 and row["agreement_bands"].value < 0.4
     assert row["log_mel_distance_db"].value > 5 and row["si_sdr_db"].value < -20
     distance = row["log_mel_distance_db"]
     assert (distance.low or 0) < distance.value < (distance.high or 0) and distance.method == "bootstrap"
 
 
-def test_the_worst_kind_is_found_among_all(recordings, heard, listener):
-    row = row_of(lossless(deaf=True), recordings, heard, listener)
+def test_the_worst_kind_is_found_among_all(recordings, embedded, embedder):
+    row = row_of(lossless(deaf=True), recordings, embedded, embedder)
     kinds = {m.name: m for m in row.metrics if m.name.startswith("log_mel_distance_db_of_band_")}
     assert len(kinds) == 8 and all(metric.n == 2 for metric in kinds.values())
     mean = sum(metric.value for metric in kinds.values()) / 8
@@ -153,13 +153,13 @@ def test_the_worst_kind_is_found_among_all(recordings, heard, listener):
     found = worst_kind(row)
     assert found is not None and found[1].value == max(metric.value for metric in kinds.values())
     assert f"log_mel_distance_db_of_{found[0]}" == found[1].name
-    assert worst_kind(recordings_row(heard, name="real", **DRAWS)) is None
+    assert worst_kind(recordings_row(embedded, name="real", **DRAWS)) is None
 
 
-def test_without_phase_there_is_no_si_sdr_and_without_labels_only_agreement(recordings, listener):
+def test_without_phase_there_is_no_si_sdr_and_without_labels_only_agreement(recordings, embedder):
     unlabelled = [Sound(sound.waveform, sound.sample_rate, sound.name) for sound in recordings[:3]]
     autoencoder = SpectralAutoencoder(8000, n_fft=256, hop_length=80, num_mels=32, latent_channels=128)
-    row = row_of(autoencoder, unlabelled, listener.hear(unlabelled), listener)
+    row = row_of(autoencoder, unlabelled, embedder.embed(unlabelled), embedder)
     assert row.left_out["si_sdr_db"] == "the autoencoder does not keep the phase"
     assert row.left_out["accuracy_bands"].startswith("no sound has a label")
     assert row["agreement_bands"].value == 1 and worst_kind(row) is None

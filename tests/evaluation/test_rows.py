@@ -6,7 +6,7 @@ import pytest
 import torch
 from fake_backbone import SAMPLE_RATE, BandBackbone, BandClap, tones
 
-from diffaudio.evaluation.embed import Listener, Sound
+from diffaudio.evaluation.embed import Embedder, Sound
 from diffaudio.evaluation.measure import Reference, Table
 from diffaudio.evaluation.report import read_report, write_report
 from diffaudio.evaluation.rows import evaluate_sounds, evaluated_row, make_report, real_row, shuffled_row
@@ -20,22 +20,22 @@ class Reader:
     name = "reader"
 
     def encode_text(self, texts):
-        return BandClap().read(texts)
+        return BandClap().embed_text(texts)
 
 
 @pytest.fixture(scope="module")
-def listener():
-    return Listener([BandBackbone()])
+def embedder():
+    return Embedder([BandBackbone()])
 
 
 @pytest.fixture(scope="module")
-def reference(listener):
-    return Reference(listener.hear(tones(120, 0)))
+def reference(embedder):
+    return Reference(embedder.embed(tones(120, 0)))
 
 
 @pytest.fixture(scope="module")
-def good(listener, reference):
-    return evaluate_sounds(tones(24, 1), listener, reference, name="good")
+def good(embedder, reference):
+    return evaluate_sounds(tones(24, 1), embedder, reference, name="good")
 
 
 def values(row):
@@ -54,13 +54,13 @@ def test_every_number_is_there_with_its_backbone_its_interval_and_its_counts(goo
     assert (good.kind, good.sounds, good.seconds, good.left_out) == ("evaluated", 24, 24.0, {})
 
 
-def test_the_same_sounds_with_the_same_seed_give_the_same_row(listener, reference, good):
-    assert evaluate_sounds(tones(24, 1), listener, reference, name="good") == good
-    assert evaluate_sounds(tones(24, 1), listener, reference, name="good", seed=1) != good
+def test_the_same_sounds_with_the_same_seed_give_the_same_row(embedder, reference, good):
+    assert evaluate_sounds(tones(24, 1), embedder, reference, name="good") == good
+    assert evaluate_sounds(tones(24, 1), embedder, reference, name="good", seed=1) != good
 
 
-def test_the_reference_against_itself_has_distance_0_and_the_unbiased_estimators_kernel_distance(listener, reference):
-    row = evaluated_row(reference.heard, reference, name="itself", resamples=20)
+def test_the_reference_against_itself_has_distance_0_and_the_unbiased_estimators_kernel_distance(embedder, reference):
+    row = evaluated_row(reference.recordings, reference, name="itself", resamples=20)
     assert row["fd_bands"].value == pytest.approx(0, abs=1e-9)
     mean_within = reference.fits["bands"].kernel.mean
     assert row["kad_bands"].value == pytest.approx(-200 * (1 - mean_within) / 120)
@@ -85,11 +85,11 @@ BETTER_IS_MORE = ("accuracy", "coverage", "diversity", "inception_score", "preci
 
 
 @pytest.mark.parametrize("kind", BAD)
-def test_what_is_bad_is_caught_beyond_the_interval_of_what_is_good(kind, listener, reference, good):
+def test_what_is_bad_is_caught_beyond_the_interval_of_what_is_good(kind, embedder, reference, good):
     spoil, caught_by = BAD[kind]
     originals = tones(24, 1)
     spoilt = [replace(sound, waveform=spoil(index, sound.waveform)) for index, sound in enumerate(originals)]
-    bad = evaluate_sounds(spoilt, listener, reference, name=kind)
+    bad = evaluate_sounds(spoilt, embedder, reference, name=kind)
     caught = set()
     for metric in good.metrics:
         if metric.name in values(bad) and metric.name.startswith(BETTER_IS_MORE):
@@ -101,37 +101,37 @@ def test_what_is_bad_is_caught_beyond_the_interval_of_what_is_good(kind, listene
         assert {"fd_bands", "kad_bands"} <= caught
 
 
-def test_the_real_row_has_as_many_recordings_as_the_evaluated_one_sounds(listener, reference):
-    heard = listener.hear(tones(24, 1))
-    row = real_row(reference, like=heard, name="real")
+def test_the_real_row_has_as_many_recordings_as_the_evaluated_one_sounds(embedder, reference):
+    embedded = embedder.embed(tones(24, 1))
+    row = real_row(reference, like=embedded, name="real")
     assert (row.kind, row.sounds) == ("real", 120)
     assert (row["fd_bands"].n, row["fd_bands"].reference_n) == (24, 96)
     assert (row["kl_label_bands"].n, row["inception_score_bands"].n, row["accuracy_bands"].n) == (24, 24, 120)
     assert row["kad_bands"].low < 0 and row["coverage_bands"].value > 0.5
-    many = real_row(reference, like=listener.hear(tones(200, 1)), name="real")
+    many = real_row(reference, like=embedder.embed(tones(200, 1)), name="real")
     assert (many["fd_bands"].n, many["fd_bands"].reference_n) == (60, 60)
 
 
-def test_the_real_rows_recordings_have_the_labels_of_the_evaluated_sounds(listener, reference):
+def test_the_real_rows_recordings_have_the_labels_of_the_evaluated_sounds(embedder, reference):
     """All of band 0: the real row is then as far from the other recordings as the evaluated sounds are."""
-    heard = listener.hear([sound for sound in tones(80, 1) if sound.label == "band 0"])
-    row, real = evaluated_row(heard, reference, name="e"), real_row(reference, like=heard, name="r")
+    embedded = embedder.embed([sound for sound in tones(80, 1) if sound.label == "band 0"])
+    row, real = evaluated_row(embedded, reference, name="e"), real_row(reference, like=embedded, name="r")
     assert real["fd_bands"].value == pytest.approx(row["fd_bands"].value, rel=0.3)
     assert real["inception_score_bands"].value == pytest.approx(1, abs=0.01)
 
 
-def test_the_shuffled_row_is_at_chance_and_has_no_number_that_shuffling_leaves_alone(listener, reference):
-    heard = listener.hear(tones(120, 1))
-    row = shuffled_row(heard, reference, name="shuffled")
+def test_the_shuffled_row_is_at_chance_and_has_no_number_that_shuffling_leaves_alone(embedder, reference):
+    embedded = embedder.embed(tones(120, 1))
+    row = shuffled_row(embedded, reference, name="shuffled")
     assert set(values(row)) == {"kl_label_bands", "accuracy_bands"}
     assert row["accuracy_bands"].low < 1 / 8 < row["accuracy_bands"].high
     assert row["kl_label_bands"].value > 1
 
 
 def test_likeness_to_the_text_by_clap_and_by_clip_through_the_classes(reference):
-    listener = Listener([BandClap("clap_bands")], clip=Reader(), clip_name="reader")
-    heard = listener.hear(tones(24, 1, labelled="prompt"))
-    row, dealt = evaluated_row(heard, name="e"), shuffled_row(heard, name="s")
+    embedder = Embedder([BandClap("clap_bands")], clip=Reader(), clip_name="reader")
+    embedded = embedder.embed(tones(24, 1, labelled="prompt"))
+    row, dealt = evaluated_row(embedded, name="e"), shuffled_row(embedded, name="s")
     for name in ("clap_score_clap_bands", "clip_score_reader_clap_bands"):
         assert row[name].n == 24 and row[name].low > dealt[name].high
     assert row["clip_score_reader_clap_bands"].value == pytest.approx(1, abs=1e-3)
@@ -142,34 +142,34 @@ def test_a_text_is_read_once_however_many_sounds_have_it():
     read = []
 
     class Counting(BandClap):
-        def read(self, texts):
+        def embed_text(self, texts):
             read.extend(texts)
-            return super().read(texts)
+            return super().embed_text(texts)
 
-    listener = Listener([Counting("clap_bands")], batch_size=5)
-    listener.hear(tones(24, 1, labelled="prompt"))
-    listener.hear(tones(24, 2))
+    embedder = Embedder([Counting("clap_bands")], batch_size=5)
+    embedder.embed(tones(24, 1, labelled="prompt"))
+    embedder.embed(tones(24, 2))
     assert sorted(read) == [f"band {index}" for index in range(8)]
 
 
-def test_a_prompt_that_names_a_class_counts_as_label_and_a_label_comes_first(listener):
+def test_a_prompt_that_names_a_class_counts_as_label_and_a_label_comes_first(embedder):
     sounds = tones(24, 1, labelled="prompt")
-    assert evaluate_sounds(sounds, listener, name="p")["accuracy_bands"].value == 1
+    assert evaluate_sounds(sounds, embedder, name="p")["accuracy_bands"].value == 1
     wrong = [replace(sound, label="band 7") for sound in sounds]
-    assert evaluate_sounds(wrong, listener, name="p")["accuracy_bands"].value == 3 / 24
+    assert evaluate_sounds(wrong, embedder, name="p")["accuracy_bands"].value == 3 / 24
 
 
-def test_sounds_of_the_names_of_recordings_are_paired_with_them(listener, reference):
+def test_sounds_of_the_names_of_recordings_are_paired_with_them(embedder, reference):
     sounds = [replace(sound, label=None) for sound in tones(24, 0)]
-    row = evaluate_sounds(sounds, listener, reference, name="paired")
+    row = evaluate_sounds(sounds, embedder, reference, name="paired")
     assert row["kl_bands"].value == pytest.approx(0, abs=1e-9) and row["kl_bands"].n == 24
-    dealt = shuffled_row(listener.hear(sounds), reference, name="s")
+    dealt = shuffled_row(embedder.embed(sounds), reference, name="s")
     assert dealt["kl_bands"].value > 1
 
 
-def test_what_cannot_be_had_is_left_out_with_the_reason(listener, reference):
+def test_what_cannot_be_had_is_left_out_with_the_reason(embedder, reference):
     bare = [replace(sound, label=None) for sound in tones(5, 1)]
-    row = evaluate_sounds(bare, listener, reference, name="bare")
+    row = evaluate_sounds(bare, embedder, reference, name="bare")
     assert row.left_out == {
         "fd_inf_bands": "5 sounds are too few; 8 are needed",
         **{f"{name}_bands": "5 sounds are too few; 6 are needed" for name in DISTANCES[3:]},
@@ -177,38 +177,38 @@ def test_what_cannot_be_had_is_left_out_with_the_reason(listener, reference):
         "accuracy_bands": "no sound has a label, or a prompt, that is one of the classes",
         "diversity_bands": "no prompt has more than one take",
     }
-    assert evaluate_sounds(bare[:1], listener, reference, name="one").left_out["fd_bands"] == (
+    assert evaluate_sounds(bare[:1], embedder, reference, name="one").left_out["fd_bands"] == (
         "1 sounds are too few; 2 are needed"
     )
     silent = [replace(bare[0], waveform=torch.zeros(1, SAMPLE_RATE))]
-    left_out = evaluate_sounds(silent, listener, name="silent").left_out
+    left_out = evaluate_sounds(silent, embedder, name="silent").left_out
     assert left_out["loudness_lufs"] == "all sounds are silent, or shorter than 0.4 s"
 
 
-def test_fewer_sounds_than_dimensions_come_with_a_warning(listener, reference):
-    (warning,) = evaluate_sounds(tones(8, 1), listener, reference, name="few").warnings
+def test_fewer_sounds_than_dimensions_come_with_a_warning(embedder, reference):
+    (warning,) = evaluate_sounds(tones(8, 1), embedder, reference, name="few").warnings
     assert warning.startswith("fd_bands: 8 embeddings of 8 dimensions leave the covariance singular")
-    assert evaluate_sounds(tones(9, 1), listener, reference, name="few").warnings == []
+    assert evaluate_sounds(tones(9, 1), embedder, reference, name="few").warnings == []
 
 
 def test_windows_of_one_sound_go_together():
     """A backbone that hears piece by piece: resampling draws sounds, and distances count windows."""
 
     class Windowed(BandBackbone):
-        def hear(self, waveforms):
-            found = [super(Windowed, self).hear(list(waveform.chunk(4)))[0] for waveform in waveforms]
+        def embed(self, waveforms):
+            found = [super(Windowed, self).embed(list(waveform.chunk(4)))[0] for waveform in waveforms]
             return [torch.cat(windows) for windows in found], None
 
-    listener = Listener([Windowed("pieces")])
-    reference = Reference(listener.hear(tones(20, 0)))
+    embedder = Embedder([Windowed("pieces")])
+    reference = Reference(embedder.embed(tones(20, 0)))
     assert len(reference.fits["pieces"].balls.embeddings) == 80
-    row = evaluate_sounds(tones(16, 1, takes=2), listener, reference, name="w")
+    row = evaluate_sounds(tones(16, 1, takes=2), embedder, reference, name="w")
     assert row["fd_pieces"].n == 16 and row["diversity_pieces"].n == 8
     assert "accuracy_pieces" not in values(row)
 
 
-def test_a_metric_does_not_depend_on_which_others_are_asked_for(good, listener):
-    alone = evaluate_sounds(tones(24, 1), listener, name="alone")
+def test_a_metric_does_not_depend_on_which_others_are_asked_for(good, embedder):
+    alone = evaluate_sounds(tones(24, 1), embedder, name="alone")
     assert alone["inception_score_bands"] == good["inception_score_bands"]
     assert Table(0, 20).generator("a").initial_seed() != Table(0, 20).generator("b").initial_seed()
 
@@ -216,36 +216,36 @@ def test_a_metric_does_not_depend_on_which_others_are_asked_for(good, listener):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda listener: listener.hear([]), "there are no sounds to evaluate"),
+        (lambda embedder: embedder.embed([]), "there are no sounds to evaluate"),
         (
-            lambda listener: listener.hear([Sound(torch.full((1, 9), float("nan")), 8000, "broken")]),
+            lambda embedder: embedder.embed([Sound(torch.full((1, 9), float("nan")), 8000, "broken")]),
             "broken: the sound is empty or damaged",
         ),
-        (lambda listener: listener.hear([Sound(torch.zeros(1, 0), 8000, "empty")]), "empty: the sound is empty or"),
-        (lambda listener: Reference(listener.hear(tones(11, 0))), "the reference has 11 recordings; give at least 12"),
+        (lambda embedder: embedder.embed([Sound(torch.zeros(1, 0), 8000, "empty")]), "empty: the sound is empty or"),
+        (lambda embedder: Reference(embedder.embed(tones(11, 0))), "the reference has 11 recordings; give at least 12"),
         (
-            lambda listener: Listener([BandBackbone(), BandBackbone()]),
+            lambda embedder: Embedder([BandBackbone(), BandBackbone()]),
             "two backbones have one name .bands, bands.",
         ),
     ],
 )
-def test_what_cannot_be_evaluated_is_refused_with_the_reason(call, message, listener):
+def test_what_cannot_be_evaluated_is_refused_with_the_reason(call, message, embedder):
     with pytest.raises(ValueError, match=message):
-        call(listener)
+        call(embedder)
 
 
-def test_stereo_and_other_rates_are_brought_to_the_backbones(listener):
+def test_stereo_and_other_rates_are_brought_to_the_backbones(embedder):
     mono = tones(2, 1)[0]
     stereo = replace(mono, waveform=mono.waveform.expand(2, -1))
     doubled = replace(mono, waveform=mono.waveform.repeat_interleave(2, dim=1), sample_rate=2 * SAMPLE_RATE)
-    heard = listener.hear([mono, stereo, doubled])
-    assert torch.allclose(heard.embeddings["bands"][0], heard.embeddings["bands"][1])
-    assert heard.logits["bands"].argmax(dim=1).tolist() == [0, 0, 0]
-    assert heard.seconds == [1, 1, 1]
+    embedded = embedder.embed([mono, stereo, doubled])
+    assert torch.allclose(embedded.embeddings["bands"][0], embedded.embeddings["bands"][1])
+    assert embedded.logits["bands"].argmax(dim=1).tolist() == [0, 0, 0]
+    assert embedded.seconds == [1, 1, 1]
 
 
-def test_a_report_is_written_and_read_back(good, listener, tmp_path):
-    report = make_report(listener, [good], seed=3, resamples=50, reference="recordings", labels="labels.csv")
+def test_a_report_is_written_and_read_back(good, embedder, tmp_path):
+    report = make_report(embedder, [good], seed=3, resamples=50, reference="recordings", labels="labels.csv")
     write_report(tmp_path / "report.json", report)
     assert read_report(tmp_path / "report.json") == report
     (card,) = report.backbones

@@ -19,7 +19,7 @@ class BandBackbone:
         self.embedding_dim = 8
         self.labels: list[str] | None = [f"band {index}" for index in range(8)]
 
-    def hear(self, waveforms: list[Tensor]) -> tuple[list[Tensor], Tensor | None]:
+    def embed(self, waveforms: list[Tensor]) -> tuple[list[Tensor], Tensor | None]:
         embeddings = torch.stack([self._bands(waveform) for waveform in waveforms])
         return list(embeddings[:, None]), 5 * embeddings
 
@@ -31,7 +31,7 @@ class BandBackbone:
 class BandClap(BandBackbone):
     """The same, with texts: "band 3" lies where a pure tone of that band does."""
 
-    def read(self, texts: list[str]) -> Tensor:
+    def embed_text(self, texts: list[str]) -> Tensor:
         rows = torch.full((len(texts), 8), -6.0)
         for index, text in enumerate(texts):
             rows[index, int(text.split()[-1])] = 2.0

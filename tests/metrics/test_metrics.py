@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from diffaudio.metrics.classification import class_indices, hits, inception_score, kl_divergences, mean_by_label
+from diffaudio.metrics.classification import class_indices, inception_score, is_correct, kl_divergences, mean_by_label
 from diffaudio.metrics.frechet import Gaussian, fit_gaussian, frechet_between, frechet_distance, frechet_infinity
 from diffaudio.metrics.kernel import distance_from_kernels, fit_kernel, kernel_between, kernel_distance, median_distance
 from diffaudio.metrics.prdc import coverage_between
@@ -198,7 +198,7 @@ def test_sounds_that_are_all_alike_cover_almost_nothing():
 def test_accuracy_counts_the_most_probable_class_and_ignores_case_in_labels():
     indices = class_indices(["Dog ", "rain", "wind", None], ["rain", "dog"])
     assert indices.tolist() == [1, 0, -1, -1]
-    assert hits(torch.tensor([[0.2, 0.8], [0.4, 0.6]]), indices[:2]).tolist() == [1, 0]
+    assert is_correct(torch.tensor([[0.2, 0.8], [0.4, 0.6]]), indices[:2]).tolist() == [1, 0]
 
 
 def test_kl_by_hand_and_in_the_direction_from_the_reference():

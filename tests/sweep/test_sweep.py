@@ -18,7 +18,7 @@ from tiny_model import SAMPLE_RATE, write_tiny_model
 from diffaudio.cli.sweep import run
 from diffaudio.diffusion.guidance import Projection
 from diffaudio.errors import report_errors
-from diffaudio.evaluation.embed import Listener
+from diffaudio.evaluation.embed import Embedder
 from diffaudio.generation.batch import Settings
 from diffaudio.media.audio import read_audio, write_audio
 from diffaudio.models.tagger import Tagger
@@ -74,7 +74,7 @@ def sweep(model, tmp_path, monkeypatch, capsys):
     """Sweeps over three prompts in an empty folder: exit code, stdout, stderr."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("diffaudio.distributed.join_processes", Process)
-    monkeypatch.setattr("diffaudio.evaluation.rows.load_listener", lambda *_, **__: Listener([BandBackbone()]))
+    monkeypatch.setattr("diffaudio.evaluation.rows.load_embedder", lambda *_, **__: Embedder([BandBackbone()]))
     write_prompts_and_recordings(tmp_path)
 
     def run_it(*arguments, grid=GRID, real=True, duration="1"):
@@ -134,7 +134,7 @@ def test_run_again_it_makes_and_measures_nothing(sweep, monkeypatch):
     before = times("sounds/*/*") | times("measured/*")
     assert len(before) == 24 * 3 + 8
     monkeypatch.setattr(sweeping, "render", None)
-    monkeypatch.setattr(Listener, "hear", None)
+    monkeypatch.setattr(Embedder, "hear", None)
     Path("out/index.html").unlink()
     assert sweep(real=False)[0] == 0
     assert times("sounds/*/*") | times("measured/*") == before

@@ -6,10 +6,10 @@ from pathlib import Path
 import torch
 
 from diffaudio.errors import UserError
-from diffaudio.evaluation.backbones.base import Backbone, TextBackbone, card, sha256, slug
+from diffaudio.evaluation.backbones.base import Backbone, TextBackbone, backbone_info, metric_part, sha256
 from diffaudio.models.tagger import bundled_tagger
 
-__all__ = ["Backbone", "TextBackbone", "card", "load_backbone", "sha256", "slug"]
+__all__ = ["Backbone", "TextBackbone", "backbone_info", "load_backbone", "metric_part", "sha256"]
 
 BUNDLED = "tagger"
 

@@ -4,7 +4,6 @@ Its name, the hash of its weights, its sample rate and how sounds are brought th
 """
 
 import hashlib
-import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,9 +15,19 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from diffaudio.errors import UserError
-from diffaudio.evaluation.report import BackboneCard
+from diffaudio.evaluation.report import BackboneInfo
+from diffaudio.file_names import slug
 
-__all__ = ["Backbone", "TextBackbone", "at_least", "card", "load_weights", "of_equal_length", "sha256", "slug"]
+__all__ = [
+    "Backbone",
+    "TextBackbone",
+    "at_least",
+    "backbone_info",
+    "load_weights",
+    "metric_part",
+    "of_equal_length",
+    "sha256",
+]
 
 
 class Backbone(Protocol):
@@ -40,7 +49,7 @@ class Backbone(Protocol):
     embedding_dim: int
     labels: list[str] | None
 
-    def hear(self, waveforms: list[Tensor]) -> tuple[list[Tensor], Tensor | None]:
+    def embed(self, waveforms: list[Tensor]) -> tuple[list[Tensor], Tensor | None]:
         """Embed sounds of any length; no sound's numbers depend on the others.
 
         Args:
@@ -57,14 +66,14 @@ class Backbone(Protocol):
 class TextBackbone(Protocol):
     """A backbone whose space has texts in it too."""
 
-    def read(self, texts: list[str]) -> Tensor:
+    def embed_text(self, texts: list[str]) -> Tensor:
         """Embeddings [len(texts), embedding_dim]."""
         ...
 
 
-def card(backbone: Backbone) -> BackboneCard:
+def backbone_info(backbone: Backbone) -> BackboneInfo:
     """What a report says of a backbone."""
-    return BackboneCard(
+    return BackboneInfo(
         name=backbone.name,
         checkpoint=backbone.checkpoint,
         sample_rate=backbone.sample_rate,
@@ -79,9 +88,9 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def slug(name: str) -> str:
-    """A name as it stands in a metric's: lower case, with underscores for all that is no letter or digit."""
-    return re.sub(r"[\W_]+", "_", name.lower()).strip("_")
+def metric_part(name: str) -> str:
+    """A name as it stands in a metric's name: lower case, with underscores for all that is no letter or digit."""
+    return slug(name, separator="_", max_length=100)
 
 
 def load_weights(network: nn.Module, path: Path, ignored: Sequence[str] = ()) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import AutoTokenizer, ClapFeatureExtractor, ClapModel
 
 from diffaudio.errors import UserError
-from diffaudio.evaluation.backbones.base import sha256, slug
+from diffaudio.evaluation.backbones.base import metric_part, sha256
 from diffaudio.hub import fetch, is_hub_id
 from diffaudio.media.audio import RESAMPLER
 
@@ -36,7 +36,7 @@ class Clap:
         weights = folder / "model.safetensors"
         if not weights.is_file():
             raise UserError(f"{model}: model.safetensors is missing; CLAP is read from safetensors only")
-        name = slug(Path(model).name)
+        name = metric_part(Path(model).name)
         self.name = name if name.startswith("clap") else f"clap_{name}"
         try:
             loaded: Any = ClapModel.from_pretrained(folder, use_safetensors=True, output_loading_info=True)
@@ -55,7 +55,7 @@ class Clap:
         self._device = device
 
     @torch.no_grad()
-    def hear(self, waveforms: list[Tensor]) -> tuple[list[Tensor], Tensor | None]:
+    def embed(self, waveforms: list[Tensor]) -> tuple[list[Tensor], Tensor | None]:
         """See `Backbone`."""
         pieces = [self._pieces(waveform) for waveform in waveforms]
         flat = [piece for of_one in pieces for piece in of_one]
@@ -63,7 +63,7 @@ class Clap:
         return list(embeddings.split([len(of_one) for of_one in pieces])), None
 
     @torch.no_grad()
-    def read(self, texts: list[str]) -> Tensor:
+    def embed_text(self, texts: list[str]) -> Tensor:
         """See `TextBackbone`."""
         longest = min(self._tokenizer.model_max_length, self.model.config.text_config.max_position_embeddings - 2)
         tokens = self._tokenizer(texts, padding=True, truncation=True, max_length=longest, return_tensors="pt")
@@ -79,7 +79,7 @@ class Clap:
         features = self._features(
             [piece.double().numpy() for piece in pieces], sampling_rate=self.sample_rate, return_tensors="pt"
         )
-        # where no sound is longer than 10 s, the extractor calls a random one so, which would be heard differently
+        # where no sound is longer than 10 s, the extractor calls a random one so, which would be embedded differently
         longer = torch.zeros(len(pieces), 1, dtype=torch.bool, device=self._device)
         mel = features["input_features"].to(self._device, torch.float32)
         return self.model.get_audio_features(mel, is_longer=longer).pooler_output.cpu()

@@ -56,7 +56,7 @@ class OpenL3:
         self._device = device
 
     @torch.no_grad()
-    def hear(self, waveforms: list[Tensor]) -> tuple[list[Tensor], Tensor | None]:
+    def embed(self, waveforms: list[Tensor]) -> tuple[list[Tensor], Tensor | None]:
         """See `Backbone`."""
         return [self._embed(windows(waveform)) for waveform in waveforms], None
 

@@ -49,7 +49,7 @@ class PannsCnn14:
         self._device = device
 
     @torch.no_grad()
-    def hear(self, waveforms: list[Tensor]) -> tuple[list[Tensor], Tensor | None]:
+    def embed(self, waveforms: list[Tensor]) -> tuple[list[Tensor], Tensor | None]:
         """See `Backbone`."""
         padded = [at_least(waveform.float(), SHORTEST) for waveform in waveforms]
         embeddings, logits = torch.empty(len(padded), self.embedding_dim), torch.empty(len(padded), CLASSES)

@@ -28,7 +28,7 @@ class TaggerBackbone:
         self.embedding_dim = self.tagger.embedding_dim
         self.labels: list[str] | None = self.tagger.labels
 
-    def hear(self, waveforms: list[Tensor]) -> tuple[list[Tensor], Tensor | None]:
+    def embed(self, waveforms: list[Tensor]) -> tuple[list[Tensor], Tensor | None]:
         """See `Backbone`."""
         embeddings, logits = self.tagger.tag(waveforms)
         return list(embeddings[:, None]), logits

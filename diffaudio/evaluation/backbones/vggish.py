@@ -42,7 +42,7 @@ class VGGish:
         self._device = device
 
     @torch.no_grad()
-    def hear(self, waveforms: list[Tensor]) -> tuple[list[Tensor], Tensor | None]:
+    def embed(self, waveforms: list[Tensor]) -> tuple[list[Tensor], Tensor | None]:
         """See `Backbone`."""
         return [self.network(log_mel_windows(waveform).to(self._device)).cpu() for waveform in waveforms], None
 
