@@ -134,7 +134,7 @@ def test_run_again_it_makes_and_measures_nothing(sweep, monkeypatch):
     before = times("sounds/*/*") | times("measured/*")
     assert len(before) == 24 * 3 + 8
     monkeypatch.setattr(sweeping, "render", None)
-    monkeypatch.setattr(Embedder, "hear", None)
+    monkeypatch.setattr(Embedder, "embed", None)
     Path("out/index.html").unlink()
     assert sweep(real=False)[0] == 0
     assert times("sounds/*/*") | times("measured/*") == before
