@@ -17,7 +17,7 @@ REPO = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((REPO / "pyproject.toml").read_text(encoding="utf-8"))
 
 FLOORS = [
-    {"atomic_io", "errors", "file_names", "hub", "seeding"},
+    {"atomic_io", "errors", "file_names", "folder_lock", "hub", "seeding", "tables"},
     {"config", "distributed", "media", "pages"},
     {"models"},
     {"diffusion", "metrics"},

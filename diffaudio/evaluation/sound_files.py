@@ -6,7 +6,6 @@ A folder may hold sound files and videos, in folders of its own too. What a soun
     a CSV for the whole folder   columns `file` (with or without suffix), and `prompt` or `label` or both; it wins
 """
 
-import csv
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from diffaudio.errors import UserError
 from diffaudio.evaluation.embed import Sound
 from diffaudio.media.audio import read_audio
 from diffaudio.media.suffixes import MEDIA_SUFFIXES
+from diffaudio.tables import read_csv
 
 __all__ = ["SUFFIXES", "SoundFile", "Texts", "find_sounds", "read_sounds", "read_texts"]
 
@@ -48,15 +48,14 @@ def read_texts(path: Path) -> dict[str, Texts]:
     """
     if not path.is_file():
         raise UserError(f"{path}: there is no such file of labels")
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        rows = csv.DictReader(file)
-        columns = set(rows.fieldnames or ())
-        if "file" not in columns or not columns & {"label", "prompt"}:
-            given = ", ".join(sorted(columns)) or "none"
+    found: dict[str, Texts] = {}
+    with path.open("rb") as file:
+        columns, rows = read_csv(file, str(path))
+        if "file" not in columns or not {"label", "prompt"} & set(columns):
+            given = ", ".join(columns) or "none"
             raise UserError(f"{path}: its columns are {given}; wanted are file, and label or prompt or both")
-        found: dict[str, Texts] = {}
-        for number, row in enumerate(rows, start=2):
-            name, texts = _without_suffix(row["file"] or ""), Texts(row.get("prompt") or None, row.get("label") or None)
+        for number, row in rows:
+            name, texts = _without_suffix(row["file"]), Texts(row.get("prompt") or None, row.get("label") or None)
             if not name:
                 raise UserError(f"{path}, line {number}: names no file")
             if found.setdefault(name, texts) != texts:

@@ -8,8 +8,6 @@
 the kind of sound that a classifier should hear, for evaluation.
 """
 
-import csv
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +15,7 @@ from pathlib import Path
 from diffaudio.errors import UserError
 from diffaudio.file_names import slug
 from diffaudio.generation.batch import Item
+from diffaudio.tables import read_csv, read_json_lines, read_lines
 from diffaudio.training.run_folder import seeded_generator
 
 __all__ = ["Prompt", "items_of", "read_prompts"]
@@ -82,34 +81,26 @@ def items_of(prompts: Sequence[Prompt], folder: Path, seed: int, *, takes: int =
 
 
 def _from_text(file: Path) -> Iterator[tuple[int, dict[str, str]]]:
-    for number, line in enumerate(file.read_text(encoding="utf-8-sig").splitlines(), start=1):
-        if line.strip():
+    with file.open("rb") as opened:
+        for number, line in read_lines(opened, str(file)):
             text, _, name = line.partition("|")
             yield number, {"prompt": text, "name": name}
 
 
 def _from_csv(file: Path) -> Iterator[tuple[int, dict[str, str]]]:
-    with file.open(encoding="utf-8-sig", newline="") as opened:
-        reader = csv.DictReader(opened, restkey="more columns than the header")
-        _check_columns(f"{file}, line 1", reader.fieldnames or [])
-        for row in reader:
-            filled = {column: value for column, value in row.items() if value}
-            _check_columns(f"{file}, line {reader.line_num}", filled | {"prompt": ""})
-            yield reader.line_num, filled
+    with file.open("rb") as opened:
+        columns, rows = read_csv(opened, str(file))
+        _check_columns(f"{file}, line 1", columns)
+        yield from rows
 
 
 def _from_jsonl(file: Path) -> Iterator[tuple[int, dict[str, str]]]:
-    for number, line in enumerate(file.read_text(encoding="utf-8-sig").splitlines(), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UserError(f"{file}, line {number}: is not JSON ({error})") from error
-        if not isinstance(row, dict) or not all(isinstance(value, str) for value in row.values()):
-            raise UserError(f'{file}, line {number}: is not an object of texts, such as {{"prompt": "rain"}}')
-        _check_columns(f"{file}, line {number}", row)
-        yield number, row
+    with file.open("rb") as opened:
+        for number, row in read_json_lines(opened, str(file)):
+            if not all(isinstance(value, str) for value in row.values()):
+                raise UserError(f'{file}, line {number}: has a value that is not a text; write objects such as {{"prompt": "rain"}}')
+            _check_columns(f"{file}, line {number}", row)
+            yield number, row
 
 
 def _check_columns(where: str, names: Sequence[str] | dict[str, str]) -> None:

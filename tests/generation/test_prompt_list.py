@@ -40,10 +40,10 @@ def test_a_line_of_text_is_a_prompt_with_or_without_a_name(read):
     [
         ("p.csv", "", "p.csv, line 1: has no 'prompt'; the columns are prompt, label, name, and prompt is needed"),
         ("p.csv", "prompt,labels\nrain,rain\n", "p.csv, line 1: has 'labels'; the columns are prompt, label, name"),
-        ("p.csv", "prompt,name\nrain,a\ndog,b,c\n", "p.csv, line 3: has 'more columns than the header'"),
+        ("p.csv", "prompt,name\nrain,a\ndog,b,c\n", "p.csv, line 3: has 3 cells, the header 2"),
         ("p.csv", "prompt,name\n,a\n", "p.csv, line 2: a prompt is empty"),
         ("p.jsonl", '{"prompt": "rain"}\nrain\n', "p.jsonl, line 2: is not JSON"),
-        ("p.jsonl", "[]\n", "p.jsonl, line 1: is not an object of texts, such as {"),
+        ("p.jsonl", "[]\n", "p.jsonl, line 1: is not an object; write one a line, such as {"),
         ("p.jsonl", '{"prompt": "rain", "seed": "3"}\n', "p.jsonl, line 1: has 'seed'; the columns are"),
         ("p.jsonl", '{"label": "rain"}\n', "p.jsonl, line 1: has no 'prompt'"),
         ("p.jsonl", '{"prompt": "a", "name": "b"}\n{"prompt": "a", "name": "b"}\n', "lines 1 and 2 are both named 'b'"),

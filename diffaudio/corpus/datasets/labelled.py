@@ -3,7 +3,6 @@
 For what is evaluated with; nothing that generates sound reads labels.
 """
 
-import csv
 import io
 from collections import Counter
 from dataclasses import dataclass, replace
@@ -19,6 +18,7 @@ from diffaudio.corpus import store
 from diffaudio.corpus.datasets.splits import is_held_out
 from diffaudio.errors import UserError
 from diffaudio.media.audio import decode_flac, mix_channels, resample
+from diffaudio.tables import read_csv
 
 __all__ = ["LabelledClips", "label_by_clip", "read_labelled_clips", "read_labels", "split_by_source"]
 
@@ -58,12 +58,12 @@ def read_labels(path: Path) -> dict[str, str]:
     """
     if not path.is_file():
         raise UserError(f"{path}: there is no such list of labels")
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        missing = {"file", "label"} - set(reader.fieldnames or [])
+    with path.open("rb") as file:
+        columns, lines = read_csv(file, str(path))
+        missing = [column for column in ("file", "label") if column not in columns]
         if missing:
-            raise UserError(f"{path}: column '{missing.pop()}' is missing; wanted are 'file' and 'label'")
-        rows = [(row["file"], row["label"]) for row in reader]
+            raise UserError(f"{path}: column '{missing[0]}' is missing; wanted are 'file' and 'label'")
+        rows = [(row["file"], row["label"]) for _, row in lines]
     twice = [name for name, count in Counter(name for name, _ in rows).items() if count > 1]
     if twice:
         raise UserError(f"{path}: '{twice[0]}' is there more than once; leave one row a file")

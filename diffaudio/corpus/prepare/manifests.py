@@ -4,19 +4,18 @@ A manifest is a table with the columns `path`, and as wanted `start` and `end` (
 columns are left alone. Relative paths count from the folder of the list.
 """
 
-import csv
-import io
-import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import IO, Any, NamedTuple
 
 from diffaudio.corpus.prepare.remote import is_remote, open_anywhere, path_beside
 from diffaudio.errors import UserError
+from diffaudio.tables import read_csv, read_json_lines, read_lines
 
 __all__ = ["LIST_SUFFIXES", "Row", "is_list", "read_list"]
 
 COLUMNS = ("path", "start", "end", "caption")
+Rows = Iterator[tuple[str, dict[str, Any]]]  # the place of a row, and its cells
 
 
 class Row(NamedTuple):
@@ -25,7 +24,7 @@ class Row(NamedTuple):
     Attributes:
         path: absolute, or an address.
         is_relative: whether it was given from the folder of the list.
-        place: where in the list, such as "line 3".
+        place: the list and where in it, such as "list.csv, line 3".
     """
 
     path: str
@@ -48,19 +47,13 @@ def read_list(source: str) -> Iterator[Row]:
         ValueError: the list is damaged, lacks the column `path`, or a row is wrong: which one, and what about it.
         OSError: it cannot be read.
     """
-    rows = READERS[_suffix(source)]
     folder = None if is_remote(source) else os.path.dirname(os.path.abspath(source))
     with open_anywhere(source) as file:
-        try:
-            for place, cells in rows(file):
-                try:
-                    yield _row(source, folder, place, cells)
-                except ValueError as error:
-                    raise UserError(f"{place}: {error}") from error
-        except UnicodeDecodeError as error:
-            raise UserError(f"{source}: is no text in UTF-8 ({error})") from error
-        except ValueError as error:
-            raise UserError(f"{source}: {error}") from error
+        for place, cells in READERS[_suffix(source)](file, source):
+            try:
+                yield _row(source, folder, place, cells)
+            except ValueError as error:
+                raise UserError(f"{place}: {error}") from error
 
 
 def _row(source: str, folder: str | None, place: str, cells: dict[str, Any]) -> Row:
@@ -80,6 +73,8 @@ def _row(source: str, folder: str | None, place: str, cells: dict[str, Any]) -> 
 def _text(name: str, value: Any) -> str | None:
     if value is not None and not (isinstance(value, str) and _is_unicode(value)):
         raise UserError(f"{name} is {value!r}; it must be text")
+    if value and "\0" in value:  # JSON and Parquet can hold one
+        raise UserError(f"{name} is {value!r}, which holds a NUL byte; remove it")
     return (value or "").strip() or None
 
 
@@ -101,76 +96,61 @@ def _number(name: str, value: Any) -> float | None:
         raise UserError(f"{name} is {value!r}; it must be a number of seconds") from None
 
 
-def _plain(file: IO[bytes]) -> Iterator[tuple[str, dict[str, Any]]]:
-    for number, line in enumerate(io.TextIOWrapper(file, encoding="utf-8-sig"), 1):
-        if line.strip() and not line.startswith("#"):
-            yield f"line {number}", {"path": line}
+def _lines(file: IO[bytes], source: str) -> Rows:
+    for number, line in read_lines(file, source):
+        if not line.startswith("#"):
+            yield f"{source}, line {number}", {"path": line}
 
 
-def _table(delimiter: str) -> Callable[[IO[bytes]], Iterator[tuple[str, dict[str, Any]]]]:
-    def rows(file: IO[bytes]) -> Iterator[tuple[str, dict[str, Any]]]:
-        reader = csv.reader(io.TextIOWrapper(file, encoding="utf-8-sig", newline=""), delimiter=delimiter, strict=True)
-        try:
-            header = [name.strip() for name in next(reader, [])]
-            _check_columns(header)
-            for cells in reader:
-                if cells and len(cells) != len(header):
-                    raise UserError(f"line {reader.line_num}: has {len(cells)} cells, the header {len(header)}")
-                if cells:
-                    yield f"line {reader.line_num}", dict(zip(header, cells, strict=True))
-        except csv.Error as error:
-            raise UserError(f"line {reader.line_num}: {error}") from error
+def _table(delimiter: str) -> Callable[[IO[bytes], str], Rows]:
+    def rows(file: IO[bytes], source: str) -> Rows:
+        columns, lines = read_csv(file, source, delimiter)
+        _check_columns(source, columns)
+        for number, row in lines:
+            yield f"{source}, line {number}", row
 
     return rows
 
 
-def _json_lines(file: IO[bytes]) -> Iterator[tuple[str, dict[str, Any]]]:
-    for number, line in enumerate(io.TextIOWrapper(file, encoding="utf-8-sig"), 1):
-        if not line.strip():
-            continue
-        try:
-            cells = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UserError(f"line {number}: is no JSON ({error})") from error
-        if not isinstance(cells, dict):
-            raise UserError(f'line {number}: is no object; wanted is one such as {{"path": "a.mp4"}}')
-        _check_columns(list(cells), f"line {number}: ")
-        yield f"line {number}", cells
+def _json_lines(file: IO[bytes], source: str) -> Rows:
+    for number, row in read_json_lines(file, source):
+        _check_columns(place := f"{source}, line {number}", list(row))
+        yield place, row
 
 
-def _parquet(file: IO[bytes]) -> Iterator[tuple[str, dict[str, Any]]]:
+def _parquet(file: IO[bytes], source: str) -> Rows:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         with pq.ParquetFile(file) as table:
-            _check_columns(names := table.schema_arrow.names)
+            _check_columns(source, names := table.schema_arrow.names)
             batches = table.iter_batches(columns=[name for name in COLUMNS if name in names])
             rows = (row for batch in batches for row in batch.to_pylist())
             for number, row in enumerate(rows, 1):
-                yield f"row {number}", row
-    except pa.ArrowInvalid as error:
-        raise UserError(f"is no Parquet file ({error})") from error
+                yield f"{source}, row {number}", row
+    except (pa.ArrowException, OSError) as error:  # OSError: damaged data, said as if reading had failed
+        raise UserError(f"{source}: is not a Parquet file, or a damaged one ({error})") from error
 
 
-def _check_columns(names: Sequence[str], place: str = "") -> None:
+def _check_columns(place: str, names: Sequence[str]) -> None:
     """A column that is nearly one of ours must not be passed over without a word."""
     if "path" not in names:
         found = ", ".join(names) or "nothing"
-        raise UserError(f"{place}column 'path' is missing, found are {found}; name the columns {', '.join(COLUMNS)}")
+        raise UserError(f"{place}: column 'path' is missing, found are {found}; name the columns {', '.join(COLUMNS)}")
     for known in COLUMNS:
         near = next((name for name in names if name.strip().lower().startswith(known)), None)
         if near is not None and known not in names:
-            raise UserError(f"{place}has a column '{near}', but no '{known}'; call it so, or leave it out")
+            raise UserError(f"{place}: has a column '{near}', but no '{known}'; call it so, or leave it out")
 
 
 def _suffix(source: str) -> str:
     return os.path.splitext(source.split("::")[0])[1].lower()
 
 
-READERS: dict[str, Callable[[IO[bytes]], Iterator[tuple[str, dict[str, Any]]]]] = {
-    ".txt": _plain,
-    ".lst": _plain,
+READERS: dict[str, Callable[[IO[bytes], str], Rows]] = {
+    ".txt": _lines,
+    ".lst": _lines,
     ".csv": _table(","),
     ".tsv": _table("\t"),
     ".jsonl": _json_lines,

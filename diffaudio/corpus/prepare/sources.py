@@ -69,10 +69,9 @@ class Media:
 class _Wanted(NamedTuple):
     segment: Segment
     said_by: str
-    place: str = ""
 
     def __str__(self) -> str:
-        return ", ".join(part for part in (self.said_by, self.place) if part)
+        return self.said_by
 
 
 class _Found(NamedTuple):
@@ -150,7 +149,7 @@ def _listed(source: str) -> Iterator[_Found]:
         try:
             segment = Segment(row.start_s or 0.0, row.end_s, row.caption) if row[2:5] != (None, None, None) else WHOLE
         except ValueError as error:
-            raise UserError(f"{source}, {row.place}: {error}") from error
+            raise UserError(f"{row.place}: {error}") from error
         folder = None
         if remote.is_remote(row.path):
             remote.check_protocol(row.path)
@@ -161,7 +160,7 @@ def _listed(source: str) -> Iterator[_Found]:
                 folder = os.path.commonpath([folder, list_folder])
             if is_local and len(first) < LOOKED_UP:
                 first.append(row.path)
-        yield _Found(row.path, _Wanted(segment, source, row.place), folder)
+        yield _Found(row.path, _Wanted(segment, row.place), folder)
     if first and not any(os.path.isfile(path) for path in first):
         raise UserError(
             f"{source}: of the first {len(first)} files that it names none is there, such as {first[0]}; "

@@ -169,9 +169,9 @@ def test_a_remote_manifest_counts_relative_paths_from_where_it_lies(memory):
         ("", r"list\.csv: column 'path' is missing, found are nothing"),
         ("path,start_s\na.mp4,0\n", r"has a column 'start_s', but no 'start'; call it so, or leave it out"),
         ("path,End\na.mp4,0\n", r"has a column 'End', but no 'end'"),
-        ("path,start\na.mp4,0\na.mp4\n", r"list\.csv: line 3: has 1 cells, the header 2"),
-        ("path,start\na.mp4,0\n,5\n", r"list\.csv: line 3: path is empty; name a file"),
-        ("path,start\na.mp4,one\n", r"list\.csv: line 2: start is 'one'; it must be a number of seconds"),
+        ("path,start\na.mp4,0\na.mp4\n", r"list\.csv, line 3: has 1 cells, the header 2"),
+        ("path,start\na.mp4,0\n,5\n", r"list\.csv, line 3: path is empty; name a file"),
+        ("path,start\na.mp4,one\n", r"list\.csv, line 2: start is 'one'; it must be a number of seconds"),
         ("path,start\na.mp4,-1\n", r"list\.csv, line 2: start is -1; it must be 0 seconds or more"),
         ("path,start\na.mp4,nan\n", r"line 2: start is nan; it must be 0 seconds or more"),
         ("path,start,end\na.mp4,5,5\n", r"line 2: end is 5; it must be above start, which is 5 seconds"),
@@ -183,7 +183,7 @@ def test_a_remote_manifest_counts_relative_paths_from_where_it_lies(memory):
         ("path,start\na.mp4,7\na.mp4,3\n", r"7 s to the end \(\S+, line 2\) overlaps 3 s to the end \(\S+, line 3\)"),
         ("path,caption\na.mp4,rain\na.mp4,sea\n", r"0 s to the end \(\S+, line 3\) has another caption than 0 s to"),
         ("path\ngone.mp4\n", r"of the first 1 files that it names none is there, such as \S+gone\.mp4; relative paths"),
-        ('path\n"a.mp4\n', r"list\.csv: line 2: unexpected end of data"),
+        ('path\n"a.mp4\n', r"list\.csv, line 2: unexpected end of data"),
     ],
 )
 def test_a_row_that_is_wrong_is_named(folder, text, error):
@@ -202,14 +202,19 @@ def test_a_file_wanted_whole_by_a_folder_and_in_part_by_a_manifest_is_refused(fo
 @pytest.mark.parametrize(
     ("name", "data", "error"),
     [
-        ("a.jsonl", b'{"path": "a.mp4"}\nno json\n', r"a\.jsonl: line 2: is no JSON"),
-        ("a.jsonl", b"[1]\n", r'line 1: is no object; wanted is one such as \{"path": "a\.mp4"\}'),
+        ("a.jsonl", b'{"path": "a.mp4"}\nno json\n', r"a\.jsonl, line 2: is not JSON"),
+        ("a.jsonl", b"[1]\n", r"line 1: is not an object; write one a line"),
         ("a.jsonl", b'{"path": 3}\n', r"line 1: path is 3; it must be text"),
         ("a.jsonl", rb'{"path": "a.mp4", "caption": "\ud800"}', r"line 1: caption is '\\ud800'; it must be text"),
         ("a.jsonl", b'{"path": "a.mp4", "end": "x"}\n', r"line 1: end is 'x'; it must be a number of seconds"),
         ("a.jsonl", b'{"file": "a.mp4"}\n', r"line 1: column 'path' is missing, found are file"),
-        ("a.parquet", b"no parquet", r"a\.parquet: is no Parquet file"),
-        ("a.txt", b"caf\xe9.mp4", r"a\.txt: is no text in UTF-8"),
+        ("a.txt", b"a.mp4\nb\0.mp4\n", r"a\.txt, line 2: holds a NUL byte, which no path or text may; remove it"),
+        ("a.csv", b"path\na.mp4\nb\0.mp4\n", r"a\.csv, line 3: holds a NUL byte"),
+        ("a.tsv", b"path\tcaption\na.mp4\tra\0in\n", r"a\.tsv, line 2: holds a NUL byte"),
+        ("a.jsonl", rb'{"path": "a\u0000.mp4"}', r"a\.jsonl, line 1: path is 'a\\x00.mp4', which holds a NUL byte"),
+        ("a.jsonl", b'{"path": "a.mp4", "x": ' + b"[" * 100_000 + b"}", r"a\.jsonl, line 1: .* nested too deeply"),
+        ("a.parquet", b"no parquet", r"a\.parquet: is not a Parquet file"),
+        ("a.txt", b"caf\xe9.mp4", r"a\.txt, line 1: is not text in UTF-8"),
     ],
 )
 def test_a_list_that_cannot_be_read_is_named(tmp_path, name, data, error):
