@@ -52,7 +52,7 @@ def read_texts(path: Path) -> dict[str, Texts]:
     with path.open("rb") as file:
         columns, rows = read_csv(file, str(path))
         if "file" not in columns or not {"label", "prompt"} & set(columns):
-            given = ", ".join(columns) or "none"
+            given = ", ".join(sorted(columns)) or "none"
             raise UserError(f"{path}: its columns are {given}; wanted are file, and label or prompt or both")
         for number, row in rows:
             name, texts = _without_suffix(row["file"]), Texts(row.get("prompt") or None, row.get("label") or None)

@@ -98,7 +98,7 @@ def _from_jsonl(file: Path) -> Iterator[tuple[int, dict[str, str]]]:
     with file.open("rb") as opened:
         for number, row in read_json_lines(opened, str(file)):
             if not all(isinstance(value, str) for value in row.values()):
-                raise UserError(f'{file}, line {number}: has a value that is not a text; write objects such as {{"prompt": "rain"}}')
+                raise UserError(f"{file}, line {number}: has a value that is not a text")
             _check_columns(f"{file}, line {number}", row)
             yield number, row
 
