@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from diffaudio.diffusion.guidance import Guidance
+from diffaudio.diffusion.settings import Guidance
 from diffaudio.errors import UserError
 from diffaudio.media.container import probe
 from diffaudio.media.video import read_frames

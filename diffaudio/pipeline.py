@@ -19,8 +19,8 @@ from diffusers.utils import BaseOutput
 from torch import Tensor
 
 from diffaudio.checkpoint import bundled_model, find_model, load_parts, save_parts
-from diffaudio.diffusion.guidance import PLAIN, Guidance
 from diffaudio.diffusion.samplers import draw_noise, make_sampler, sample
+from diffaudio.diffusion.settings import GenerationSettings, Guidance
 from diffaudio.errors import UserError
 from diffaudio.inputs import (
     Picture,
@@ -168,15 +168,15 @@ class DiffAudioPipeline:
         negative_prompt: str | list[str] | None = None,
         image: Picture | list[Picture] | None = None,
         video: Video | None = None,
-        num_inference_steps: int = 25,
-        guidance_scale: float = 3.0,
+        num_inference_steps: int = GenerationSettings.steps,
+        guidance_scale: float = GenerationSettings.guidance_scale,
         guidance_rescale: float = 0.0,
-        guidance: Guidance = PLAIN,
+        guidance: Guidance = GenerationSettings.guidance,
         weak_unet: UNet1D | None = None,
-        audio_length_in_s: float = 5.0,
+        audio_length_in_s: float = GenerationSettings.duration_s,
         num_waveforms_per_prompt: int = 1,
         generator: torch.Generator | list[torch.Generator] | None = None,
-        sampler: str | None = "dpm++2m_sde",
+        sampler: str | None = GenerationSettings.sampler,
         spacing: str | None = None,
         eta: float | None = None,
         prompt_embeds: Tensor | None = None,

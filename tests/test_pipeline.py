@@ -17,8 +17,8 @@ from diffaudio import DiffAudioPipeline, hub
 from diffaudio import checkpoint as model_folder
 from diffaudio.checkpoint import load_weak_unet
 from diffaudio.corpus.synthetic.run import SynthesisSettings, write_clip
-from diffaudio.diffusion.guidance import Guidance, Projection
 from diffaudio.diffusion.objectives import training_scheduler
+from diffaudio.diffusion.settings import Guidance, Projection
 
 QUICK = {"num_inference_steps": 2, "audio_length_in_s": 0.2}
 SAMPLES = round(0.2 * SAMPLE_RATE)

@@ -2,13 +2,10 @@
 
 import argparse
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
+from diffaudio.diffusion.settings import GenerationSettings, Guidance, Projection
 from diffaudio.errors import UserError
-
-if TYPE_CHECKING:  # heavy: imported where a command needs them
-    from diffaudio.diffusion.guidance import Guidance
-    from diffaudio.generation.batch import Settings
 
 __all__ = [
     "Parser",
@@ -43,19 +40,27 @@ def between(kind: type, low: float, high: float | None = None) -> Callable[[str]
 
 def add_settings(parser: argparse.ArgumentParser) -> None:
     """The options that say how to generate; sample/generate.py has the same."""
+    defaults = GenerationSettings()
     parser.add_argument(
         "--model", metavar="FOLDER|ID", help="model folder or hub id (default: the one that comes along)"
     )
-    parser.add_argument("--steps", type=between(int, 1, 1000), default=25, help="sampling steps (default: %(default)s)")
+    parser.add_argument(
+        "--steps",
+        type=between(int, 1, 1000),
+        default=GenerationSettings.steps,
+        help="sampling steps (default: %(default)s)",
+    )
     parser.add_argument(
         "--guidance-scale",
         type=between(float, 0, 100),
-        default=3.0,
+        default=defaults.guidance_scale,
         help="0 ignores the prompt, 1 follows it, more exaggerates it (default: %(default)s)",
     )
     parser.add_argument("--negative-prompt", metavar="TEXT", help="what to steer away from")
     parser.add_argument(
-        "--sampler", default="dpm++2m_sde", help="one that `diffaudio samplers` lists (default: %(default)s)"
+        "--sampler",
+        default=defaults.sampler,
+        help="one that `diffaudio samplers` lists (default: %(default)s)",
     )
     parser.add_argument(
         "--spacing",
@@ -68,7 +73,7 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--duration",
         type=between(float, 1, 30),
-        default=5.0,
+        default=defaults.duration_s,
         metavar="SECONDS",
         help="1 to 30 (default: %(default)s)",
     )
@@ -115,14 +120,12 @@ def add_guidance(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--weak-model", metavar="FOLDER|ID", help="autoguidance: lead away from this weaker model")
 
 
-def read_guidance(given: argparse.Namespace) -> "Guidance":
+def read_guidance(given: argparse.Namespace) -> Guidance:
     """What the options of `add_guidance` say, but for the weaker model.
 
     Raises:
         ValueError: a value out of range, or without effect.
     """
-    from diffaudio.diffusion.guidance import Guidance, Projection
-
     apg = {"parallel": given.apg_parallel, "threshold": given.apg_threshold, "momentum": given.apg_momentum}
     apg = {name: value for name, value in apg.items() if value is not None}
     zero_init = given.zero_init if given.zero_init is not None else 0.04 * given.cfg_zero
@@ -136,15 +139,13 @@ def read_guidance(given: argparse.Namespace) -> "Guidance":
     )
 
 
-def read_settings(given: argparse.Namespace) -> "Settings":
+def read_settings(given: argparse.Namespace) -> GenerationSettings:
     """What the options of `add_settings` say of the sounds.
 
     Raises:
         ValueError: see `read_guidance`.
     """
-    from diffaudio.generation.batch import Settings
-
-    return Settings(
+    return GenerationSettings(
         steps=given.steps,
         guidance_scale=given.guidance_scale,
         sampler=given.sampler,

@@ -30,9 +30,10 @@ def run(arguments: list[str]) -> None:
     from tqdm import tqdm
 
     from diffaudio.checkpoint import bundled_model
+    from diffaudio.diffusion.settings import GenerationSettings
     from diffaudio.distributed import join_processes
     from diffaudio.evaluation.rows import load_embedder, make_report
-    from diffaudio.generation.batch import Settings, choose_dtype, load_pipeline, process_device
+    from diffaudio.generation.batch import choose_dtype, load_pipeline, process_device
     from diffaudio.generation.prompt_list import read_prompts
     from diffaudio.sweep import run as sweeping
     from diffaudio.sweep.grid import suitable
@@ -45,7 +46,7 @@ def run(arguments: list[str]) -> None:
     quiet = not (sys.stderr.isatty() and state.is_local_main_process)
     device = process_device(given.device, state)
     pipe = load_pipeline(given.model, device, choose_dtype(given.dtype, device))
-    base = Settings(0, 0, "", given.duration, given.negative_prompt)
+    base = GenerationSettings(duration_s=given.duration, negative_prompt=given.negative_prompt)
     suiting, left_out = suitable(pipe, base, axes)
     if state.is_main_process:
         for name, reason in left_out.items():

@@ -19,105 +19,15 @@ CFG-Zero*          D_0 at its best length, and no motion at first: Fan et al. 20
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from diffaudio.diffusion.objectives import clean_and_noise, prediction_of
+from diffaudio.diffusion.settings import PLAIN_CFG, Guidance, Projection
 from diffaudio.errors import UserError
 
-__all__ = ["PLAIN", "SCHEDULES", "Guidance", "Guide", "Projection"]
-
-# Of Wang et al.; each has mean 1 over s, so that the same amount of guidance is spread out differently.
-SCHEDULES: dict[str, Callable[[float], float]] = {
-    "constant": lambda s: 1.0,
-    "linear": lambda s: 2 * (1 - s),
-    "cosine": lambda s: 1 + math.cos(math.pi * s),
-    "inverse_linear": lambda s: 2 * s,
-    "sine": lambda s: 1 - math.cos(math.pi * s),
-    "lambda": lambda s: 4 * min(s, 1 - s),
-    "v": lambda s: 4 * abs(s - 0.5),
-}
-
-
-@dataclass(frozen=True)
-class Projection:
-    """Adaptive projected guidance (APG): what becomes of the difference x_c - x_0.
-
-    Attributes:
-        parallel: how much is kept of its part parallel to x_c (the paper's eta); 1 keeps all.
-        threshold: its root mean square is brought down to this, in deviations of the latents; the paper's r
-            divided by the root of the number of values, so that it does not depend on the duration.
-        momentum: of the running sum over noise levels (the paper's beta); negative to favour what is new.
-    """
-
-    parallel: float = 0.0
-    threshold: float | None = None
-    momentum: float = 0.0
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.parallel < math.inf:
-            raise UserError(f"APG: the parallel part is {self.parallel}; 0 (none) or more is allowed, 1 keeps all")
-        if self.threshold is not None and not 0 < self.threshold < math.inf:
-            raise UserError(f"APG: the threshold is {self.threshold}; more than 0 is needed")
-        if not -1 < self.momentum < 1:
-            raise UserError(f"APG: the momentum is {self.momentum}; it must lie between -1 and 1")
-        if (self.parallel, self.threshold, self.momentum) == (1, None, 0):
-            raise UserError("APG has no effect with all of the parallel part, no threshold and no momentum")
-
-
-@dataclass(frozen=True)
-class Guidance:
-    """How the guidance scale is applied; as it stands, plain classifier-free guidance.
-
-    Attributes:
-        rescale: 0 to 1, how far the result is brought to the deviation of the conditional prediction.
-        interval: (low, high], the noise levels that are guided; others take the conditional prediction.
-        schedule: a name of `SCHEDULES`: how w - 1 is spread over the noise levels. The first three hold for the
-            time of sampling as for a paper's figure: linear and cosine rise towards the clean end.
-        projection: None is none.
-        zero_star: give D_0 its best length; for flow matching only, like `zero_init`.
-        zero_init: the part of the noise levels, from the top, where the latents stay as they are, without a pass;
-            the paper's 0.04 is the first of 25 evenly spaced steps, and the first of fewer.
-    """
-
-    rescale: float = 0.0
-    interval: tuple[float, float] | None = None
-    schedule: str = "constant"
-    projection: Projection | None = None
-    zero_star: bool = False
-    zero_init: float = 0.0
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.rescale <= 1:
-            raise UserError(f"guidance rescale is {self.rescale}; 0 (off) to 1 is allowed, 0.7 is usual")
-        if self.interval is not None:
-            low, high = self.interval
-            if not 0 <= low < high <= 1:
-                raise UserError(
-                    f"guidance interval is {low:g} to {high:g}; give two noise levels from 0 (clean) to 1 (noise), "
-                    "the lower one first"
-                )
-            if (low, high) == (0, 1):
-                raise UserError("guidance interval 0 to 1 has no effect, it holds all noise levels; leave it out")
-        if self.schedule not in SCHEDULES:
-            raise UserError(f"guidance schedule '{self.schedule}' is unknown; choose from {', '.join(SCHEDULES)}")
-        if not 0 <= self.zero_init < 1:
-            raise UserError(f"zero-init is {self.zero_init}; from 0 (off) to less than 1 is allowed, 0.04 is usual")
-        if self.zero_star and self.projection is not None:
-            raise UserError("CFG-Zero* and APG both reshape the same difference; choose one of them")
-
-    def scale_at(self, level: float, scale: float) -> float:
-        """w at a noise level s, where it is `scale` on average over those that are guided."""
-        if self.interval is not None and not self.interval[0] < level <= self.interval[1]:
-            return 1.0
-        if self.schedule == "constant":
-            return scale
-        return 1 + (scale - 1) * SCHEDULES[self.schedule](level)
-
-
-PLAIN = Guidance()
+__all__ = ["Guide"]
 
 
 class Guide:
@@ -142,7 +52,7 @@ class Guide:
         *,
         scale: float,
         predicts: str,
-        options: Guidance = PLAIN,
+        options: Guidance = PLAIN_CFG,
         negative_embedding: Tensor | None = None,
         weak_unet: Callable[..., Tensor] | None = None,
     ) -> None:

@@ -21,10 +21,11 @@ from torch import Tensor
 
 from diffaudio.diffusion import own_scheduler
 from diffaudio.diffusion.flow_form import FlowFormScheduler
-from diffaudio.diffusion.guidance import PLAIN, Guidance, Guide
+from diffaudio.diffusion.guidance import Guide
 from diffaudio.diffusion.noise_schedule import SPACINGS
 from diffaudio.diffusion.objectives import prediction_type
 from diffaudio.diffusion.sampler_table import EVEN, NO_LEAP, SAMPLERS, TRAILING, Sampler
+from diffaudio.diffusion.settings import PLAIN_CFG, Guidance
 from diffaudio.errors import UserError
 
 __all__ = ["SAMPLERS", "Sampler", "draw_noise", "make_sampler", "num_passes", "sample", "why_unsuitable"]
@@ -112,7 +113,7 @@ def sample(
     *,
     num_inference_steps: int,
     guidance_scale: float,
-    guidance: Guidance = PLAIN,
+    guidance: Guidance = PLAIN_CFG,
     negative_embedding: Tensor | None = None,
     weak_unet: Callable[..., Tensor] | None = None,
     generators: list[torch.Generator] | None = None,

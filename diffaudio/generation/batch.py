@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from tqdm import tqdm
 from diffaudio import __version__
 from diffaudio.atomic_io import atomic_file
 from diffaudio.checkpoint import load_weak_unet
-from diffaudio.diffusion.guidance import PLAIN, Guidance
+from diffaudio.diffusion.settings import GenerationSettings
 from diffaudio.errors import UserError
 from diffaudio.media.audio import write_audio
 from diffaudio.models.unet import UNet1D
@@ -28,7 +28,6 @@ from diffaudio.pipeline import DiffAudioPipeline, bundled_model
 
 __all__ = [
     "Item",
-    "Settings",
     "choose_device",
     "choose_dtype",
     "is_made",
@@ -55,33 +54,6 @@ class Item:
     def __post_init__(self) -> None:
         if not self.prompt.strip():
             raise UserError("a prompt is empty; say in a few words what to hear")
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What all sounds of a run have in common.
-
-    Attributes:
-        guidance: how the scale is applied.
-        weak_model: folder or hub id of the model to be led away from.
-        others: see `DiffAudioPipeline.__call__`.
-    """
-
-    steps: int
-    guidance_scale: float
-    sampler: str
-    duration_s: float
-    negative_prompt: str | None = None
-    spacing: str | None = None
-    eta: float | None = None
-    guidance: Guidance = PLAIN
-    weak_model: str | None = None
-
-    def described(self) -> dict[str, Any]:
-        """For JSON. Of `guidance`, what differs from plain guidance; None where nothing does."""
-        plain = asdict(PLAIN)
-        changed = {name: value for name, value in asdict(self.guidance).items() if value != plain[name]}
-        return json.loads(json.dumps({**asdict(self), "guidance": changed or None}))
 
 
 def choose_device(name: str) -> torch.device:
@@ -154,14 +126,14 @@ def progress_callback(num_batches: int) -> Iterator[Callable[..., None]]:
         yield on_step
 
 
-def sidecar(pipe: DiffAudioPipeline, item: Item, settings: Settings) -> dict[str, Any]:
+def sidecar(pipe: DiffAudioPipeline, item: Item, settings: GenerationSettings) -> dict[str, Any]:
     """All that is needed to make a sound again."""
     label = {} if item.label is None else {"label": item.label}
     return {
         "prompt": item.prompt,
         **label,
         "seed": item.seed,
-        **settings.described(),
+        **settings.to_json(),
         "sample_rate": pipe.autoencoder.sample_rate,
         "model": pipe.name_or_path,
         "device": pipe.device.type,
@@ -170,7 +142,7 @@ def sidecar(pipe: DiffAudioPipeline, item: Item, settings: Settings) -> dict[str
     }
 
 
-def is_made(item: Item, settings: Settings, model: str | None) -> bool:
+def is_made(item: Item, settings: GenerationSettings, model: str | None) -> bool:
     """Whether the item's sound is there.
 
     Args:
@@ -185,7 +157,7 @@ def is_made(item: Item, settings: Settings, model: str | None) -> bool:
     if not companion.is_file():
         raise UserError(f"{item.path}: is there without its {companion.name}; remove it, or write to another folder")
     made = json.loads(companion.read_text(encoding="utf-8"))
-    wanted = {"prompt": item.prompt, "seed": item.seed, **settings.described()}
+    wanted = {"prompt": item.prompt, "seed": item.seed, **settings.to_json()}
     if model is not None:
         wanted["model"] = model
     changed = [f"{key} was {made.get(key)}, now {value}" for key, value in wanted.items() if made.get(key) != value]
@@ -196,7 +168,7 @@ def is_made(item: Item, settings: Settings, model: str | None) -> bool:
     return True
 
 
-def pipeline_arguments(settings: Settings) -> dict[str, Any]:
+def pipeline_arguments(settings: GenerationSettings) -> dict[str, Any]:
     """What a call of the pipeline takes of them; the weaker model has to be loaded first."""
     return {
         "negative_prompt": settings.negative_prompt,
@@ -213,7 +185,7 @@ def pipeline_arguments(settings: Settings) -> dict[str, Any]:
 def render(
     pipe: DiffAudioPipeline,
     items: Sequence[Item],
-    settings: Settings,
+    settings: GenerationSettings,
     *,
     batch_size: int,
     prompt_embeds: Mapping[str, torch.Tensor] | None = None,

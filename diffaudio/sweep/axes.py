@@ -2,12 +2,10 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from diffaudio.diffusion.settings import GenerationSettings, Projection
 from diffaudio.errors import UserError
-
-if TYPE_CHECKING:  # heavy, and the command's --help reads this module
-    from diffaudio.generation.batch import Settings
 
 __all__ = ["AXES", "Axis"]
 
@@ -24,42 +22,40 @@ class Axis:
         short: what stands before the value in a combination's name.
     """
 
-    apply: "Callable[[Settings, Any], Settings]"
+    apply: Callable[[GenerationSettings, Any], GenerationSettings]
     help: str
     kind: type = str
     plain: Any = None
     short: str = ""
 
 
-def _guided(**change: Any) -> "Callable[[Settings], Settings]":
+def _guided(**change: Any) -> Callable[[GenerationSettings], GenerationSettings]:
     return lambda settings: replace(settings, guidance=replace(settings.guidance, **change))
 
 
-def _interval(settings: "Settings", text: str) -> "Settings":
+def _interval(settings: GenerationSettings, text: str) -> GenerationSettings:
     if text == "none":
         return settings
     low, high = _numbers("interval", text, "LOW:HIGH", 2, 2)
     return _guided(interval=(low, high))(settings)
 
 
-def _apg(settings: "Settings", text: str) -> "Settings":
+def _apg(settings: GenerationSettings, text: str) -> GenerationSettings:
     if text == "off":
         return settings
-    from diffaudio.diffusion.guidance import Projection
-
     numbers = [] if text == "on" else _numbers("apg", text, "off, on or PARALLEL:THRESHOLD:MOMENTUM", 1, 3)
     names = ("parallel", "threshold", "momentum")
     return _guided(projection=Projection(**dict(zip(names, numbers, strict=False))))(settings)
 
 
-def _cfg_zero(settings: "Settings", text: str) -> "Settings":
+def _cfg_zero(settings: GenerationSettings, text: str) -> GenerationSettings:
     if text == "off":
         return settings
     numbers = [0.04] if text == "on" else _numbers("cfg_zero", text, "off, on or the part of zero-init", 1, 1)
     return _guided(zero_star=True, zero_init=numbers[0])(settings)
 
 
-def _eta(settings: "Settings", text: str) -> "Settings":
+def _eta(settings: GenerationSettings, text: str) -> GenerationSettings:
     return settings if text == "auto" else replace(settings, eta=_numbers("eta", text, "auto or 0 to 1", 1, 1)[0])
 
 
@@ -74,10 +70,14 @@ def _numbers(axis: str, text: str, form: str, least: int, most: int) -> list[flo
     return numbers
 
 
+_DEFAULTS = GenerationSettings()
+
 AXES = {
     "sampler": Axis(lambda s, v: replace(s, sampler=v), "of those that `diffaudio samplers` lists"),
-    "steps": Axis(lambda s, v: replace(s, steps=v), "sampling steps", int, 25, "steps"),
-    "guidance_scale": Axis(lambda s, v: replace(s, guidance_scale=v), "guidance scales", float, 3.0, "scale"),
+    "steps": Axis(lambda s, v: replace(s, steps=v), "sampling steps", int, _DEFAULTS.steps, "steps"),
+    "guidance_scale": Axis(
+        lambda s, v: replace(s, guidance_scale=v), "guidance scales", float, _DEFAULTS.guidance_scale, "scale"
+    ),
     "spacing": Axis(
         lambda s, v: s if v == "auto" else replace(s, spacing=v),
         "of the noise levels: trailing, linear, karras, exponential",

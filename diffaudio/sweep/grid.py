@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from diffaudio.diffusion.settings import GenerationSettings
 from diffaudio.errors import UserError
-from diffaudio.generation.batch import Settings, pipeline_arguments
+from diffaudio.generation.batch import pipeline_arguments
 from diffaudio.pipeline import DiffAudioPipeline
 from diffaudio.sweep.axes import AXES
 
@@ -38,12 +39,12 @@ class Combination:
 
     name: str
     values: dict[str, Any]
-    settings: Settings
+    settings: GenerationSettings
     passes: int
 
 
 def suitable(
-    pipe: DiffAudioPipeline, base: Settings, axes: Mapping[str, Sequence[Any]]
+    pipe: DiffAudioPipeline, base: GenerationSettings, axes: Mapping[str, Sequence[Any]]
 ) -> tuple[list[Combination], dict[str, str]]:
     """Try all combinations of values out; the last axis varies fastest.
 
@@ -83,7 +84,7 @@ def suitable(
     return suiting, refused
 
 
-def count_passes(pipe: DiffAudioPipeline, settings: Settings) -> int:
+def count_passes(pipe: DiffAudioPipeline, settings: GenerationSettings) -> int:
     """U-Net evaluations that a sound takes, those for guidance and of a weaker model counted too.
 
     Raises:

@@ -7,8 +7,9 @@ import torch
 from diffusers.guiders.adaptive_projected_guidance import normalized_guidance
 from diffusers.guiders.guider_utils import rescale_noise_cfg
 
-from diffaudio.diffusion.guidance import PLAIN, SCHEDULES, Guidance, Guide, Projection
+from diffaudio.diffusion.guidance import Guide
 from diffaudio.diffusion.objectives import clean_and_noise
+from diffaudio.diffusion.settings import GUIDANCE_SCHEDULES, PLAIN_CFG, Guidance, Projection
 
 SHAPE = (2, 3, 4)
 Z, D_C, D_0, D_N, D_W = torch.randn(5, *SHAPE, generator=torch.Generator().manual_seed(0))
@@ -33,7 +34,7 @@ class Told:
         return torch.where(embedding[:, :, None] > 0, self.conditional.repeat(repeats, 1, 1), D_N.repeat(repeats, 1, 1))
 
 
-def guided(options=PLAIN, *, at=(0.4, 0.6), unet=None, scale=3.0, predicts="flow_prediction", **others):
+def guided(options=PLAIN_CFG, *, at=(0.4, 0.6), unet=None, scale=3.0, predicts="flow_prediction", **others):
     guide = Guide(unet or Told(), EMBEDDING, scale=scale, predicts=predicts, options=options, **others)
     return guide(Z, 600.0, *at)
 
@@ -100,7 +101,7 @@ def test_noise_levels_are_measured_alike_for_all_models():
     same(guided(options, at=(0.8, 0.6), predicts="v_prediction"), D_0 + 3 * (D_C - D_0))
 
 
-@pytest.mark.parametrize("name", SCHEDULES)
+@pytest.mark.parametrize("name", GUIDANCE_SCHEDULES)
 def test_every_schedule_spends_the_same_amount_of_guidance(name):
     levels = [(index + 0.5) / 1000 for index in range(1000)]
     scales = [Guidance(schedule=name).scale_at(level, 3.0) for level in levels]
@@ -238,7 +239,7 @@ def test_an_item_is_guided_alike_whatever_the_batch_around_it(options):
             "guidance interval is 0.6 to 0.3; give two noise levels from 0 (clean)",
         ),
         (lambda: Guidance(interval=(0.3, 1.3)), "guidance interval is 0.3 to 1.3; give two noise levels"),
-        (lambda: Guidance(interval=(0, 1)), "guidance interval 0 to 1 has no effect, it holds all noise levels"),
+        (lambda: Guidance(interval=(0, 1)), "guidance interval 0 to 1 has no effect, it covers all noise levels"),
         (lambda: Guidance(schedule="square"), "guidance schedule 'square' is unknown; choose from constant, linear, "),
         (lambda: Guidance(zero_init=1.0), "zero-init is 1.0; from 0 (off) to less than 1 is allowed, 0.04 is usual"),
         (

@@ -18,9 +18,9 @@ from exact import MODELS, BestGuess, M, NoiseAxes, S, alpha_sigma, generators, p
 
 from diffaudio.diffusion import solvers
 from diffaudio.diffusion.flow_form import FlowFormScheduler
-from diffaudio.diffusion.guidance import Guidance
 from diffaudio.diffusion.objectives import training_scheduler
 from diffaudio.diffusion.samplers import SAMPLERS, draw_noise, make_sampler, num_passes, sample
+from diffaudio.diffusion.settings import Guidance
 
 ORDINARY = {name: sampler for name, sampler in SAMPLERS.items() if sampler.solver is not None}
 STOCHASTIC = [name for name, sampler in ORDINARY.items() if sampler.is_stochastic and sampler.eta != 0]

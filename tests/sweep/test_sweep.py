@@ -16,10 +16,9 @@ from scripts import REPO
 from tiny_model import SAMPLE_RATE, write_tiny_model
 
 from diffaudio.cli.sweep import run
-from diffaudio.diffusion.guidance import Projection
+from diffaudio.diffusion.settings import GenerationSettings, Projection
 from diffaudio.errors import report_errors
 from diffaudio.evaluation.embed import Embedder
-from diffaudio.generation.batch import Settings
 from diffaudio.media.audio import read_audio, write_audio
 from diffaudio.models.tagger import Tagger
 from diffaudio.pipeline import DiffAudioPipeline
@@ -212,7 +211,7 @@ def test_combinations_without_effect_are_left_out_and_told(sweep):
             "no combination suits; ddim-steps25-scale1-rescale0.5: guidance rescale has no effect",
         ),
         (["--samplers", "ddim,ddim"], "sampler has a value twice: ddim, ddim"),
-        (["--samplers", "ddim", "--steps", "0"], "no combination suits; ddim-steps0-scale3: num_inference_steps is 0"),
+        (["--samplers", "ddim", "--steps", "0"], "no combination suits; ddim-steps0-scale3: steps is 0"),
         (
             ["--samplers", "ddim", "--interval", "0.5"],
             "ddim-steps25-scale3-interval0.5: interval is '0.5'; give LOW:HIGH",
@@ -235,7 +234,7 @@ def test_what_cannot_be_is_refused_before_anything_is_made(sweep, arguments, mes
 
 
 def test_every_axis_says_something_to_the_pipeline(pipe):
-    base = Settings(0, 0, "", 1.0, None)
+    base = GenerationSettings(duration_s=1.0)
     axes = {"sampler": ["heun"], "steps": [2], "guidance_scale": [3.0]}
     tried = {"spacing": "linear", "rescale": 0.5, "interval": "0.2:0.8", "schedule": "cosine", "apg": "0.5:2:-0.5"}
     tried |= {"cfg_zero": "0.1"}
