@@ -1,4 +1,4 @@
-"""Lists that users write: CSV, JSON Lines and plain lines, read row by row.
+"""Lists that users write, read row by row: CSV, JSON Lines and plain lines; and CSV that they open in a spreadsheet.
 
 Whatever is wrong with a list is an error that names the file and the line. All are UTF-8, with or without a byte order
 mark; blank lines are skipped.
@@ -6,12 +6,14 @@ mark; blank lines are skipped.
 
 import csv
 import json
-from collections.abc import Iterator
-from typing import IO, Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import IO, Any, TextIO
 
 from diffaudio.errors import UserError
 
-__all__ = ["read_csv", "read_json_lines", "read_lines"]
+__all__ = ["csv_text", "read_csv", "read_json_lines", "read_lines", "write_csv"]
+
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet takes a cell that begins with one for a formula
 
 
 def read_csv(
@@ -95,3 +97,20 @@ def _text_lines(file: IO[bytes], name: str) -> Iterator[tuple[int, str]]:
         if "\0" in line:
             raise UserError(f"{name}, line {number}: holds a NUL byte, which no path or text may; remove it")
         yield number, line
+
+
+def write_csv(file: TextIO, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write a table with a header; no text in it is run as a formula where a spreadsheet opens it (see `csv_text`).
+
+    Args:
+        file: open for writing text, with newline="".
+    """
+    writer = csv.writer(file)
+    writer.writerow(columns)
+    for row in rows:
+        writer.writerow([csv_text(cell) if isinstance(cell := row[name], str) else cell for name in columns])
+
+
+def csv_text(text: str) -> str:
+    """A text as `write_csv` writes it: with an apostrophe before what a spreadsheet would run as a formula."""
+    return f"'{text}" if text.startswith(FORMULA) else text

@@ -5,7 +5,7 @@ import io
 import pytest
 
 from diffaudio.errors import UserError
-from diffaudio.tables import read_csv, read_json_lines, read_lines
+from diffaudio.tables import read_csv, read_json_lines, read_lines, write_csv
 
 
 def rows_of(data: bytes, delimiter: str = ",") -> list[tuple[int, dict[str, str]]]:
@@ -75,3 +75,9 @@ def test_plain_lines_come_without_their_ends_and_blank_ones_not_at_all():
     assert list(read_lines(io.BytesIO(b"a b \r\n\n  \nc"), "list.txt")) == [(1, "a b "), (4, "c")]
     with pytest.raises(UserError, match="list.txt, line 2: holds a NUL byte"):
         list(read_lines(io.BytesIO(b"a\nb\0\n"), "list.txt"))
+
+
+def test_a_text_that_a_spreadsheet_would_run_is_written_with_an_apostrophe_and_a_number_is_not():
+    file = io.StringIO()
+    write_csv(file, ["a", "b"], [{"a": "=1", "b": -1.5}, {"a": "x=1", "b": None}, {"a": "@x", "b": "-y"}])
+    assert file.getvalue().splitlines() == ["a,b", "'=1,-1.5", "x=1,", "'@x,'-y"]

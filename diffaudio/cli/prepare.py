@@ -47,7 +47,7 @@ def run(arguments: list[str]) -> None:
     print(f"{output}: {report.clips} clips, {clips}, from {report.sources} files, {looked_at}")
     if report.dropped:
         reasons = ", ".join(f"{reason} {count}" for reason, count in report.reasons.items())
-        kept = f", {report.condemned} of them kept" if report.condemned else ""
+        kept = f", {report.rejected} of them kept" if report.rejected else ""
         print(f"left out {report.dropped}{kept} ({reasons}); see {output / 'dropped.csv'}")
 
 

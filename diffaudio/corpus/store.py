@@ -4,47 +4,66 @@
     README.md                the same for a reader, and for a hub that shows data sets
     clips-00000.parquet …    one row a clip (CLIP_SCHEMA), or
     latents-00000.parquet …  one row an encoded clip (LATENT_SCHEMA)
-    dropped.csv              source, start_s, duration_s, reason, detail
+    dropped-00000.parquet …  what was left out of the sources of a part of clips (DROPPED_SCHEMA), if anything was
+    dropped.csv              the same of all parts, for a spreadsheet
 
-A part is written whole or not at all, and carries in its own metadata which sources it covers and what was
-dropped of them: the parts alone tell what is done, whenever the run was killed.
+A part is written whole or not at all, and carries in its own metadata which sources it covers: the parts alone tell
+what is done, whenever the run was killed. What was dropped is written before its part. It has a file of its own because
+one source can give hundreds of thousands of rows, and Parquet reads no metadata beyond 100 MB.
 """
 
-import csv
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from diffaudio.atomic_io import atomic_file
 from diffaudio.errors import UserError
+from diffaudio.tables import write_csv
 
 __all__ = [
     "CLIP_SCHEMA",
     "DROPPED_COLUMNS",
+    "DROPPED_SCHEMA",
     "FORMATS",
     "LATENT_SCHEMA",
     "count_rows",
+    "dropped_path",
     "make_folder",
     "part_files",
     "part_path",
+    "read_dropped",
     "read_groups",
     "read_manifest",
     "read_note",
     "read_tables",
     "write_card",
     "write_dropped",
+    "write_dropped_csv",
     "write_manifest",
     "write_part",
     "write_tables",
 ]
 
-FORMATS = {"clips": ("diffaudio-clips", 2), "latents": ("diffaudio-latents", 2)}  # kind -> name and version
+FORMATS = {"clips": ("diffaudio-clips", 3), "latents": ("diffaudio-latents", 2)}  # kind -> name and version
 NOTE = b"diffaudio"
-DROPPED_COLUMNS: list[str] = ["source", "start_s", "duration_s", "reason", "detail"]
+DROPPED_SCHEMA = pa.schema(
+    [
+        ("source", pa.string()),
+        ("start_s", pa.float64()),
+        ("duration_s", pa.float64()),  # null where it is not known
+        ("reason", pa.string()),
+        ("detail", pa.string()),
+    ]
+)
+DROPPED_COLUMNS: list[str] = DROPPED_SCHEMA.names
+DROPPED_ROWS = 1 << 14  # read or written at a time
+GROUP_BYTES = 64 << 20  # of sound and pictures in a row group, at which it ends even if it has few rows
 
 _CLIP_ID = [("id", pa.string()), ("source", pa.string()), ("start_s", pa.float64()), ("duration_s", pa.float64())]
 _FRAME = pa.struct([("time_s", pa.float64()), ("image", pa.binary())])
@@ -131,6 +150,8 @@ def write_tables(
 ) -> None:
     """Write one part whole out of rows that are Arrow tables already, such as those of other parts.
 
+    A row group ends after `rows_per_group` rows, or where it holds GROUP_BYTES of sound and pictures.
+
     Args:
         tables: of any number of rows; the row groups of the part do not depend on how the rows are spread over them.
         note: as for `write_part`.
@@ -140,15 +161,42 @@ def write_tables(
         atomic_file(path) as temporary,
         pq.ParquetWriter(temporary, schema, use_dictionary=False, **LAYOUTS[kind]) as writer,
     ):
-        held = schema.empty_table()
-        for table in tables:
-            held = pa.concat_tables([held, table])
-            while held.num_rows >= rows_per_group:
-                writer.write_table(held.slice(0, rows_per_group).combine_chunks())
-                held = held.slice(rows_per_group)
-        if held.num_rows:
-            writer.write_table(held.combine_chunks())
+        for group in _grouped(tables, rows_per_group):
+            writer.write_table(pa.concat_tables([schema.empty_table(), *group]).combine_chunks())
         writer.add_key_value_metadata({NOTE: json.dumps(note, ensure_ascii=False)})
+
+
+def _num_bytes(values: Any) -> np.ndarray:
+    """Of each binary value; 0 for a null."""
+    return pc.fill_null(pc.call_function("binary_length", [values]), 0).to_numpy()
+
+
+def _grouped(tables: Iterable[pa.Table], rows_per_group: int) -> Iterator[list[pa.Table]]:
+    """Slices of tables, put together for the row groups of a part."""
+    group: list[pa.Table] = []
+    num_rows = num_bytes = 0
+    for table in tables:
+        start = 0
+        for stop, row_bytes in enumerate(_row_bytes(table), 1):
+            num_rows, num_bytes = num_rows + 1, num_bytes + row_bytes
+            if num_rows == rows_per_group or num_bytes >= GROUP_BYTES:
+                yield [*group, table.slice(start, stop - start)]
+                group, start = [], stop
+                num_rows = num_bytes = 0
+        group.append(table.slice(start))
+    if num_rows:
+        yield group
+
+
+def _row_bytes(table: pa.Table) -> list[int]:
+    """Bytes of sound and pictures of each row of clips; 0 of other rows."""
+    if "audio" not in table.column_names:
+        return [0] * table.num_rows
+    frames = table["frames"].combine_chunks()
+    pictures = _num_bytes(pc.call_function("struct_field", [frames.flatten()], pc.StructFieldOptions(["image"])))
+    sizes = np.bincount(pc.call_function("list_parent_indices", [frames]), pictures, table.num_rows)
+    sizes += _num_bytes(table["audio"])
+    return sizes.astype(np.int64).tolist()
 
 
 def read_note(path: Path) -> dict[str, Any]:
@@ -170,22 +218,22 @@ def count_rows(path: Path) -> tuple[int, float]:
 
 
 def read_groups(
-    path: Path, columns: list[str] | None = None, *, condemned: bool = False
+    path: Path, columns: list[str] | None = None, *, rejected: bool = False
 ) -> Iterator[list[dict[str, Any]]]:
     """The rows of a part, one row group in memory at a time.
 
     Args:
         columns: to read; None reads all.
-        condemned: whether rows come too that are kept although a filter condemns them; they have a `reason`.
+        rejected: whether rows come too that are kept although a filter rejects them; they have a `reason`.
     """
-    for table in read_tables(path, columns, condemned=condemned):
+    for table in read_tables(path, columns, rejected=rejected):
         yield table.to_pylist()
 
 
-def read_tables(path: Path, columns: list[str] | None = None, *, condemned: bool = False) -> Iterator[pa.Table]:
+def read_tables(path: Path, columns: list[str] | None = None, *, rejected: bool = False) -> Iterator[pa.Table]:
     """Like `read_groups`, as Arrow tables."""
     with pq.ParquetFile(path) as file:
-        has_reasons = "reason" in file.schema_arrow.names and not condemned
+        has_reasons = "reason" in file.schema_arrow.names and not rejected
         read = [*columns, "reason"] if columns is not None and has_reasons and "reason" not in columns else columns
         for index in range(file.num_row_groups):
             table = file.read_row_group(index, columns=read)
@@ -194,13 +242,62 @@ def read_tables(path: Path, columns: list[str] | None = None, *, condemned: bool
             yield table if columns is None else table.select([name for name in columns if name in table.column_names])
 
 
-def write_dropped(folder: Path, dropped: Iterable[dict[str, Any]]) -> None:
-    """Write dropped.csv, in order of source and time."""
-    rows = sorted(dropped, key=lambda row: (row["source"], row["start_s"]))
+def dropped_path(part: Path) -> Path:
+    """The file of what was dropped from the sources of a part; it is missing where nothing was."""
+    return part.with_name(f"dropped-{part.name.partition('-')[2]}")
+
+
+def write_dropped(part: Path, tables: Iterable[pa.Table]) -> int:
+    """Write what was dropped from the sources of a part, in order of source and time.
+
+    Args:
+        tables: of DROPPED_SCHEMA; one part's are held in memory, at about 100 bytes a row.
+
+    Returns:
+        How many rows there are. A file of an earlier attempt is removed where there are none.
+    """
+    path = dropped_path(part)
+    rows = _sorted(pa.concat_tables([DROPPED_SCHEMA.empty_table(), *tables]))
+    if rows.num_rows == 0:
+        path.unlink(missing_ok=True)
+        return 0
+    with atomic_file(path) as temporary:
+        pq.write_table(rows, temporary, row_group_size=DROPPED_ROWS)
+    return rows.num_rows
+
+
+def read_dropped(part: Path) -> Iterator[pa.Table]:
+    """What was dropped from the sources of a part, as tables of DROPPED_SCHEMA of some thousand rows each.
+
+    Raises:
+        UserError: the part or the file beside it is damaged.
+    """
+    in_note = read_note(part).get("dropped")
+    if isinstance(in_note, list):  # up to version 2 of the format
+        yield pa.Table.from_pylist(in_note, DROPPED_SCHEMA)
+        return
+    path = dropped_path(part)
+    if not path.is_file():
+        return
+    try:
+        with pq.ParquetFile(path) as file:
+            for index in range(file.num_row_groups):
+                yield file.read_row_group(index, columns=DROPPED_COLUMNS).cast(DROPPED_SCHEMA)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise UserError(f"{path}: is damaged; delete it and {part.name}, and run the same command again") from error
+
+
+def write_dropped_csv(folder: Path, parts: Iterable[Path]) -> None:
+    """Write dropped.csv out of what was dropped from the sources of all parts, in order of source and time."""
+    tables = [table for part in parts for table in read_dropped(part)]
+    rows = _sorted(pa.concat_tables([DROPPED_SCHEMA.empty_table(), *tables]))
     with atomic_file(folder / "dropped.csv") as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, DROPPED_COLUMNS)
-        writer.writeheader()
-        writer.writerows(rows)
+        batches = rows.to_batches(max_chunksize=DROPPED_ROWS)
+        write_csv(file, DROPPED_COLUMNS, (row for batch in batches for row in batch.to_pylist()))
+
+
+def _sorted(rows: pa.Table) -> pa.Table:
+    return rows.sort_by([("source", "ascending"), ("start_s", "ascending")])
 
 
 def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import soundfile
 from PIL import Image
 
@@ -98,14 +99,16 @@ def write_clips_corpus(
     for index, rows in enumerate(parts):
         of_part = list(dropped) if index == 0 else []
         sources = dict.fromkeys(row["source"] for row in [*rows, *of_part])
-        note = {"sources": [source for source in sources if source], "dropped": of_part}
-        store.write_part(store.part_path(folder, "clips", index), "clips", rows, note, rows_per_group=2)
+        part = store.part_path(folder, "clips", index)
+        note = {"sources": [source for source in sources if source]}
+        note["dropped"] = store.write_dropped(part, [pa.Table.from_pylist(of_part, store.DROPPED_SCHEMA)])
+        store.write_part(part, "clips", rows, note, rows_per_group=2)
     rows = [row for part in parts for row in part]
     kept = [row for row in rows if row["reason"] is None]
     totals = {"clips": len(kept), "seconds": sum(row["duration_s"] for row in kept), "dropped": len(dropped)}
-    store.write_dropped(folder, dropped)
-    head = {"format": "diffaudio-clips", "version": 2, "settings": CLIP_SETTINGS}
-    store.write_manifest(folder, head | totals | {"condemned": len(rows) - len(kept), "finished": finished})
+    store.write_dropped_csv(folder, store.part_files(folder, "clips"))
+    head = {"format": "diffaudio-clips", "version": 3, "settings": CLIP_SETTINGS}
+    store.write_manifest(folder, head | totals | {"rejected": len(rows) - len(kept), "finished": finished})
     return folder
 
 

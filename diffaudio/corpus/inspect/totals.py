@@ -116,8 +116,9 @@ def count(corpus: Corpus, *, seed: int = 0) -> Totals:
     totals, rng = Totals(), random.Random(seed)
     for part in corpus.parts:
         note = store.read_note(part)
-        for row in note.get("dropped", []):
-            totals.left_out.setdefault(row["reason"], Left()).add(row, rng)
+        for table in store.read_dropped(part) if corpus.kind == "clips" else ():
+            for row in table.to_pylist():
+                totals.left_out.setdefault(row["reason"], Left()).add(row, rng)
         with pq.ParquetFile(part) as file:
             columns = [name for name in _LIGHT[corpus.kind] if name.split(".")[0] in file.schema_arrow.names]
             runs = Counter[str]()

@@ -283,7 +283,7 @@ class _Cutter:
                 yield row
 
     def _row(self, clip: _Clip) -> dict[str, Any] | None:
-        """Judge the pictures; sound that was condemned alone stays so."""
+        """Judge the pictures; sound that was rejected on its own stays rejected."""
         if clip.row and clip.taken_anew:
             times_s = self._times(clip, clip.duration_s or 0.0)
             with contextlib.suppress(MediaError):  # which says that none decodes, as is found out below

@@ -4,7 +4,7 @@ Parts concerned are written anew, each whole. A clip goes because of one that st
 and beginning again comes to the same end.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -49,12 +49,21 @@ def _fingerprints(part: Path, number: int) -> pa.Table:
     return table.append_column("part", pa.array([number] * table.num_rows, pa.int32()))
 
 
+def _without(tables: Iterable[pa.Table], duplicates: list[dict[str, Any]]) -> Iterator[pa.Table]:
+    """What was dropped, but for these duplicates, which a run that was killed here may have noted already."""
+    noted = {(row["source"], row["start_s"]) for row in duplicates}
+    for table in tables:
+        rows = zip(*(table[name].to_pylist() for name in ("source", "start_s", "reason")), strict=True)
+        keep = [reason != "duplicate" or (source, start_s) not in noted for source, start_s, reason in rows]
+        yield table.filter(pa.array(keep, pa.bool_()))
+
+
 def _rewrite(part: Path, note: dict[str, Any], duplicates: list[dict[str, Any]], *, keep: bool) -> None:
     ids = {row["id"] for row in duplicates}
     place = store.CLIP_SCHEMA.get_field_index("reason")
 
     def tables() -> Iterator[pa.Table]:
-        for table in store.read_tables(part, condemned=True):
+        for table in store.read_tables(part, rejected=True):
             is_duplicate = [identity in ids for identity in table["id"].to_pylist()]
             if keep:
                 before = table["reason"].to_pylist()
@@ -63,8 +72,9 @@ def _rewrite(part: Path, note: dict[str, Any], duplicates: list[dict[str, Any]],
             else:
                 yield table.filter(pa.array([not one for one in is_duplicate], pa.bool_()))
 
-    note["dropped"] += [{name: row[name] for name in store.DROPPED_COLUMNS} for row in duplicates]
+    dropped = pa.Table.from_pylist(duplicates, store.DROPPED_SCHEMA)
+    note["dropped"] = store.write_dropped(part, [*_without(store.read_dropped(part), duplicates), dropped])
     note["clips"] -= len(duplicates)
-    note["condemned"] += len(duplicates) if keep else 0
+    note["rejected"] += len(duplicates) if keep else 0
     note["seconds"] -= sum(row["duration_s"] for row in duplicates)
     store.write_tables(part, "clips", tables(), note)

@@ -3,7 +3,7 @@
     x   waveform [channels, samples] float32 as decoded, before mixing, resampling or scaling
 
 Three judges look at a file's header, at the sound of a clip and at its pictures; each returns None, or the reason
-(a word) and the detail (a sentence with the number that condemned it). The defaults let every honest recording pass,
+(a word) and the detail (a sentence with the number that made it so). The defaults let every honest recording pass,
 however quiet or loud, and photographs under sound. Nothing here needs torch: what prepares a corpus stays small.
 """
 

@@ -64,8 +64,8 @@ class PrepareReport:
         media_seconds: of these, as far as it is known.
         clips: clips to train on.
         seconds: of sound in them.
-        condemned: clips that are kept although a filter condemns them.
-        dropped: files and clips condemned or left out, as in dropped.csv.
+        rejected: clips that are kept although a filter rejects them.
+        dropped: files and clips that were left out or kept as rejected, as in dropped.csv.
         reasons: how many of these for each reason.
     """
 
@@ -73,7 +73,7 @@ class PrepareReport:
     media_seconds: float = 0.0
     clips: int = 0
     seconds: float = 0.0
-    condemned: int = 0
+    rejected: int = 0
     dropped: int = 0
     reasons: dict[str, int] = field(default_factory=dict)
 
@@ -209,8 +209,7 @@ def _make_parts(
             for _, fragment in itertools.islice(cut, len(part)):
                 fragments.append(fragment)
                 bar.update()
-            _join(work / "part.parquet", part, fragments)
-            (work / "part.parquet").replace(store.part_path(out, "clips", index))
+            _join(store.part_path(out, "clips", index), part, fragments)
             for fragment in fragments:
                 fragment.unlink()
 
@@ -222,11 +221,11 @@ def _join(path: Path, media: list[Media], fragments: list[Path]) -> None:
     note: dict[str, Any] = {
         "sources": [one.name for one in media],
         "wanted": digest(media),
-        "dropped": [row for each in notes for row in each["dropped"]],
+        "dropped": 0,
         "media_seconds": sum(each["media_seconds"] for each in notes),
         "clips": 0,
         "seconds": 0.0,
-        "condemned": 0,
+        "rejected": 0,
     }
 
     def tables() -> Iterator[pa.Table]:
@@ -234,9 +233,11 @@ def _join(path: Path, media: list[Media], fragments: list[Path]) -> None:
             seconds = table.filter(table["reason"].is_null())["duration_s"].to_pylist()
             note["clips"] += len(seconds)
             note["seconds"] += sum(seconds)
-            note["condemned"] += len(table) - len(seconds)
+            note["rejected"] += len(table) - len(seconds)
             yield table
 
+    dropped = pa.Table.from_pylist([row for each in notes for row in each["dropped"]], store.DROPPED_SCHEMA)
+    note["dropped"] = store.write_dropped(path, [dropped])
     store.write_tables(path, "clips", tables(), note)
 
 
@@ -248,17 +249,19 @@ def _finish(out: Path, settings: PrepareSettings, job: _Job, notes: Notes) -> Pr
     notes = {part: notes.get(part) or store.read_note(part) for part in store.part_files(out, "clips")}
     if job.is_new and settings.max_duplicate_distance is not None:
         drop_duplicates(notes, settings.max_duplicate_distance, keep=settings.keep_dropped)
-    dropped = [row for note in notes.values() for row in note["dropped"]]
-    totals = {key: sum(note[key] for note in notes.values()) for key in ("clips", "condemned")}
+    totals = {key: sum(note[key] for note in notes.values()) for key in ("clips", "rejected", "dropped")}
+    reasons = Counter[str]()
+    for part in notes:
+        for table in store.read_dropped(part):
+            reasons.update(table["reason"].to_pylist())
     report = PrepareReport(
         sources=sum(len(note["sources"]) for note in notes.values()),
         media_seconds=round(math.fsum(note["media_seconds"] for note in notes.values()), 3),
         seconds=round(math.fsum(note["seconds"] for note in notes.values()), 3),
-        dropped=len(dropped),
-        reasons=dict(Counter(sorted(row["reason"] for row in dropped)).most_common()),
+        reasons=dict(sorted(reasons.items(), key=lambda item: (-item[1], item[0]))),
         **totals,
     )
-    store.write_dropped(out, dropped)
+    store.write_dropped_csv(out, notes)
     store.write_card(out, "clips", "Sound with pictures, cut from video", CARD.format(**asdict(report)))
     _write_manifest(out, settings, report, finished=True)
     return report

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from diffaudio.corpus import store
 from diffaudio.corpus.validate.row_checks import clip_problems, latent_problems
+from diffaudio.tables import csv_text
 
 __all__ = ["Dropped", "PartReport", "Problem", "check_part", "row_key", "source_key"]
 
@@ -60,7 +61,8 @@ class Dropped:
             TypeError, ValueError: it is damaged.
         """
         duration_s = None if row["duration_s"] in (None, "") else float(row["duration_s"])
-        key = _key(str((row["source"], float(row["start_s"]), duration_s, row["detail"])))
+        texts = csv_text(row["source"]), csv_text(row["detail"])
+        key = _key(str((texts[0], float(row["start_s"]), duration_s, texts[1])))
         self.lines[row["reason"]] += 1
         self.sums[row["reason"]] += key
 
@@ -110,15 +112,29 @@ def check_part(path: Path, *, kind: str, manifest: Mapping[str, Any], decode: bo
         report.problems.append(Problem(path.name, str(error).removeprefix(f"{path}: ")))
         return report
     report.source_keys = np.array([source_key(source) for source in note.get("sources", [])], np.uint64)
-    for row in note.get("dropped", []):
-        report.dropped.add(row)
     if kind == "clips":
-        for name in ("clips", "condemned", "seconds"):
+        _check_dropped(path, note, report)
+        for name in ("clips", "rejected", "seconds"):
             if abs(note.get(name, report.totals[name]) - report.totals[name]) > 1e-3:
                 what = f"holds {round(report.totals[name], 3)} {name}, its note says {round(note[name], 3)}"
                 report.problems.append(Problem(path.name, what))
         report.totals.update(sources=len(report.source_keys), dropped=report.dropped.lines.total())
     return report
+
+
+def _check_dropped(part: Path, note: Mapping[str, Any], report: PartReport) -> None:
+    """Count what was dropped from the sources of the part; its note says how many rows that is."""
+    name = store.dropped_path(part).name
+    try:
+        for table in store.read_dropped(part):
+            for row in table.to_pylist():
+                report.dropped.add(row)
+    except ValueError as error:
+        report.problems.append(Problem(name, str(error).partition(": ")[2]))
+        return
+    found, noted = report.dropped.lines.total(), note.get("dropped", 0)
+    if not isinstance(noted, list) and found != noted:
+        report.problems.append(Problem(name, f"holds {found} rows, {part.name} says {noted}"))
 
 
 def row_key(row: Mapping[str, Any]) -> int:
@@ -184,7 +200,7 @@ def _check_rows(
 def _counted(row: Mapping[str, Any]) -> dict[str, float]:
     """What a row adds to the totals."""
     if row.get("reason") is not None:
-        return {"condemned": 1}
+        return {"rejected": 1}
     return {"clips": 1, "seconds": row["duration_s"] or 0.0}
 
 

@@ -92,7 +92,7 @@ def _repeated_rows(corpus: Corpus, reports: list[PartReport]) -> Iterator[Proble
         if repeated.isdisjoint(report.row_keys.tolist()):
             continue
         columns = ["id", "source", "copy"][: 3 if corpus.kind == "latents" else 2]
-        for place, row in enumerate(row for group in store.read_groups(part, columns, condemned=True) for row in group):
+        for place, row in enumerate(row for group in store.read_groups(part, columns, rejected=True) for row in group):
             if row_key(row) in repeated:
                 identity = (row["id"], row.get("copy") or 0)
                 if identity in first:
@@ -127,7 +127,7 @@ def _wrong_totals(corpus: Corpus, reports: list[PartReport]) -> Iterator[Problem
     found = Counter[str]()
     for report in reports:
         found.update(report.totals)
-    for name in ("sources", "clips", "seconds", "condemned", "dropped"):
+    for name in ("sources", "clips", "seconds", "rejected", "dropped"):
         said = corpus.manifest.get(name)
         if said is not None and abs(said - found[name]) > (SECONDS_TOLERANCE if name == "seconds" else 0):
             yield Problem("manifest.json", f"says {said} {name}, the parts hold {round(found[name], 3)}")

@@ -176,7 +176,7 @@ def test_what_is_no_finished_corpus_of_clips_is_refused(clips, tmp_path):
     assert not (tmp_path / "again").exists()
 
 
-def test_rows_that_a_filter_condemned_are_left_out(tmp_path):
+def test_rows_that_a_filter_rejected_are_left_out(tmp_path):
     clips = write_clips(tmp_path / "clips", waveforms(), COLOURS, clips_per_part=5)
     (part,) = store.part_files(clips, "clips")
     rows = [row for group in store.read_groups(part) for row in group]

@@ -44,8 +44,8 @@ def _without_workers():
         yield
 
 
-def rows_of(corpus: Path, *, condemned: bool = False) -> list[dict]:
-    groups = (store.read_groups(part, condemned=condemned) for part in store.part_files(corpus, "clips"))
+def rows_of(corpus: Path, *, rejected: bool = False) -> list[dict]:
+    groups = (store.read_groups(part, rejected=rejected) for part in store.part_files(corpus, "clips"))
     return [row for part in groups for group in part for row in group]
 
 
@@ -113,7 +113,7 @@ def test_every_kind_of_bad_file_is_dropped_for_its_reason(tmp_path):
     assert dropped["empty.mp4"]["detail"] == "the file is empty"
     assert (report.sources, report.clips, report.dropped) == (10, 1, 9)
     assert report.reasons["unreadable"] == 3
-    manifest = store.read_manifest(tmp_path / "out", "diffaudio-clips", 2)
+    manifest = store.read_manifest(tmp_path / "out", "diffaudio-clips", 3)
     assert asdict(report).items() <= manifest.items()
 
 
@@ -138,7 +138,7 @@ def test_a_row_holds_the_sound_and_pictures_of_its_stretch(corpus):
 
 
 def test_the_corpus_says_what_it_holds(corpus):
-    manifest = store.read_manifest(corpus, "diffaudio-clips", 2)
+    manifest = store.read_manifest(corpus, "diffaudio-clips", 3)
     assert manifest["finished"] is True
     assert (manifest["clips"], manifest["dropped"]) == (7, 0)
     assert manifest["seconds"] == pytest.approx(9.2, abs=0.02)
@@ -181,7 +181,7 @@ def test_new_files_make_new_parts(videos, tmp_path):
     (files / "bad.mkv").write_bytes(b"bad")
     report = run(files, out)
     assert (report.sources, report.clips, report.dropped) == (5, 4, 1)
-    assert set(contents(out)) - set(before) == {"clips-00002.parquet"}
+    assert set(contents(out)) - set(before) == {"clips-00002.parquet", "dropped-00002.parquet"}
     assert all(contents(out)[name] == data for name, data in before.items() if name.endswith(".parquet"))
     assert [row["source"] for row in dropped_of(out)] == ["bad.mkv"]
 
@@ -194,7 +194,7 @@ def test_what_a_killed_run_left_is_cleared_and_its_finished_parts_stay(videos, c
     second.rename(out / ".work" / "some-run-1" / "0.parquet")
     third.rename(out / ".clips-00002.99999999.part.parquet")
     (out / ".lock").touch()
-    store.write_manifest(out, store.read_manifest(out, "diffaudio-clips", 2) | {"finished": False})
+    store.write_manifest(out, store.read_manifest(out, "diffaudio-clips", 3) | {"finished": False})
     kept = first.stat().st_mtime_ns
     run(videos, out)
     assert first.stat().st_mtime_ns == kept
@@ -245,7 +245,7 @@ def test_folders_that_hold_something_else_are_refused(videos, tmp_path):
     with pytest.raises(ValueError, match="is a corpus of format 'diffaudio-latents', wanted is 'diffaudio-clips'"):
         run(videos, tmp_path / "other")
     store.write_manifest(tmp_path / "other", {"format": "diffaudio-clips", "version": 9})
-    with pytest.raises(ValueError, match="the corpus has version 9, this diffaudio reads 2"):
+    with pytest.raises(ValueError, match="the corpus has version 9, this diffaudio reads 3"):
         run(videos, tmp_path / "other")
 
 
@@ -379,7 +379,7 @@ def test_a_corpus_of_an_older_format_is_not_continued(videos, tmp_path):
     old = {"format": "diffaudio-clips", "version": 1, "settings": asdict(SMALL), "finished": True}
     store.write_manifest(tmp_path, old)
     with pytest.raises(
-        ValueError, match=r"was made by an older diffaudio \(version 1 of the format, now 2\); it stays"
+        ValueError, match=r"was made by an older diffaudio \(version 1 of the format, now 3\); it stays"
     ):
         run(videos, tmp_path)
 
@@ -417,10 +417,10 @@ def test_a_sound_that_is_there_already_is_dropped_and_the_clip_it_repeats_is_nam
 def test_duplicates_may_stay_marked(with_copies, tmp_path):
     settings = replace(DEDUPLICATED, keep_dropped=True)
     report = run(with_copies, tmp_path / "out", settings)
-    reasons = {row["source"]: row["reason"] for row in rows_of(tmp_path / "out", condemned=True)}
+    reasons = {row["source"]: row["reason"] for row in rows_of(tmp_path / "out", rejected=True)}
     assert reasons == {"a.mkv": None, "b.mkv": None, "c.mkv": "duplicate", "d.mkv": "duplicate"}
     assert [row["source"] for row in rows_of(tmp_path / "out")] == ["a.mkv", "b.mkv"]
-    assert (report.clips, report.seconds, report.condemned, report.dropped) == (2, 2.0, 2, 2)
+    assert (report.clips, report.seconds, report.rejected, report.dropped) == (2, 2.0, 2, 2)
 
 
 @pytest.mark.parametrize("keep", [False, True])
@@ -431,7 +431,7 @@ def test_stopped_between_two_parts_the_search_for_duplicates_comes_to_the_same_e
         patch.setattr(deduplicate, "_rewrite", stop_after(deduplicate._rewrite, 1))
         with pytest.raises(KeyboardInterrupt):
             run(with_copies, tmp_path / "stopped", settings)
-    assert not store.read_manifest(tmp_path / "stopped", "diffaudio-clips", 2)["finished"]
+    assert not store.read_manifest(tmp_path / "stopped", "diffaudio-clips", 3)["finished"]
     run(with_copies, tmp_path / "stopped", settings)
     assert contents(tmp_path / "stopped") == contents(tmp_path / "whole")
 

@@ -18,6 +18,7 @@ from diffaudio.corpus import store
 from diffaudio.corpus.snapshot import open_corpus
 from diffaudio.corpus.validate import run as validation
 from diffaudio.corpus.validate.run import validate
+from diffaudio.tables import write_csv
 
 FRAME = {"time_s": 0.2, "image": jpeg()}
 
@@ -142,22 +143,27 @@ def change_manifest(folder: Path, change) -> None:
 
 
 def test_a_manifest_whose_totals_are_not_those_of_the_parts_is_wrong(corpus):
-    change_manifest(corpus, lambda manifest: manifest.update(clips=3, seconds=4.5, condemned=0, dropped=1))
+    change_manifest(corpus, lambda manifest: manifest.update(clips=3, seconds=4.5, rejected=0, dropped=1))
     assert problems(corpus) == [
         "manifest.json: says 3 clips, the parts hold 4",
         "manifest.json: says 4.5 seconds, the parts hold 4.0",
-        "manifest.json: says 0 condemned, the parts hold 1",
+        "manifest.json: says 0 rejected, the parts hold 1",
         "manifest.json: says 1 dropped, the parts hold 2",
     ]
 
 
+def write_dropped_csv(folder: Path, rows: list[dict]) -> None:
+    with (folder / "dropped.csv").open("w", newline="", encoding="utf-8") as file:
+        write_csv(file, store.DROPPED_COLUMNS, rows)
+
+
 def test_dropped_csv_has_to_say_what_the_parts_say(corpus):
     dropped = [dropped_row("d"), dropped_row("e", "no_sound", 'a "b",\nc')]
-    store.write_dropped(corpus, [*dropped, dropped_row("f")])
+    write_dropped_csv(corpus, [*dropped, dropped_row("f")])
     assert problems(corpus) == ["dropped.csv: has 2 lines of reason 'silent', the parts say 1"]
-    store.write_dropped(corpus, [dropped[0] | {"source": "f"}, dropped[1]])
+    write_dropped_csv(corpus, [dropped[0] | {"source": "f"}, dropped[1]])
     assert problems(corpus) == ["dropped.csv: lines of reason 'silent' are not those that the parts say"]
-    store.write_dropped(corpus, [dropped[0] | {"start_s": "soon"}, dropped[1]][::-1])
+    write_dropped_csv(corpus, [dropped[0] | {"start_s": "soon"}, dropped[1]])
     assert "dropped.csv: line 2 is damaged" in problems(corpus)
     (corpus / "dropped.csv").write_text("a,b\n")
     assert problems(corpus)[0].startswith(
@@ -165,6 +171,22 @@ def test_dropped_csv_has_to_say_what_the_parts_say(corpus):
     )
     (corpus / "dropped.csv").unlink()
     assert problems(corpus) == ["dropped.csv: is missing; run `diffaudio prepare` again"]
+
+
+def test_the_tables_of_what_was_dropped_have_to_be_there_and_whole(corpus):
+    part = store.part_files(corpus, "clips")[0]
+    path = store.dropped_path(part)
+    path.write_bytes(path.read_bytes()[:-10])
+    assert problems(corpus)[0].startswith(f"{path.name}: is damaged; delete it and {part.name}, and run the same")
+    path.unlink()
+    assert f"{path.name}: holds 0 rows, {part.name} says 2" in problems(corpus)
+
+
+def test_a_name_that_a_spreadsheet_would_run_is_the_same_in_the_table_and_in_dropped_csv(tmp_path):
+    dropped = [dropped_row("=cmd|' /C calc'!A0.mp4"), dropped_row("@b.mp4", detail="-1 dB")]
+    folder = write_clips_corpus(tmp_path / "corpus", [[clip_row("a")]], dropped)
+    assert (folder / "dropped.csv").read_text().splitlines()[1].startswith("'=cmd|' /C calc'!A0.mp4,")
+    assert problems(folder) == []
 
 
 def test_parts_that_are_missing_damaged_or_of_another_layout_are_named(corpus):
@@ -198,15 +220,15 @@ def test_rows_that_cannot_be_read_are_named_and_the_others_checked(corpus):
 
 def test_a_row_of_a_source_that_its_part_does_not_name_is_wrong(corpus):
     part = store.part_path(corpus, "clips", 1)
-    rows = [row for group in store.read_groups(part, condemned=True) for row in group]
-    store.write_part(part, "clips", rows, {"sources": ["b"], "dropped": []})
+    rows = [row for group in store.read_groups(part, rejected=True) for row in group]
+    store.write_part(part, "clips", rows, {"sources": ["b"]})
     (found,) = problems(corpus)
     assert found.endswith("row 1 (c-0, c): is of a source that the part does not name among its own")
 
 
 def test_the_totals_of_a_parts_note_are_those_of_its_rows(tmp_path):
     folder = write_clips_corpus(tmp_path / "corpus", [[clip_row("a")]])
-    note = {"sources": ["a"], "dropped": [], "clips": 2, "seconds": 1.0, "condemned": 0}
+    note = {"sources": ["a"], "clips": 2, "seconds": 1.0, "rejected": 0}
     store.write_part(store.part_path(folder, "clips", 0), "clips", [clip_row("a")], note)
     assert problems(folder) == ["clips-00000.parquet: holds 1 clips, its note says 2"]
 
