@@ -1,50 +1,55 @@
-"""Train a small CLIP: an image tower against a fixed sentence encoder, with open_clip's contrastive loss.
+"""Train a small CLIP: an image tower, pretrained or not, against a fixed sentence encoder.
 
     accelerate launch train/clip.py --config configs/mini/clip.yaml --out runs/clip
 
-The text tower is a Hugging Face sentence encoder, kept as it is but for the words of its vocabulary that
-are dropped, so that the model understands what the encoder understands, and not only the captions seen here
-(locked-image tuning the other way round; Zhai et al. 2022, arXiv:2111.07991). No two pictures of a batch
-share a caption: the loss would otherwise push a chihuahua away from "a dog barking".
+The text tower is a Hugging Face sentence encoder, kept as it is but for word pieces that are dropped, so that the
+model understands what the encoder understands, and not only the captions of its pictures. Two phases:
+
+1. Projection. The pretrained image tower looks at several crops of each picture once; the projection from its
+   features into the space of the texts is trained on these stored features.
+2. Tower. The image tower itself, or the parts of it that are not frozen, goes on at a smaller learning rate, on new
+   crops in each step. The statistics of its batch normalisation stay as they were.
+
+The losses are described in `diffaudio.training.clip.objective`. Part of the pictures is held out; what the model
+knows of them is printed at the end of each phase, and kept in `measures.json` in the run folder.
 """
 
-import io
 import json
 import math
 import shutil
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-import numpy as np
-import open_clip
-import pyarrow.parquet as pq
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
-from open_clip.loss import ClipLoss
-from PIL import Image
-from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from diffaudio.atomic_io import atomic_folder
+from diffaudio.atomic_io import atomic_file, atomic_folder
+from diffaudio.config import Count, NonNegative, NonNegativeCount, Positive, Share
 from diffaudio.distributed import join_processes, run_script
 from diffaudio.errors import UserError
-from diffaudio.models.clip import Clip, prune_vocabulary
+from diffaudio.models.clip import Clip
+from diffaudio.training.clip.features import stored_features
+from diffaudio.training.clip.measures import HeldOut
+from diffaudio.training.clip.objective import CaptionBank, Teacher, caption_loss, distillation_loss
+from diffaudio.training.clip.pictures import draw_crops, hold_out, load_photographs, sampling_weights
+from diffaudio.training.clip.start import save_model, write_initial_folder
 from diffaudio.training.run_folder import (
     RunLog,
+    begin_run,
     latest_state,
     learning_rate,
     load_state,
+    resolve_precision,
     save_state,
     seeded_generator,
 )
-
-MEAN = torch.tensor(open_clip.OPENAI_DATASET_MEAN).view(1, 3, 1, 1)
-DEVIATION = torch.tensor(open_clip.OPENAI_DATASET_STD).view(1, 3, 1, 1)
 
 
 @dataclass
@@ -52,235 +57,298 @@ class Config:
     """Settings of `train/clip.py`.
 
     Attributes:
-        images: folder of Parquet files with columns `image` (JPEG bytes) and `captions` (strings).
+        images: folder of Parquet files with columns `image` (JPEG bytes), `captions` (strings) and `source`.
         text_model: folder of a Hugging Face sentence encoder with mean pooling (BERT or alike).
         vocabulary_texts: text files, one sentence a line, whose words stay in the vocabulary.
-        vocabulary_size: how many tokens to keep; the commonest ones fill up what the texts leave.
-        image_model: a timm model, trained from random weights.
-        image_size: pixels a side.
+        vocabulary_size: how many word pieces to keep; the commonest ones fill up what the texts leave.
+        image_model: a timm model.
+        image_weights: its pretrained weights, a safetensors file or a folder with model.safetensors; 'timm' downloads
+            timm's own; left out, the tower begins with random weights.
+        image_size: pixels a side that the finished model reads.
+        crop_size: pixels a side of training crops; smaller than `image_size`, since a crop shows things larger than a
+            whole picture does (Touvron et al. 2019, arXiv:1906.06423).
+        min_crop: smallest share of a picture's area that a training crop shows.
         templates: sentences that a caption is put into, one drawn at random a picture.
-        start_from: a CLIP folder made by this script, to go on from instead of a random image tower.
+        start_from: a CLIP folder made by this script, to go on from.
         sounding_weight: how much more often pictures with several captions are drawn; in the image set those are
             the ones whose captions also say what is heard.
-        min_crop: smallest part of a picture's area that a training crop shows.
+        distillation_weight: of the loss that keeps what the pretrained classifier knew of ImageNet's classes.
+        class_sounds: YAML file, captions with the numbers of the ImageNet classes that sound so.
+        projection_views: crops of each picture whose features are stored for the first phase.
+        projection_steps: steps of the first phase; 0 leaves it out.
+        steps: steps of the second phase.
+        batch_size: pictures a step and process, in the second phase.
+        frozen_parts: modules of the image tower that stay as they are in the second phase, by timm's names.
+        hold_out_sources: of the sources with at most 20 pictures, one in so many is held out as a whole; 0 for none.
+        hold_out_pictures: of the pictures of other sources, one in so many is held out; 0 for none.
+        general_source: the source whose pictures with a single caption are held out to measure general knowledge.
+        kinds: YAML file, kinds of sound with the captions of the photographs that show each, to measure with.
+        paraphrases: CSV file with columns prompt and label (a kind), to measure with.
     """
 
     out: Path
     images: Path
     text_model: Path
     vocabulary_texts: list[Path]
-    vocabulary_size: int = 12000
-    image_model: str = "regnety_002"
-    image_size: int = 64
+    vocabulary_size: Count = 7000
+    image_model: str = "tf_efficientnet_lite0"
+    image_weights: str | None = None
+    image_size: Count = 192
+    crop_size: Count = 160
+    min_crop: Share = 0.35
     templates: tuple[str, ...] = ("{}", "a photo of {}", "the sound of {}", "a recording of {}", "{} can be heard")
     start_from: Path | None = None
-    sounding_weight: float = 20.0
-    steps: int = 1800
-    batch_size: int = 128
-    learning_rate: float = 1.5e-3
-    weight_decay: float = 0.05
-    warmup_steps: int = 60
-    min_crop: float = 0.35
+    sounding_weight: Positive = 4.0
+    distillation_weight: NonNegative = 0.0
+    class_sounds: Path | None = None
+    projection_views: Count = 4
+    projection_steps: NonNegativeCount = 0
+    projection_batch_size: Count = 512
+    projection_learning_rate: Positive = 1e-3
+    steps: NonNegativeCount = 1800
+    batch_size: Count = 64
+    learning_rate: Positive = 1.5e-3
+    weight_decay: NonNegative = 0.05
+    warmup_steps: NonNegativeCount = 60
+    frozen_parts: tuple[str, ...] = ()
+    hold_out_sources: NonNegativeCount = 0
+    hold_out_pictures: NonNegativeCount = 0
+    general_source: str | None = None
+    kinds: Path | None = None
+    paraphrases: Path | None = None
+    precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
     seed: int = 0
-    save_every: int = 100
-    log_every: int = 10
+    save_every: Count = 100
+    log_every: Count = 10
 
 
-def load_pictures(folder: Path, size: int) -> tuple[Tensor, list[tuple[str, ...]]]:
-    """All pictures as [number, 3, size, size] uint8, and their captions."""
-    pictures, captions = [], []
-    for path in sorted(folder.glob("*.parquet")):
-        for row in tqdm(pq.read_table(path).to_pylist(), desc=path.name, leave=False):
-            picture = Image.open(io.BytesIO(row["image"])).convert("RGB").resize((size, size), Image.Resampling.BICUBIC)
-            pictures.append(torch.from_numpy(np.array(picture)).permute(2, 0, 1))
-            captions.append(tuple(row["captions"]))
-    if not pictures:
-        raise UserError(f"{folder}: no Parquet file with pictures; expected columns 'image' and 'captions'")
-    return torch.stack(pictures), captions
-
-
-def draw_batch(
-    groups: list[tuple[tuple[str, ...], list[int]]], size: int, sounding_weight: float, generator: torch.Generator
-) -> tuple[list[int], list[str]]:
-    """Pictures of which no two could bear the same caption; those with n alike are drawn in proportion to sqrt(n)."""
-    weights = torch.tensor(
-        [len(members) ** 0.5 * (sounding_weight if len(names) > 1 else 1.0) for names, members in groups]
-    )
-    order = torch.multinomial(weights, min(len(groups), 3 * size), generator=generator)
-    pictures: list[int] = []
-    captions: list[str] = []
-    taken: set[str] = set()
-    for group in order.tolist():
-        names, members = groups[group]
-        if taken.isdisjoint(names):
-            taken.update(names)
-            pictures.append(members[int(torch.randint(len(members), (), generator=generator))])
-            captions.append(names[int(torch.randint(len(names), (), generator=generator))])
-        if len(pictures) == size:
-            break
-    return pictures, captions
-
-
-def augment(pictures: Tensor, min_crop: float, size: int, generator: torch.Generator) -> Tensor:
-    """Random crop of at least `min_crop` of the area, aspect 3/4 to 4/3, mirror, brightness and contrast.
-
-    Args:
-        pictures: [batch, 3, height, width] in [0, 1].
-
-    Returns:
-        [batch, 3, size, size]
-    """
-    batch = len(pictures)
-
-    def uniform(low: float, high: float) -> Tensor:
-        return torch.rand(batch, generator=generator) * (high - low) + low
-
-    side, aspect = uniform(min_crop, 1.0).sqrt(), uniform(math.log(3 / 4), math.log(4 / 3)).div(2).exp()
-    width, height = (side * aspect).clamp(max=1), (side / aspect).clamp(max=1)
-    mirror = torch.where(uniform(0, 1) < 0.5, -1.0, 1.0)
-    boxes = torch.zeros(batch, 2, 3)
-    boxes[:, 0, 0], boxes[:, 1, 1] = width * mirror, height
-    boxes[:, 0, 2], boxes[:, 1, 2] = uniform(-1, 1) * (1 - width), uniform(-1, 1) * (1 - height)
-    crops = F.grid_sample(
-        pictures, F.affine_grid(boxes, [batch, 3, size, size], align_corners=False), align_corners=False
-    )
-    contrast, brightness = uniform(0.7, 1.3).view(-1, 1, 1, 1), uniform(-0.2, 0.2).view(-1, 1, 1, 1)
-    return ((crops - 0.5) * contrast + 0.5 + brightness).clamp(0, 1)
-
-
-def initial_folder(config: Config, folder: Path) -> None:
-    """Write the untrained model in open_clip's format: the pruned sentence encoder and a random image tower."""
-    prune_vocabulary(config.text_model, folder, texts=config.vocabulary_texts, size=config.vocabulary_size)
-    model_config: dict[str, Any] = {
-        "embed_dim": json.loads((folder / "config.json").read_text(encoding="utf-8"))["hidden_size"],
-        "vision_cfg": {
-            "timm_model_name": config.image_model,
-            "timm_model_pretrained": False,
-            "timm_pool": "avg",
-            "timm_proj": "linear",
-            "image_size": config.image_size,
-        },
-        "text_cfg": {
-            "hf_model_name": ".",
-            "hf_tokenizer_name": ".",
-            "hf_model_pretrained": False,
-            "hf_pooler_type": "mean_pooler",
-            "hf_proj_type": None,
-            "context_length": 64,
-        },
-        "custom_text": True,
-    }
-    text_config = model_config["text_cfg"] | {"hf_model_name": str(folder.resolve()), "hf_model_pretrained": True}
-    open_clip_config = {
-        "name": f"{config.image_model}-{config.text_model.name}",
-        "model_cfg": model_config,
-        "preprocess_cfg": {"resize_mode": "squash", "interpolation": "bicubic"},
-    }
-    (folder / "open_clip_config.json").write_text(json.dumps(open_clip_config, indent=2), encoding="utf-8")
-    model = open_clip.create_model(f"local-dir:{folder}", text_cfg=text_config, load_weights=False)
-    (folder / "model.safetensors").unlink()  # the sentence encoder's own file; its weights are in the model's now
-    write_weights(model, folder)
-
-
-def write_weights(model: torch.nn.Module, folder: Path) -> None:
-    """Write open_clip_model.safetensors in half precision."""
-    halves = {
-        name: (value.half() if value.is_floating_point() else value).contiguous()
-        for name, value in model.state_dict().items()
-    }
-    save_file(halves, folder / "open_clip_model.safetensors")
-
-
-def save_model(clip: Clip, initial: Path, target: Path) -> None:
-    """Write the folder for inference: what `initial` says, with the weights as they are now."""
-    with atomic_folder(target) as folder:
-        for file in initial.iterdir():
-            if file.name != "open_clip_model.safetensors":
-                shutil.copy(file, folder)
-        write_weights(clip.model, folder)
-
-
-class Tower(torch.nn.Module):
-    """What is trained of a CLIP: the image tower and the loss' scale (the inverse of its temperature).
+class ImageTower(nn.Module):
+    """What is trained of a CLIP: the image tower and the scale of the logits.
 
     pixels [batch, 3, size, size] -> embeddings [batch, dim] of unit norm, and the scale.
     """
 
-    def __init__(self, model: Any, initial_scale: float = 30.0) -> None:
+    def __init__(self, model: Any, *, initial_scale: float | None) -> None:
         super().__init__()
         self.visual = model.visual.to(memory_format=torch.channels_last)
         self.logit_scale = model.logit_scale
-        torch.nn.init.constant_(self.logit_scale, math.log(initial_scale))
+        if initial_scale is not None:
+            nn.init.constant_(self.logit_scale, math.log(initial_scale))
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        seen = self.visual(pixels.contiguous(memory_format=torch.channels_last))
-        return F.normalize(seen, dim=-1), self.logit_scale.exp().clamp(max=100)
+        features = self.visual.trunk(pixels.contiguous(memory_format=torch.channels_last))
+        return self.project(features)
+
+    def project(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """[batch, features] -> the same as `forward`"""
+        return F.normalize(self.visual.head(features).float(), dim=-1), self.logit_scale.exp().clamp(max=100)
 
 
-def embed_sentences(clip: Clip, sentences: list[str]) -> dict[str, Tensor]:
-    """The fixed side of the loss: an embedding [dim] a sentence."""
-    batches = [sentences[i : i + 64] for i in range(0, len(sentences), 64)]
-    embeddings = torch.cat([clip.encode_text(batch) for batch in tqdm(batches, desc="sentences", leave=False)])
-    return dict(zip(sentences, embeddings, strict=True))
+def encode_texts(clip: Clip, texts: Sequence[str]) -> Tensor:
+    return torch.cat([clip.encode_text(list(texts[start : start + 64])) for start in range(0, len(texts), 64)])
+
+
+def check(config: Config) -> None:
+    """Refuse settings that would have no effect, and folders that are missing."""
+    pretrained = config.image_weights is not None
+    if config.start_from is not None and not (config.start_from / "open_clip_config.json").is_file():
+        raise UserError(f"start_from: {config.start_from} is not a CLIP folder, open_clip_config.json is missing")
+    if config.distillation_weight and not pretrained:
+        raise UserError("distillation_weight needs a pretrained classifier to learn from; give image_weights")
+    if config.class_sounds and not config.distillation_weight:
+        raise UserError("class_sounds has no effect where distillation_weight is 0; leave it out")
+    if config.projection_steps and not pretrained and config.start_from is None:
+        raise UserError("projection_steps would train on the features of a random tower; give image_weights, or 0")
+
+
+def train_projection(
+    tower: ImageTower, config: Config, features: Tensor, caption_set: Tensor, weights: Tensor, bank: CaptionBank,
+    teacher: Teacher | None, log: RunLog | None,
+) -> None:  # fmt: skip
+    """The first phase, the same on every process.
+
+    Args:
+        features: [views, pictures, features], half precision.
+        caption_set: [pictures], which one each has.
+        weights: [pictures], how often each is drawn.
+    """
+    parameters = [*tower.visual.head.parameters(), tower.logit_scale]
+    optimizer = torch.optim.AdamW(parameters, weight_decay=config.weight_decay, betas=(0.9, 0.98))
+    for step in tqdm(range(config.projection_steps), desc="projection", disable=log is None):
+        generator = seeded_generator(config.seed, "projection", step)
+        chosen = torch.multinomial(weights, config.projection_batch_size, replacement=True, generator=generator)
+        views = torch.randint(len(features), (len(chosen),), generator=generator)
+        optimizer.param_groups[0]["lr"] = learning_rate(
+            step,
+            peak=config.projection_learning_rate,
+            warmup_steps=config.warmup_steps,
+            total_steps=config.projection_steps,
+        )
+        seen = features[views, chosen].float().to(tower.logit_scale.device)
+        embeddings, scale = tower.project(seen)
+        captions, templates = bank.draw(caption_set[chosen], generator)
+        loss = caption_loss(embeddings, scale, bank, caption_set[chosen], captions, templates)
+        values = {"projection/caption_loss": loss.item(), "projection/scale": scale.item()}
+        if teacher:
+            distillation = distillation_loss(embeddings, scale, teacher.classes, teacher.head(seen))
+            loss = loss + config.distillation_weight * distillation
+            values["projection/distillation_loss"] = distillation.item()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        if log and (step + 1) % config.log_every == 0:
+            log.scalars(step + 1, values)
+
+
+def freeze(tower: ImageTower, config: Config) -> None:
+    """Hold the frozen parts still; where the tower was pretrained, the statistics of its batch normalisation too."""
+    modules = dict(tower.visual.trunk.named_modules())
+    for name in config.frozen_parts:
+        if name not in modules:
+            parts = ", ".join(part for part in modules if part and part.count(".") <= 1)
+            raise UserError(f"frozen_parts: '{name}' is not a part of {config.image_model}; its parts: {parts}")
+        modules[name].requires_grad_(False)
+    if config.image_weights is not None or config.start_from is not None:
+        tower.eval()
 
 
 def main(config: Config) -> None:
-    join_processes()
-    accelerator = Accelerator(mixed_precision="no")
-    initial = config.out / "initial"
-    if accelerator.is_main_process and not initial.is_dir():
-        torch.manual_seed(config.seed)
-        with atomic_folder(initial) as folder:
-            if config.start_from:
-                shutil.copytree(config.start_from, folder, dirs_exist_ok=True)
-            else:
-                initial_folder(config, folder)
+    device = join_processes().device
+    check(config)
+    accelerator = Accelerator(mixed_precision=resolve_precision(config.precision, device))
+    initial, states = config.out / "initial", config.out / "state"
+    if accelerator.is_main_process:
+        begin_run(config.out, config, free={"steps", "save_every", "log_every"})
+        if not initial.is_dir():
+            write_initial(config, initial)
     accelerator.wait_for_everyone()
     clip = Clip.from_pretrained(initial)
-    pictures, captions = load_pictures(config.images, config.image_size * 5 // 4)
-    members: dict[tuple[str, ...], list[int]] = {}
-    for index, names in enumerate(captions):
-        members.setdefault(names, []).append(index)
-    groups = sorted(members.items())
-    sentences = {template.format(caption) for names in members for caption in names for template in config.templates}
-    targets = embed_sentences(clip, sorted(sentences))
-
-    tower = Tower(clip.model).to(accelerator.device)
-    loss_function = ClipLoss(
-        local_loss=True, gather_with_grad=True, rank=accelerator.process_index, world_size=accelerator.num_processes
+    photographs = load_photographs(config.images)
+    training, held_out, general = hold_out(
+        photographs,
+        one_source_in=config.hold_out_sources,
+        one_picture_in=config.hold_out_pictures,
+        general_source=config.general_source,
     )
-    optimizer = torch.optim.AdamW(tower.parameters(), weight_decay=config.weight_decay, betas=(0.9, 0.98))
-    state = latest_state(config.out / "state")
-    done = load_state(state, optimizer=optimizer, tower=tower) if state else 0
-    network, optimizer = accelerator.prepare(tower.train(), optimizer)
-    log = RunLog(config.out, done) if accelerator.is_main_process else None
 
-    for step in tqdm(range(done, config.steps), initial=done, total=config.steps, disable=log is None):
+    def texts(batch: list[str]) -> Tensor:
+        return encode_texts(clip, batch)
+
+    measured = HeldOut.build(
+        [photographs[i] for i in held_out], [photographs[i] for i in general], config.kinds, config.paraphrases,
+        config.templates, texts,
+    ) if accelerator.is_main_process else None  # fmt: skip
+    photographs = [photographs[i] for i in training]
+    distinct = sorted({photograph.captions for photograph in photographs})
+    number = {captions: index for index, captions in enumerate(distinct)}
+    caption_set = torch.tensor([number[photograph.captions] for photograph in photographs])
+    weights = sampling_weights([photograph.captions for photograph in photographs], config.sounding_weight)
+    bank = CaptionBank.build(distinct, config.templates, texts)
+    teacher = None
+    if config.distillation_weight:
+        teacher = Teacher.build(
+            config.image_model, str(config.image_weights), config.class_sounds, config.templates, texts
+        ).to(accelerator.device)
+    mean, std = (torch.tensor(clip.model.visual.preprocess_cfg[name]).view(3, 1, 1) for name in ("mean", "std"))
+
+    tower = ImageTower(clip.model, initial_scale=None if config.start_from else 30.0).to(accelerator.device)
+    optimizer = torch.optim.AdamW(tower.parameters(), weight_decay=config.weight_decay, betas=(0.9, 0.98))
+    state = latest_state(states)
+    done = load_state(state, optimizer=optimizer, tower=tower) if state else 0
+    log = RunLog(config.out, done) if accelerator.is_main_process else None
+    if log and not state:
+        save_state(states, 0, optimizer=optimizer, tower=tower)  # from here on other settings are noticed
+
+    def measure(phase: str) -> None:
+        if measured:
+            was_training = tower.training
+            clip.eval()
+            report(config.out, phase, measured.measure(clip))
+            tower.train(was_training)
+
+    if config.projection_steps and done == 0:
+        tower.eval()
+        features = stored_features(
+            tower.visual.trunk, photographs, config, (mean, std), config.out / "features", accelerator
+        )
+        train_projection(tower, config, features, caption_set, weights, bank, teacher, log)
+        del features
+        done = config.projection_steps
+        if log:
+            save_state(states, done, optimizer=optimizer, tower=tower)
+            save_model(clip, initial, config.out / "model")
+        measure("projection")
+
+    tower.train()
+    freeze(tower, config)
+    network, optimizer = accelerator.prepare(tower, optimizer)
+    total = config.projection_steps + config.steps
+    for step in tqdm(range(done, total), initial=done, total=total, desc="tower", disable=log is None):
         generator = seeded_generator(config.seed, accelerator.process_index, step)
-        chosen, texts = draw_batch(groups, config.batch_size, config.sounding_weight, generator)
-        wordings = torch.randint(len(config.templates), (len(texts),), generator=generator).tolist()
-        target = torch.stack([targets[config.templates[w].format(t)] for w, t in zip(wordings, texts, strict=True)])
-        pixels = augment(pictures[chosen].float() / 255, config.min_crop, config.image_size, generator)
-        pixels = (pixels - MEAN) / DEVIATION
+        chosen = torch.multinomial(weights, config.batch_size, replacement=True, generator=generator)
+        pictures = [photographs[index].open() for index in chosen.tolist()]
+        pixels = (draw_crops(pictures, config.crop_size, config.min_crop, generator) - mean) / std
+        pixels = pixels.to(accelerator.device)
+        captions, templates = bank.draw(caption_set[chosen], generator)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(
-                step, peak=config.learning_rate, warmup_steps=config.warmup_steps, total_steps=config.steps
+                step - config.projection_steps,
+                peak=config.learning_rate,
+                warmup_steps=config.warmup_steps,
+                total_steps=config.steps,
             )
-        seen, scale = network(pixels.to(accelerator.device))
-        loss = loss_function(seen, target.to(seen), scale)
+        with accelerator.autocast():
+            embeddings, scale = network(pixels)
+        loss = caption_loss(embeddings, scale, bank, caption_set[chosen], captions, templates)
+        values = {"tower/caption_loss": loss.item(), "tower/scale": scale.item()}
+        if teacher:
+            with accelerator.autocast():
+                teacher_logits = teacher(pixels)
+            distillation = distillation_loss(embeddings, scale, teacher.classes, teacher_logits.float())
+            loss = loss + config.distillation_weight * distillation
+            values["tower/distillation_loss"] = distillation.item()
         accelerator.backward(loss)
         optimizer.step()
         optimizer.zero_grad()
         if log and (step + 1) % config.log_every == 0:
-            matched = (seen @ target.to(seen).T).argmax(dim=1).cpu() == torch.arange(len(seen))
-            values = {"loss": loss.item(), "matched": matched.float().mean().item(), "scale": scale.item()}
             log.scalars(step + 1, values)
-        if log and ((step + 1) % config.save_every == 0 or step + 1 == config.steps):
-            save_state(config.out / "state", step + 1, optimizer=optimizer, tower=tower)
+        if log and ((step + 1) % config.save_every == 0 or step + 1 == total):
+            save_state(states, step + 1, optimizer=optimizer, tower=tower)
             save_model(clip, initial, config.out / "model")
+    measure("tower")
     if log:
         log.close()
     accelerator.end_training()
+
+
+def write_initial(config: Config, initial: Path) -> None:
+    """The model before training, as a folder."""
+    torch.manual_seed(config.seed)
+    with atomic_folder(initial) as folder:
+        if config.start_from:
+            shutil.copytree(config.start_from, folder, dirs_exist_ok=True)
+            return
+        write_initial_folder(
+            folder,
+            text_model=config.text_model,
+            texts=config.vocabulary_texts,
+            vocabulary_size=config.vocabulary_size,
+            image_model=config.image_model,
+            image_weights=config.image_weights,
+            image_size=config.image_size,
+        )
+
+
+def report(out: Path, phase: str, values: dict[str, float]) -> None:
+    """Print the held-out measures, and add them to measures.json."""
+    path = out / "measures.json"
+    measures = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    measures[phase] = values
+    with atomic_file(path) as temporary:
+        temporary.write_text(json.dumps(measures, indent=2), encoding="utf-8")
+    print(f"held out, after the {phase} phase:")
+    for name, value in values.items():
+        print(f"  {name:<32} {value:.3f}")
 
 
 if __name__ == "__main__":

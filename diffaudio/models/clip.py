@@ -163,7 +163,9 @@ def _require(folder: Path, *files: str) -> None:
             raise UserError(f"{folder}: not a complete CLIP folder, {file} is missing")
 
 
-def prune_vocabulary(source: Path, target: Path, *, texts: Sequence[Path], size: int) -> None:
+def prune_vocabulary(
+    source: Path, target: Path, *, texts: Sequence[Path], size: int, max_positions: int | None = None
+) -> None:
     """Copy a BERT-like sentence encoder with only part of its word pieces.
 
     Kept are the special tokens, all single characters, every piece that the texts need, and after those the
@@ -174,6 +176,7 @@ def prune_vocabulary(source: Path, target: Path, *, texts: Sequence[Path], size:
         target: folder that exists already; the same three files are written there.
         texts: text files, one sentence a line.
         size: number of pieces to keep.
+        max_positions: how many tokens a text may have at most; None keeps the encoder's own limit.
 
     Raises:
         ValueError: the texts alone need more than `size` pieces.
@@ -190,7 +193,11 @@ def prune_vocabulary(source: Path, target: Path, *, texts: Sequence[Path], size:
         p for p in pieces if len(p.removeprefix("##")) == 1
     }
     for path in texts:
-        for encoding in tokenizer.encode_batch(path.read_text(encoding="utf-8").splitlines()):
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines()
+        except OSError as error:
+            raise UserError(f"vocabulary_texts: {path} cannot be read: {error.strerror}") from None
+        for encoding in tokenizer.encode_batch(lines):
             needed.update(encoding.tokens)
     if len(needed) > size:
         raise UserError(f"vocabulary size {size} is too small: the texts alone need {len(needed)} word pieces")
@@ -210,8 +217,13 @@ def prune_vocabulary(source: Path, target: Path, *, texts: Sequence[Path], size:
     (target / "tokenizer.json").write_text(json.dumps(tokenizer_json, ensure_ascii=False), encoding="utf-8")
     (target / "tokenizer_config.json").write_bytes((source / "tokenizer_config.json").read_bytes())
     model_config = json.loads((source / "config.json").read_text()) | {"vocab_size": len(kept)}
-    (target / "config.json").write_text(json.dumps(model_config, indent=2))
     weights = load_file(source / "model.safetensors")
     key = next(name for name in weights if name.endswith("word_embeddings.weight"))
     weights[key] = weights[key][[vocabulary[piece] for piece in kept]]
+    if max_positions is not None and max_positions < model_config["max_position_embeddings"]:
+        model_config["max_position_embeddings"] = max_positions
+        key = next(name for name in weights if name.endswith("position_embeddings.weight"))
+        weights[key] = weights[key][:max_positions].clone()
+        weights = {name: value for name, value in weights.items() if not name.endswith("position_ids")}
+    (target / "config.json").write_text(json.dumps(model_config, indent=2))
     save_file(weights, target / "model.safetensors", metadata={"format": "pt"})
