@@ -213,7 +213,7 @@ def freeze(tower: ImageTower, config: Config) -> None:
 
 
 def main(config: Config) -> None:
-    device = join_processes().device
+    device: Any = join_processes().device
     check(config)
     accelerator = Accelerator(mixed_precision=resolve_precision(config.precision, device))
     initial, states = config.out / "initial", config.out / "state"

@@ -104,7 +104,7 @@ def write_initial_folder(
         },
     }
     (folder / "open_clip_config.json").write_text(json.dumps(open_clip_config, indent=2), encoding="utf-8")
-    model = open_clip.create_model(f"local-dir:{folder}", text_cfg=text_config, load_weights=False)
+    model: Any = open_clip.create_model(f"local-dir:{folder}", text_cfg=text_config, load_weights=False)
     classifier.reset_classifier(0, global_pool="avg")
     model.visual.trunk.load_state_dict(classifier.state_dict())
     (folder / "model.safetensors").unlink()  # the sentence encoder's own file; its weights are in the model's now
