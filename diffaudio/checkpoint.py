@@ -10,25 +10,24 @@ whose classes are diffusers' or transformers' own, and leaves weights that are m
 """
 
 import copy
-import importlib
 import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-import diffusers
 import torch
-from safetensors import SafetensorError
 from torch import nn
 
 from diffaudio.atomic_io import atomic_folder
 from diffaudio.diffusion.objectives import prediction_type
 from diffaudio.errors import UserError
 from diffaudio.hub import fetch, is_hub_id
+from diffaudio.library_loading import read_scheduler
 from diffaudio.models.autoencoders import Autoencoder, load_autoencoder
 from diffaudio.models.bridge import load_bridge
 from diffaudio.models.clip import Clip
 from diffaudio.models.unet import UNet1D
+from diffaudio.safe_loading import check_folder, load_network, loading_errors, read_json
 
 __all__ = [
     "FORMAT_VERSION",
@@ -120,11 +119,11 @@ def load_parts(folder: Path, dtype: torch.dtype, *, only: Collection[str] = tupl
         if part not in only:
             continue
         try:
-            parts[part] = load(folder / part)
-        except (OSError, RuntimeError, LookupError, TypeError, ValueError, SafetensorError) as error:
-            reason = " ".join(str(error).split())
-            place = "" if reason.startswith(f"{folder / part}") else f"{folder / part}: cannot be loaded: "
-            raise UserError(f"{place}{reason}") from error
+            with loading_errors(folder / part):
+                parts[part] = load(folder / part)
+        except UserError as error:
+            place = "" if str(error).startswith(f"{folder / part}") else f"{folder / part}: cannot be loaded: "
+            raise UserError(f"{place}{error}") from error
     return parts
 
 
@@ -141,7 +140,7 @@ def load_weak_unet(model: str | Path, parts: Mapping[str, Any]) -> UNet1D:
     strong = next(parts["unet"].parameters())
     folder = find_model(model)
     weak = load_parts(folder, strong.dtype, only=("unet", "scheduler", "autoencoder"))
-    clip = json.loads((folder / "clip" / "open_clip_config.json").read_text(encoding="utf-8")).get("name")
+    clip = read_json(folder / "clip" / "open_clip_config.json").get("name")
     same = {
         "CLIP": clip == parts["clip"].name,
         "autoencoder": _equal_weights(weak["autoencoder"], parts["autoencoder"]),
@@ -252,11 +251,9 @@ def _check_index(folder: Path) -> None:
     file = folder / "model_index.json"
     if not file.is_file():
         raise UserError(f"{folder}: not a model folder, model_index.json is missing")
-    try:
-        index = json.loads(file.read_text(encoding="utf-8"))
-        name, version = index.get("_class_name"), index.get("_diffaudio_version")
-    except (ValueError, AttributeError) as error:
-        raise UserError(f"{file}: damaged: {error}") from error
+    check_folder(folder)
+    index = read_json(file)
+    name, version = index.get("_class_name"), index.get("_diffaudio_version")
     if name != "DiffAudioPipeline":
         raise UserError(f"{file}: holds a '{name}', not a model of diffaudio (DiffAudioPipeline)")
     if not isinstance(version, int) or version > FORMAT_VERSION:
@@ -266,17 +263,13 @@ def _check_index(folder: Path) -> None:
 
 
 def _load_unet(folder: Path, dtype: torch.dtype) -> UNet1D:
-    loaded: Any = UNet1D.from_pretrained(folder, torch_dtype=dtype, output_loading_info=True)
-    unet, info = loaded
-    wrong = [*info["missing_keys"], *info["unexpected_keys"]]
-    if wrong:
-        raise UserError(f"{len(wrong)} weights do not fit config.json, such as {wrong[0]}")
-    return unet.eval()
+    unet = load_network(UNet1D, folder)
+    nn.Module.to(unet, dtype=dtype)  # diffusers' own `to` warns of nothing
+    return unet
 
 
 def _load_scheduler(folder: Path) -> Any:
-    name = json.loads((folder / "scheduler_config.json").read_text(encoding="utf-8")).get("_class_name")
-    scheduler = getattr(importlib.import_module("diffusers"), str(name), None)
-    if not (isinstance(scheduler, type) and issubclass(scheduler, diffusers.SchedulerMixin)):
-        raise UserError(f"scheduler '{name}' is unknown to diffusers {diffusers.__version__}")
-    return scheduler.from_pretrained(folder)
+    check_folder(folder)
+    scheduler = read_scheduler(folder / "scheduler_config.json")
+    prediction_type(scheduler.config)  # refuses one that says nothing we know
+    return scheduler

@@ -17,7 +17,7 @@ REPO = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((REPO / "pyproject.toml").read_text(encoding="utf-8"))
 
 FLOORS = [
-    {"atomic_io", "errors", "file_names", "folder_lock", "hub", "seeding", "tables"},
+    {"atomic_io", "errors", "file_names", "folder_lock", "hub", "library_loading", "safe_loading", "seeding", "tables"},
     {"config", "distributed", "media", "pages"},
     {"models"},
     {"diffusion", "metrics"},

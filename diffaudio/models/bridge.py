@@ -15,7 +15,6 @@ arXiv:2203.02053); a U-Net that saw only images' has never been where texts are.
   tower was made for, and no picture is found for every text only because it lies near their cone.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
 from diffaudio.errors import UserError
+from diffaudio.safe_loading import load_network, read_json
 
 __all__ = [
     "BRIDGES",
@@ -173,8 +173,8 @@ def load_bridge(folder: str | Path) -> Bridge:
     config_file = Path(folder) / "config.json"
     if not config_file.is_file():
         raise UserError(f"{folder}: not a bridge folder, config.json is missing")
-    name = json.loads(config_file.read_text(encoding="utf-8")).get("_class_name")
+    name = read_json(config_file).get("_class_name")
     classes = {bridge.__name__: bridge for bridge in BRIDGES.values()}
     if name not in classes:
         raise UserError(f"{config_file}: bridge '{name}' is unknown; choose from {', '.join(classes)}")
-    return classes[name].from_pretrained(folder)
+    return load_network(classes[name], Path(folder))

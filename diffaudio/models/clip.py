@@ -23,6 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from diffaudio.errors import UserError
+from diffaudio.library_loading import check_open_clip_config, load_open_clip
 
 __all__ = ["Clip"]
 
@@ -64,18 +65,11 @@ class Clip(nn.Module):
         if not folder.is_dir():
             return cls._from_open_clip(str(model), tag, device)
         _require(folder, "open_clip_config.json", "open_clip_model.safetensors")
-        config = json.loads((folder / "open_clip_config.json").read_text(encoding="utf-8"))
-        text_config = dict(config["model_cfg"]["text_cfg"])
-        if "hf_tokenizer_name" in text_config:  # without its file, transformers makes one that knows no word
-            _require(folder, "config.json", "tokenizer.json", "tokenizer_config.json")
-        if "hf_model_name" in text_config:  # open_clip resolves it against the hub, or an absolute path
-            text_config |= {"hf_model_name": str(folder.resolve()), "hf_model_pretrained": False}
-        source = f"local-dir:{folder}"
-        network = open_clip.create_model(source, text_cfg=text_config, device=device)
+        network, tokenizer, config = load_open_clip(folder)
         return cls(
-            network,
-            open_clip.get_tokenizer(source),
-            name=config["name"],
+            network.to(device),
+            tokenizer,
+            name=str(config.get("name", folder.name)),
             embedding_dim=config["model_cfg"]["embed_dim"],
             model_config=config["model_cfg"],
         )
@@ -88,7 +82,9 @@ class Clip(nn.Module):
                 f"CLIP '{model}' is neither a folder, nor an 'hf-hub:' id, nor a model of open_clip's "
                 "(such as ViT-B-32 with tag openai; open_clip.list_models() names them)"
             )
-        model_config = open_clip.get_model_config(model) or {}
+        model_config: dict[str, Any] = open_clip.get_model_config(model) or {}
+        check_open_clip_config(model_config, model, local=False)
+        text_config = model_config["text_cfg"]
         # OpenAI's weights, under any model name, were trained with another activation than open_clip's own
         if (open_clip.get_pretrained_cfg(model, tag or "") or {}).get("quick_gelu"):
             model_config["quick_gelu"] = True
@@ -100,7 +96,8 @@ class Clip(nn.Module):
             force_quick_gelu=model_config.get("quick_gelu", False),
         )
         with torch.no_grad():
-            tokenizer = open_clip.get_tokenizer(model)
+            arguments: dict[str, Any] = {"trust_remote_code": False} if "hf_tokenizer_name" in text_config else {}
+            tokenizer = open_clip.get_tokenizer(model, **arguments)
             embedding_dim = network.encode_text(tokenizer(["a sound"]).to(device)).shape[-1]
         name = f"{model}/{tag}" if tag else model
         return cls(network, tokenizer, name=name, embedding_dim=embedding_dim, model_config=model_config)
@@ -109,7 +106,13 @@ class Clip(nn.Module):
         """Write the model as a local folder that `from_pretrained` reads, whichever way it was loaded."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        config = {"name": self.name, "model_cfg": self.model_config, "preprocess_cfg": self.model.visual.preprocess_cfg}
+        text_config = dict(self.model_config["text_cfg"])
+        text_config |= {key: "." for key in ("hf_model_name", "hf_tokenizer_name") if text_config.get(key)}
+        text_config |= {"hf_model_pretrained": False} if text_config.get("hf_model_name") else {}
+        vision_config = dict(self.model_config["vision_cfg"])
+        vision_config |= {"timm_model_pretrained": False} if vision_config.get("timm_model_name") else {}
+        model_config = self.model_config | {"text_cfg": text_config, "vision_cfg": vision_config}
+        config = {"name": self.name, "model_cfg": model_config, "preprocess_cfg": self.model.visual.preprocess_cfg}
         (folder / "open_clip_config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
         weights = {name: value.contiguous() for name, value in self.model.state_dict().items()}
         save_file(weights, folder / "open_clip_model.safetensors")

@@ -251,7 +251,7 @@ def test_names_are_fit_for_columns():
             lambda f: write_openl3(f / "l3", content_type="speech"),
             "content_type 'speech' and embedding_size 6144",
         ),
-        (lambda f: write_openl3(f / "l3", backbone="vggish"), "model.safetensors: does not fit: "),
+        (lambda f: write_openl3(f / "l3", backbone="vggish"), "model.safetensors: lacks "),
     ],
 )
 def test_what_is_no_backbone_is_refused_with_the_reason(make, message, tmp_path):
@@ -268,5 +268,5 @@ def test_a_clap_that_lacks_weights_is_refused(clap, tmp_path):
     for file in clap.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     save_file({"logit_scale_a": torch.zeros(())}, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(ValueError, match=r"lacks \d+ weights, such as "):
+    with pytest.raises(ValueError, match="config.json: asks for more than the weights beside it hold"):
         load_backbone(tmp_path)

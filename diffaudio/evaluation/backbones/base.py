@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from diffaudio import safe_loading
 from diffaudio.errors import UserError
 from diffaudio.evaluation.report import BackboneInfo
 from diffaudio.file_names import slug
@@ -104,11 +103,7 @@ def load_weights(network: nn.Module, path: Path, ignored: Sequence[str] = ()) ->
     """
     if not path.is_file():
         raise UserError(f"{path}: there are no weights; convert the published ones to safetensors, under their keys")
-    try:
-        weights = {key: value for key, value in load_file(path).items() if not key.startswith(tuple(ignored))}
-        network.load_state_dict(weights)
-    except (SafetensorError, RuntimeError) as error:
-        raise UserError(f"{path}: does not fit: {' '.join(str(error).split())[:300]}") from error
+    safe_loading.load_weights(network, safe_loading.Weights.of(path.parent, path.stem), ignored)
     network.eval().requires_grad_(False)
 
 

@@ -8,7 +8,6 @@ of one file would change from call to call.
 """
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,7 +16,9 @@ from transformers import AutoTokenizer, ClapFeatureExtractor, ClapModel
 from diffaudio.errors import UserError
 from diffaudio.evaluation.backbones.base import metric_part, sha256
 from diffaudio.hub import fetch, is_hub_id
+from diffaudio.library_loading import check_tokenizer, load_library_network
 from diffaudio.media.audio import RESAMPLER
+from diffaudio.safe_loading import loading_errors, read_json, refuse_remote_code
 
 __all__ = ["Clap"]
 
@@ -38,16 +39,13 @@ class Clap:
             raise UserError(f"{model}: model.safetensors is missing; CLAP is read from safetensors only")
         name = metric_part(Path(model).name)
         self.name = name if name.startswith("clap") else f"clap_{name}"
-        try:
-            loaded: Any = ClapModel.from_pretrained(folder, use_safetensors=True, output_loading_info=True)
-            self._features = ClapFeatureExtractor.from_pretrained(folder)
-            self._tokenizer = AutoTokenizer.from_pretrained(folder)
-        except (OSError, RuntimeError, TypeError, ValueError) as error:
-            raise UserError(f"{model}: cannot be loaded as CLAP: {' '.join(str(error).split())}") from error
-        self.model, info = loaded
-        if info["missing_keys"]:
-            raise UserError(f"{model}: lacks {len(info['missing_keys'])} weights, such as {min(info['missing_keys'])}")
-        self.model.eval().to(device)
+        refuse_remote_code(read_json(folder / "preprocessor_config.json"), folder / "preprocessor_config.json")
+        check_tokenizer(folder)
+        self.model = load_library_network(ClapModel, folder, may_hold_more=True)
+        with loading_errors(folder):
+            self._features = ClapFeatureExtractor.from_pretrained(folder, local_files_only=True)
+            self._tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        self.model.to(device)
         self.checkpoint = sha256(weights)
         self.sample_rate = int(self._features.sampling_rate)
         self.embedding_dim = int(self.model.config.projection_dim)

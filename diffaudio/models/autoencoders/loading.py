@@ -10,16 +10,13 @@ Only the class' name is taken from a folder, and looked up here; no code and no 
 """
 
 import importlib
-import json
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-
 from diffaudio.errors import UserError
 from diffaudio.hub import fetch, is_hub_id
-from diffaudio.models.autoencoders.adapters.base import load_whole
 from diffaudio.models.autoencoders.base import Autoencoder
+from diffaudio.safe_loading import load_network, loading_errors, read_json
 
 __all__ = ["AUTOENCODERS", "load_autoencoder", "size_on_disk"]
 
@@ -52,14 +49,14 @@ def load_autoencoder(model: str | Path) -> Autoencoder:
             not safetensors.
     """
     folder, name, parts = _find(model)
+    if name not in LIBRARIES:
+        return load_network(_ours(name), parts[0]).requires_grad_(False)
     try:
-        if name not in LIBRARIES:
-            return load_whole(_ours(name), parts[0])
-        return _ours(LIBRARIES[name][0]).from_library(*parts)
-    except (OSError, RuntimeError, LookupError, TypeError, ValueError, SafetensorError) as error:
-        reason = " ".join(str(error).split())
-        place = "" if reason.startswith(str(folder)) else f"{folder}: cannot be loaded as {name}: "
-        raise UserError(f"{place}{reason}") from error
+        with loading_errors(folder):
+            return _ours(LIBRARIES[name][0]).from_library(*parts)
+    except UserError as error:
+        place = "" if str(error).startswith(str(folder)) else f"{folder}: cannot be loaded as {name}: "
+        raise UserError(f"{place}{error}") from error
 
 
 def size_on_disk(model: str | Path) -> int:
@@ -118,8 +115,6 @@ def _networks(folder: Path) -> dict[str, Path]:
 
 def _class_name(config_file: Path) -> str:
     """As diffusers and we write it, or as transformers does."""
-    try:
-        config = json.loads(config_file.read_text(encoding="utf-8"))
-        return str(config.get("_class_name") or (config.get("architectures") or ["?"])[0])
-    except (ValueError, AttributeError, LookupError) as error:
-        raise UserError(f"{config_file}: damaged: {error}") from error
+    config = read_json(config_file)
+    architectures = config.get("architectures")
+    return str(config.get("_class_name") or (architectures[0] if isinstance(architectures, list) else "?"))

@@ -10,7 +10,6 @@ A recording's level says nothing of its kind, so each is scaled to peak 0.7 firs
 
 from collections import defaultdict
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +22,7 @@ from torchaudio.transforms import MelSpectrogram
 from diffaudio.errors import UserError
 from diffaudio.models.tagger.back_ends import BACK_ENDS
 from diffaudio.models.tagger.front_ends import FRONT_ENDS
+from diffaudio.safe_loading import load_network
 
 __all__ = ["BACK_ENDS", "FRONT_ENDS", "Tagger", "bundled_tagger", "load_tagger"]
 
@@ -196,12 +196,4 @@ def load_tagger(folder: str | Path) -> Tagger:
     folder = Path(folder)
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder}: there is no tagger, config.json is missing")
-    try:
-        loaded: Any = Tagger.from_pretrained(folder, output_loading_info=True, use_safetensors=True)
-    except (OSError, RuntimeError, TypeError, ValueError) as error:
-        raise UserError(f"{folder}: cannot be loaded: {' '.join(str(error).split())}") from error
-    tagger, info = loaded
-    wrong = [*info["missing_keys"], *info["unexpected_keys"]]
-    if wrong:
-        raise UserError(f"{folder}: {len(wrong)} weights do not fit config.json, such as {wrong[0]}")
-    return tagger.eval()
+    return load_network(Tagger, folder)

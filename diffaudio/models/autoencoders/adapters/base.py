@@ -13,7 +13,6 @@ sounds that a model is to learn, z has mean 0 and deviation 1, as the noise has:
 
 import math
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,7 +22,7 @@ from torch import Tensor, nn
 from diffaudio.errors import UserError
 from diffaudio.models.autoencoders.base import Autoencoder, Reach
 
-__all__ = ["AdaptedAutoencoder", "frames_reached", "load_whole", "settings_of"]
+__all__ = ["AdaptedAutoencoder", "frames_reached", "settings_of"]
 
 CONTEXT_S = 1.0  # around windows of what looks at everything
 
@@ -129,22 +128,6 @@ def frames_reached(layers: Iterable[tuple[int, int, int]], hop_length: int) -> i
     """
     samples = sum(math.ceil((kernel - 1) * dilation / 2) * spacing for kernel, dilation, spacing in layers)
     return math.ceil(samples / hop_length) + 1
-
-
-def load_whole(network: type, folder: Path) -> Any:
-    """Read a network of diffusers, transformers or ours from its folder: float32, safetensors only.
-
-    Raises:
-        ValueError: there are no safetensors, or their weights are not those of the config.
-    """
-    if not any(folder.glob("*.safetensors")):
-        raise UserError(f"{folder}: has no weights as *.safetensors; pickles are not read, convert them first")
-    loader: Any = network
-    loaded, info = loader.from_pretrained(folder, use_safetensors=True, output_loading_info=True)
-    wrong = sorted([*info["missing_keys"], *info["unexpected_keys"]])
-    if wrong:
-        raise UserError(f"{folder}: {len(wrong)} weights do not fit config.json, such as {wrong[0]}")
-    return loaded.eval().requires_grad_(False).float()
 
 
 def settings_of(config: Mapping[str, Any]) -> dict[str, Any]:

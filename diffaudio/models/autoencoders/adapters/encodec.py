@@ -23,7 +23,8 @@ from torch import Tensor
 from transformers import EncodecConfig, EncodecModel, PreTrainedConfig
 
 from diffaudio.errors import UserError
-from diffaudio.models.autoencoders.adapters.base import AdaptedAutoencoder, load_whole
+from diffaudio.library_loading import load_library_network
+from diffaudio.models.autoencoders.adapters.base import AdaptedAutoencoder
 from diffaudio.models.autoencoders.base import Reach
 
 __all__ = ["EncodecAutoencoder"]
@@ -69,7 +70,7 @@ class EncodecAutoencoder(AdaptedAutoencoder):
     @classmethod
     def from_library(cls, folder: Path) -> "EncodecAutoencoder":
         """Read a folder that `EncodecModel.save_pretrained` wrote."""
-        network = load_whole(EncodecModel, folder)
+        network = load_library_network(EncodecModel, folder)
         general = PreTrainedConfig().to_dict()
         own = {name: value for name, value in network.config.to_dict().items() if name not in general}
         autoencoder = cls(own)

@@ -22,7 +22,8 @@ from torch import Tensor
 from transformers import PreTrainedConfig, SpeechT5HifiGan, SpeechT5HifiGanConfig
 
 from diffaudio.errors import UserError
-from diffaudio.models.autoencoders.adapters.base import AdaptedAutoencoder, load_whole, settings_of
+from diffaudio.library_loading import load_library_network
+from diffaudio.models.autoencoders.adapters.base import AdaptedAutoencoder, settings_of
 
 __all__ = ["MelVAEAutoencoder"]
 
@@ -84,7 +85,7 @@ class MelVAEAutoencoder(AdaptedAutoencoder):
     @classmethod
     def from_library(cls, vae: Path, vocoder: Path) -> "MelVAEAutoencoder":
         """Read folders that `AutoencoderKL.save_pretrained` and `SpeechT5HifiGan.save_pretrained` wrote."""
-        networks = load_whole(AutoencoderKL, vae), load_whole(SpeechT5HifiGan, vocoder)
+        networks = load_library_network(AutoencoderKL, vae), load_library_network(SpeechT5HifiGan, vocoder)
         general = PreTrainedConfig().to_dict()
         own = {name: value for name, value in networks[1].config.to_dict().items() if name not in general}
         autoencoder = cls(settings_of(networks[0].config), own)

@@ -12,7 +12,8 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor
 
 from diffaudio.errors import UserError
-from diffaudio.models.autoencoders.adapters.base import AdaptedAutoencoder, load_whole, settings_of
+from diffaudio.library_loading import load_library_network
+from diffaudio.models.autoencoders.adapters.base import AdaptedAutoencoder, settings_of
 
 __all__ = ["MMAudioAutoencoder"]
 
@@ -51,7 +52,7 @@ class MMAudioAutoencoder(AdaptedAutoencoder):
     @classmethod
     def from_library(cls, vae: Path, vocoder: Path) -> "MMAudioAutoencoder":
         """Read folders that `MMAudioVAE.save_pretrained` and `MMAudioVocoder.save_pretrained` wrote."""
-        networks = load_whole(MMAudioVAE, vae), load_whole(MMAudioVocoder, vocoder)
+        networks = load_library_network(MMAudioVAE, vae), load_library_network(MMAudioVocoder, vocoder)
         autoencoder = cls(settings_of(networks[0].config), settings_of(networks[1].config))
         autoencoder.vae, autoencoder.vocoder = networks
         return autoencoder

@@ -12,7 +12,8 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.models.autoencoders.autoencoder_oobleck import OobleckDiagonalGaussianDistribution
 from torch import Tensor
 
-from diffaudio.models.autoencoders.adapters.base import AdaptedAutoencoder, frames_reached, load_whole, settings_of
+from diffaudio.library_loading import load_library_network
+from diffaudio.models.autoencoders.adapters.base import AdaptedAutoencoder, frames_reached, settings_of
 from diffaudio.models.autoencoders.base import Reach, TrainingPass
 
 __all__ = ["OobleckAutoencoder"]
@@ -53,7 +54,7 @@ class OobleckAutoencoder(AdaptedAutoencoder):
     @classmethod
     def from_library(cls, folder: Path) -> "OobleckAutoencoder":
         """Read a folder that `AutoencoderOobleck.save_pretrained` wrote."""
-        network = load_whole(AutoencoderOobleck, folder)
+        network = load_library_network(AutoencoderOobleck, folder)
         autoencoder = cls(settings_of(network.config))
         autoencoder.network = network
         return autoencoder
