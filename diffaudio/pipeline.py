@@ -19,7 +19,7 @@ from diffusers.utils import BaseOutput
 from torch import Tensor
 
 from diffaudio.checkpoint import bundled_model, find_model, load_parts, save_parts
-from diffaudio.diffusion.samplers import draw_noise, make_sampler, sample
+from diffaudio.diffusion.samplers import draw_noise, make_sampler, num_passes, sample
 from diffaudio.diffusion.settings import GenerationSettings, Guidance
 from diffaudio.errors import UserError
 from diffaudio.inputs import (
@@ -217,7 +217,7 @@ class DiffAudioPipeline:
             ValueError: an argument out of range, of another shape, or without effect.
         """
         check_numbers(num_inference_steps, audio_length_in_s, num_waveforms_per_prompt, output_type)
-        scheduler = self._scheduler(sampler, spacing, eta)
+        chosen = self._sampler(sampler, spacing, eta)
         guidance = with_rescale(guidance, guidance_rescale)
         if weak_unet is not None:
             check_weak_unet(weak_unet, self.unet)
@@ -229,14 +229,15 @@ class DiffAudioPipeline:
         generators = one_generator_each(generator, len(embedding))
         unet, weak = _Counted(self.unet), None if weak_unet is None else _Counted(weak_unet)
 
-        def on_step(step: int, timestep: Tensor, latents: Tensor) -> None:
-            self.num_timesteps = len(scheduler.timesteps)
+        self.num_timesteps = num_passes(chosen, num_inference_steps)
+
+        def on_step(step: int, timestep: float, latents: Tensor) -> None:
             if callback_on_step_end is not None:
                 callback_on_step_end(self, step, timestep, {"latents": latents})
 
         latents = sample(
             unet,
-            scheduler,
+            chosen,
             self._noise(latents, len(embedding), audio_length_in_s, generators),
             embedding,
             num_inference_steps=num_inference_steps,
@@ -250,10 +251,10 @@ class DiffAudioPipeline:
         audios = latents.float() if output_type == "latent" else self._decode(latents, audio_length_in_s)
         if output_type == "np":
             audios = audios.cpu().numpy()
-        num_passes = (unet.items + (weak.items if weak else 0)) // len(embedding)
-        return AudioPipelineOutput(audios=audios, num_passes=num_passes) if return_dict else (audios,)
+        passes_made = (unet.items + (weak.items if weak else 0)) // len(embedding)
+        return AudioPipelineOutput(audios=audios, num_passes=passes_made) if return_dict else (audios,)
 
-    def _scheduler(self, sampler: str | None, spacing: str | None, eta: float | None) -> Any:
+    def _sampler(self, sampler: str | None, spacing: str | None, eta: float | None) -> Any:
         if sampler is not None:
             return make_sampler(sampler, self.scheduler.config, spacing=spacing, eta=eta)
         if spacing is not None or eta is not None:

@@ -63,7 +63,7 @@ class UNetSettings:
     middle_blocks: int = 3
     attention_levels: tuple[int, ...] = (1,)
     attention_head_dim: int = 64
-    attention_reach: int = 128
+    attention_window: int = 128
     condition_dim: int = 256
     dropout: Share = 0.1
 

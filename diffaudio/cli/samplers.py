@@ -14,7 +14,8 @@ def run(arguments: list[str]) -> None:
     parser.add_argument("--model", metavar="FOLDER|ID", help="only those that suit this model")
     given = parser.parse_args(arguments)
 
-    from diffaudio.diffusion.samplers import SAMPLERS, why_unsuitable
+    from diffaudio.diffusion.sampler_table import SAMPLERS
+    from diffaudio.diffusion.samplers import why_unsuitable
 
     names = list(SAMPLERS)
     if given.model is not None:

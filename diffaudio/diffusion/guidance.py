@@ -34,7 +34,7 @@ class Guide:
     """Guided predictions for one run of a sampler; keeps APG's running difference.
 
     Args:
-        unet: called as `unet(latents, timestep, embedding, keep)`.
+        unet: called as `unet(latents, timestep, embedding, condition_mask)`.
         embedding: [batch, embedding_dim].
         scale: 0 or more.
         predicts: of `prediction_type`.
@@ -99,8 +99,8 @@ class Guide:
             return self.unet(z, timestep, self.embedding), self.weak_unet(z, timestep, self.embedding)
         twice = torch.cat([z, z])
         if self.negative_embedding is None:
-            keep = torch.arange(len(twice), device=z.device) < len(z)
-            prediction = self.unet(twice, timestep, torch.cat([self.embedding, self.embedding]), keep)
+            condition_mask = torch.arange(len(twice), device=z.device) < len(z)
+            prediction = self.unet(twice, timestep, torch.cat([self.embedding, self.embedding]), condition_mask)
         else:
             prediction = self.unet(twice, timestep, torch.cat([self.embedding, self.negative_embedding]))
         conditional, other = prediction.chunk(2)

@@ -21,13 +21,12 @@ import numpy as np
 from diffusers import DDIMScheduler
 
 from diffaudio.diffusion.objectives import prediction_type
+from diffaudio.diffusion.sampler_table import SPACINGS
 from diffaudio.errors import UserError
 
-__all__ = ["SPACINGS", "NoiseSchedule"]
+__all__ = ["NoiseSchedule"]
 
-SPACINGS = ("trailing", "linear", "karras", "exponential")
-
-_MOST_NOISE = 80.0  # sigma / alpha
+_MAX_RATIO = 80.0  # sigma / alpha
 
 
 class NoiseSchedule:
@@ -95,7 +94,7 @@ class NoiseSchedule:
         return self._known[np.round(places).astype(int) - 1]
 
     def _from_ratios(self, spacing: str, num_steps: int) -> np.ndarray:
-        lowest, highest = self._known[0], min(self._known[-1], _MOST_NOISE / (1 + _MOST_NOISE))
+        lowest, highest = self._known[0], min(self._known[-1], _MAX_RATIO / (1 + _MAX_RATIO))
         first, last = highest / (1 - highest), lowest / (1 - lowest)
         if spacing == "karras":
             ratios = np.linspace(first ** (1 / 7), last ** (1 / 7), num_steps) ** 7

@@ -115,7 +115,7 @@ def diffusion_loss(
     """Squared error of what the U-Net predicts from latents at random noise levels.
 
     Args:
-        unet: called as `unet(noisy, timestep, embedding, keep)`.
+        unet: called as `unet(noisy, timestep, embedding, condition_mask)`.
         latents: [batch, channels, frames].
         embedding: [batch, embedding_dim].
         scheduler: of `training_scheduler`, or any of diffusers' with one of its prediction types.
@@ -131,7 +131,7 @@ def diffusion_loss(
     # which item gets which stratum is drawn too: where several corpora are mixed, each has fixed places in the batch
     stratum = torch.randperm(batch, generator=generator)
     position = (stratum + torch.rand(batch, generator=generator)) / batch
-    keep = torch.rand(batch, generator=generator) >= condition_dropout
+    condition_mask = torch.rand(batch, generator=generator) >= condition_dropout
     predicts, num_timesteps = prediction_type(scheduler.config), scheduler.config["num_train_timesteps"]
 
     if predicts == "flow_prediction":
@@ -147,5 +147,5 @@ def diffusion_loss(
 
     alpha, sigma = (y.to(device, latents.dtype)[:, None, None] for y in (alpha, sigma))
     target = prediction_of(latents, noise, alpha, sigma, predicts)
-    prediction = unet(alpha * latents + sigma * noise, timestep.to(device), embedding, keep.to(device))
+    prediction = unet(alpha * latents + sigma * noise, timestep.to(device), embedding, condition_mask.to(device))
     return (prediction.float() - target.float()).square().mean(dim=(1, 2)), level.to(device)

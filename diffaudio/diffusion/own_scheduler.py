@@ -9,18 +9,20 @@ Models distilled for consistency jump from any noise level to clean latents. The
 
 import functools
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import diffusers
+import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, FlowMatchLCMScheduler
 from torch import Tensor
 
+from diffaudio.diffusion.guidance import Guide
 from diffaudio.diffusion.noise_schedule import NoiseSchedule
 from diffaudio.diffusion.objectives import prediction_type
 from diffaudio.errors import UserError
 
-__all__ = ["DISTILLED", "distilled_scheduler", "draws_noise", "kinds", "passes", "set_timesteps"]
+__all__ = ["DISTILLED", "distilled_scheduler", "draws_noise", "kinds", "passes", "run", "set_timesteps"]
 
 DISTILLED = {"lcm": ("LCMScheduler", "FlowMatchLCMScheduler"), "tcd": ("TCDScheduler",)}
 
@@ -81,6 +83,28 @@ def set_timesteps(scheduler: Any, num_inference_steps: int) -> None:
             raise UserError(f"{kind} cannot take {num_inference_steps} steps; take one more or less")
     if hasattr(scheduler, "set_begin_index"):
         scheduler.set_begin_index(0)
+
+
+def run(
+    scheduler: Any,
+    guide: Guide,
+    noise: Tensor,
+    num_inference_steps: int,
+    generators: list[torch.Generator] | None,
+    on_step: Callable[[int, float, Tensor], None] | None,
+) -> Tensor:
+    """From noise to clean latents, [batch, channels, frames]; `on_step` as for `samplers.sample`."""
+    set_timesteps(scheduler, num_inference_steps)
+    draws = {"generator": generators} if draws_noise(scheduler) else {}
+    # Schedulers of flow matching have neither: their latents are what the U-Net sees.
+    scale_input = getattr(scheduler, "scale_model_input", lambda latents, timestep: latents)
+    latents = noise * getattr(scheduler, "init_noise_sigma", 1.0)
+    for index, (timestep, (t, alpha, sigma)) in enumerate(zip(scheduler.timesteps, passes(scheduler), strict=True)):
+        prediction = guide(scale_input(latents, timestep), t, alpha, sigma)
+        latents = scheduler.step(prediction, timestep, latents, return_dict=False, **draws)[0]
+        if on_step is not None:
+            on_step(index, timestep, latents)
+    return latents
 
 
 def passes(scheduler: Any) -> list[tuple[Tensor, float, float]]:

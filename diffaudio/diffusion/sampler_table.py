@@ -1,22 +1,29 @@
-"""The samplers by name: what each does, how exactly, for which models and with which settings."""
+"""The samplers by name: what each does, its order, the models it suits and the settings it takes.
+
+Schedulers of diffusers do the work where they know flow matching (DPM-Solver++, DEIS, UniPC, SA), with our own noise
+levels (`noise_schedule`). The others are written out in `solvers`: diffusers' have no form for flow matching; its LMS
+needs scipy; its DDIM and PNDM miscount where the number of steps does not divide 1000; its Heun, DPM2 and LMS measure
+in sigma / alpha, which is infinite where a schedule begins with pure noise; and its DPM-Solver++ of third order is of
+second.
+
+Like `solvers`, this module imports no torch.
+"""
+
+from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from dataclasses import dataclass
-
-from diffusers import (
-    DEISMultistepScheduler,
-    DPMSolverMultistepScheduler,
-    DPMSolverSinglestepScheduler,
-    SASolverScheduler,
-    UniPCMultistepScheduler,
-)
+from typing import TYPE_CHECKING
 
 from diffaudio.diffusion import solvers
-from diffaudio.diffusion.noise_schedule import SPACINGS
+from diffaudio.errors import UserError
 
-__all__ = ["EVEN", "NO_LEAP", "SAMPLERS", "TRAILING", "Sampler"]
+if TYPE_CHECKING:
+    from diffaudio.diffusion.solvers import Solver
 
+__all__ = ["SAMPLERS", "SPACINGS", "Sampler", "check_sampler"]
+
+SPACINGS = ("trailing", "linear", "karras", "exponential")  # see `noise_schedule`
 OBJECTIVES = ("flow", "v", "epsilon", "sample")
 EVEN = ("trailing", "linear")
 # For solvers that extrapolate in log(sigma / alpha), where the last steps of 'linear' are a leap.
@@ -26,22 +33,22 @@ TRAILING = ("trailing",)
 
 @dataclass(frozen=True)
 class Sampler:
-    """What a name stands for.
+    """A row of the table.
 
     Attributes:
         description: in a line, with its paper.
-        order: of convergence in the number of steps; of a stochastic one's mean and deviation. 0 for those that jump.
-        solver: None for distilled models, whose own scheduler serves.
-        passes: over the U-Net, a step.
+        order: of convergence in the number of steps; of a stochastic one's mean and std. 0 for those that jump.
+        solver: None for distilled models, which are sampled by their own scheduler.
+        passes: over the U-Net in each step.
         is_stochastic: draws noise in each step; where it has an eta, only if that is above 0.
-        spacings: those it takes, the first by itself.
-        eta: None where it has none.
+        spacings: those it takes, its default first.
+        eta: its default; None where it has no eta.
         objectives: of the models that it suits.
     """
 
     description: str
     order: int
-    solver: Callable[..., solvers.Solution] | None
+    solver: Solver | None
     passes: int = 1
     is_stochastic: bool = False
     spacings: tuple[str, ...] = SPACINGS
@@ -49,17 +56,23 @@ class Sampler:
     objectives: tuple[str, ...] = OBJECTIVES
 
 
-_dpm = functools.partial(solvers.of_diffusers, DPMSolverMultistepScheduler, solver_order=2, solver_type="midpoint")
+_dpmpp_2m = functools.partial(
+    solvers.from_diffusers,
+    "DPMSolverMultistepScheduler",
+    takes_generators=True,
+    solver_order=2,
+    solver_type="midpoint",
+)
 
 SAMPLERS: dict[str, Sampler] = {
     "ddpm": Sampler(
-        "the way of training backwards: Ho et al. 2020 (arXiv:2006.11239), alg. 2",
+        "training in reverse: Ho et al. 2020 (arXiv:2006.11239), alg. 2",
         order=1,
         solver=functools.partial(solvers.euler, eta=1.0),
         is_stochastic=True,
     ),
     "ddim": Sampler(
-        "straight steps, with fresh noise by eta (1 is ddpm): Song et al. 2020 (arXiv:2010.02502), eq. 12 and 16",
+        "Euler steps, with fresh noise by eta (1 is ddpm): Song et al. 2020 (arXiv:2010.02502), eq. 12 and 16",
         order=1,
         solver=solvers.euler,
         is_stochastic=True,
@@ -72,7 +85,7 @@ SAMPLERS: dict[str, Sampler] = {
         spacings=EVEN,
     ),
     "euler": Sampler(
-        "straight steps along the slope, the same as ddim with eta 0: Karras et al. 2022 (arXiv:2206.00364), sec. 3",
+        "straight steps along the slope, the same as ddim at eta 0: Karras et al. 2022 (arXiv:2206.00364), sec. 3",
         order=1,
         solver=solvers.euler,
     ),
@@ -96,7 +109,7 @@ SAMPLERS: dict[str, Sampler] = {
         solver=solvers.lms,
     ),
     "dpm2": Sampler(
-        "slope from half way: DPM-Solver-2, Lu et al. 2022 (arXiv:2206.00927), alg. 1, as in k-diffusion",
+        "slope at the midpoint: DPM-Solver-2, Lu et al. 2022 (arXiv:2206.00927), alg. 1, as in k-diffusion",
         order=2,
         solver=solvers.dpm2,
         passes=2,
@@ -112,19 +125,21 @@ SAMPLERS: dict[str, Sampler] = {
     "dpm++2s": Sampler(
         "DPM-Solver++(2S), two steps at a time: Lu et al. 2022 (arXiv:2211.01095), alg. 1",
         order=2,
-        solver=solvers.of_diffusers(DPMSolverSinglestepScheduler, solver_order=2, lower_order_final=True),
+        solver=solvers.from_diffusers(
+            "DPMSolverSinglestepScheduler", takes_generators=True, solver_order=2, lower_order_final=True
+        ),
         spacings=NO_LEAP,
     ),
     "dpm++2m": Sampler(
         "DPM-Solver++(2M), multistep: Lu et al. 2022 (arXiv:2211.01095), alg. 2",
         order=2,
-        solver=_dpm(algorithm_type="dpmsolver++"),
+        solver=_dpmpp_2m(algorithm_type="dpmsolver++"),
         spacings=NO_LEAP,
     ),
     "dpm++2m_sde": Sampler(
         "SDE-DPM-Solver++(2M), dpm++2m with fresh noise: Lu et al. 2022 (arXiv:2211.01095)",
         order=2,
-        solver=_dpm(algorithm_type="sde-dpmsolver++"),
+        solver=_dpmpp_2m(algorithm_type="sde-dpmsolver++"),
         is_stochastic=True,
         spacings=NO_LEAP,
     ),
@@ -137,24 +152,24 @@ SAMPLERS: dict[str, Sampler] = {
     "deis": Sampler(
         "multistep on the noise, over log(sigma / alpha), of second order: Zhang & Chen 2022 (arXiv:2204.13902)",
         order=2,
-        solver=solvers.of_diffusers(DEISMultistepScheduler, solver_order=2, euler_ends=True),
+        solver=solvers.from_diffusers("DEISMultistepScheduler", solver_order=2, euler_ends=True),
         spacings=NO_LEAP,
     ),
     "unipc": Sampler(
         "predictor, then corrector by the next pass: Zhao et al. 2023 (arXiv:2302.04867), alg. 1 and 2",
         order=3,
-        solver=solvers.of_diffusers(UniPCMultistepScheduler, solver_order=2, solver_type="bh2"),
+        solver=solvers.from_diffusers("UniPCMultistepScheduler", solver_order=2, solver_type="bh2"),
         spacings=NO_LEAP,
     ),
     "sa": Sampler(
-        "stochastic Adams, with fresh noise in the middle of the way: Xue et al. 2023 (arXiv:2309.05019), alg. 1",
+        "stochastic Adams, with fresh noise at middle noise levels: Xue et al. 2023 (arXiv:2309.05019), alg. 1",
         order=2,
-        solver=solvers.of_diffusers(SASolverScheduler, euler_ends=True),
+        solver=solvers.from_diffusers("SASolverScheduler", takes_generators=True, euler_ends=True),
         is_stochastic=True,
         spacings=TRAILING,
     ),
     "lcm": Sampler(
-        "jump to clean latents and put noise on again: Luo et al. 2023 (arXiv:2310.04378)",
+        "jump to clean latents and add noise again: Luo et al. 2023 (arXiv:2310.04378)",
         order=0,
         solver=None,
         is_stochastic=True,
@@ -162,7 +177,7 @@ SAMPLERS: dict[str, Sampler] = {
         objectives=("distilled by LCM",),
     ),
     "tcd": Sampler(
-        "jump a part of the way, with fresh noise by eta (gamma there): Zheng et al. 2024 (arXiv:2402.19159)",
+        "jump part of the way, with fresh noise by eta (gamma there): Zheng et al. 2024 (arXiv:2402.19159)",
         order=0,
         solver=None,
         is_stochastic=True,
@@ -171,3 +186,29 @@ SAMPLERS: dict[str, Sampler] = {
         objectives=("distilled by TCD",),
     ),
 }
+
+
+def check_sampler(name: str, spacing: str | None = None, eta: float | None = None) -> None:
+    """Refuse a sampler that is unknown, or settings that it does not take.
+
+    Raises:
+        UserError: see there.
+    """
+    if name not in SAMPLERS:
+        raise UserError(f"sampler '{name}' is unknown; choose from {', '.join(SAMPLERS)}")
+    sampler = SAMPLERS[name]
+    if spacing is not None and spacing not in SPACINGS:
+        raise UserError(f"spacing '{spacing}' is unknown; choose from {', '.join(SPACINGS)}")
+    if spacing is not None and spacing not in sampler.spacings:
+        why = {
+            (): "its noise levels are those of the distillation; leave it out",
+            EVEN: f"its weights hold for steps that are even in time; choose from {', '.join(EVEN)}",
+            NO_LEAP: f"its last step would be a leap in log(sigma / alpha); choose from {', '.join(NO_LEAP)}",
+            TRAILING: "in fewer than 40 steps it would overshoot several times over; leave it out",
+        }[sampler.spacings]
+        raise UserError(f"sampler '{name}' does not take spacing '{spacing}': {why}")
+    if eta is not None and sampler.eta is None:
+        with_eta = ", ".join(other for other, each in SAMPLERS.items() if each.eta is not None)
+        raise UserError(f"eta has no effect on sampler '{name}'; leave it out, or choose from {with_eta}")
+    if eta is not None and not 0 <= eta <= 1:
+        raise UserError(f"eta is {eta}; 0 (no fresh noise) to 1 is allowed")

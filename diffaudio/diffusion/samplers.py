@@ -1,34 +1,98 @@
-"""Samplers: short names for the ways from noise to latents, and the loop that goes them.
+"""Samplers: from noise to latents, guided, by a solver or by a checkpoint's own scheduler.
 
-    z    noisy latents, what the U-Net sees           [batch, channels, frames]
-    s    noise level, from 1 (noise) to 0 (clean)
-    t    timestep, what the U-Net is told; 1000 s for flow matching
+    x, e          clean latents and noise, from the prediction at z           [batch, channels, frames]
+    alpha, sigma  z = alpha x + sigma e is what the U-Net sees                [batch, channels, frames]
+    s             noise level sigma / (alpha + sigma), from 1 (noise) to 0 (clean)
+    y             z / (alpha + sigma) = (1 - s) x + s e, whose slope dy/ds is e - x
+    t             timestep, what the U-Net is conditioned on; 1000 s for flow matching
 
-Schedulers of diffusers do the work where they know flow matching (DPM-Solver++, DEIS, UniPC, SA), with noise levels of
-ours (`schedules`). The others are written out in `solvers`: diffusers' have no form for flow matching; its LMS needs
-scipy; its DDIM and PNDM miscount where the number of steps does not divide 1000; its Heun, DPM2 and LMS measure in
-sigma / alpha, which is infinite where a schedule begins with pure noise; and its DPM-Solver++ of third order is of
-second. Latents stay in float32 from step to step, whatever the U-Net computes in.
+What a sampler does depends on the ratio of alpha and sigma alone: scaling z by alpha + sigma changes neither the path
+from noise to sound nor the noise on it (Karras et al. 2022, arXiv:2206.00364, eq. 4). So a model of any objective is
+solved as one of flow matching, in y. For flow matching itself alpha + sigma is 1, and y is z. Latents stay in float32
+from step to step, whatever the U-Net computes in.
 """
 
 import copy
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from diffaudio.diffusion import own_scheduler
-from diffaudio.diffusion.flow_form import FlowFormScheduler
 from diffaudio.diffusion.guidance import Guide
-from diffaudio.diffusion.noise_schedule import SPACINGS
-from diffaudio.diffusion.objectives import prediction_type
-from diffaudio.diffusion.sampler_table import EVEN, NO_LEAP, SAMPLERS, TRAILING, Sampler
+from diffaudio.diffusion.noise_schedule import NoiseSchedule
+from diffaudio.diffusion.objectives import clean_and_noise, prediction_type
+from diffaudio.diffusion.sampler_table import SAMPLERS, check_sampler
 from diffaudio.diffusion.settings import PLAIN_CFG, Guidance
 from diffaudio.errors import UserError
 
-__all__ = ["SAMPLERS", "Sampler", "draw_noise", "make_sampler", "num_passes", "sample", "why_unsuitable"]
+if TYPE_CHECKING:
+    from diffaudio.diffusion.solvers import Generators, Solver
+
+__all__ = ["SolverSampler", "draw_noise", "make_sampler", "num_passes", "sample", "why_unsuitable"]
+
+OnStep = Callable[[int, float, Tensor], None]
+
+
+@dataclass(frozen=True)
+class SolverSampler:
+    """A solver for the noise levels of a model.
+
+    Attributes:
+        config: of the checkpoint's own scheduler.
+        solver: a function of `solvers`.
+        spacing: of `SPACINGS`.
+        is_stochastic: whether it needs generators.
+    """
+
+    config: Mapping[str, Any]
+    solver: "Solver"
+    spacing: str
+    is_stochastic: bool
+
+    @functools.cached_property
+    def schedule(self) -> NoiseSchedule:
+        return NoiseSchedule(self.config)
+
+    def passes(self, num_inference_steps: int) -> list[float]:
+        """s of each pass over the U-Net, found by running the solver on nothing.
+
+        Raises:
+            UserError: see `NoiseSchedule.levels`.
+        """
+        levels: list[float] = []
+
+        def denoiser(y: Tensor, s: float) -> Tensor:
+            levels.append(s)
+            return torch.zeros_like(y)
+
+        steps = self.schedule.levels(self.spacing, num_inference_steps)
+        self.solver(denoiser, torch.zeros(1, 1, 1), steps, [torch.Generator()])
+        return levels
+
+    def run(
+        self, guide: Guide, noise: Tensor, num_inference_steps: int, generators: "Generators", on_step: OnStep | None
+    ) -> Tensor:
+        """From noise to clean latents, [batch, channels, frames]; `on_step` as for `sample`."""
+        schedule, levels = self.schedule, self.schedule.levels(self.spacing, num_inference_steps)
+        last: list[float] = []  # the timestep of each pass made
+
+        def denoiser(y: Tensor, s: float) -> Tensor:
+            if last and on_step is not None:
+                on_step(len(last) - 1, last[-1], y)
+            timestep, (alpha, sigma) = schedule.timestep(s), schedule.alpha_sigma(s)
+            z = y * (alpha + sigma)
+            x, e = clean_and_noise(guide(z, timestep, alpha, sigma), z, alpha, sigma, schedule.predicts)
+            last.append(timestep)
+            return e - x
+
+        y = self.solver(denoiser, noise * (1 / sum(schedule.alpha_sigma(levels[0]))), levels, generators)
+        if on_step is not None:
+            on_step(len(last) - 1, last[-1], y)
+        return y
 
 
 def why_unsuitable(name: str, scheduler_config: Mapping[str, Any]) -> str | None:
@@ -60,7 +124,7 @@ def why_unsuitable(name: str, scheduler_config: Mapping[str, Any]) -> str | None
 def make_sampler(
     name: str, scheduler_config: Mapping[str, Any], *, spacing: str | None = None, eta: float | None = None
 ) -> Any:
-    """What `name` stands for, for a model trained with the scheduler of `scheduler_config`.
+    """The sampler called `name`, for a model trained with the scheduler of `scheduler_config`.
 
     Args:
         name: a key of `SAMPLERS`.
@@ -70,22 +134,21 @@ def make_sampler(
         eta: 0 to 1, how much noise a step draws anew; None is what is usual for the sampler.
 
     Returns:
-        An object with the calls of diffusers' schedulers, for `sample`.
+        A `SolverSampler`, or the scheduler of a distilled model; both are for `sample`.
 
     Raises:
         ValueError: `name` is unknown, it does not suit the model, or `spacing` or `eta` does not suit it.
     """
-    if name not in SAMPLERS:
-        raise UserError(f"sampler '{name}' is unknown; choose from {', '.join(SAMPLERS)}")
+    check_sampler(name)
     reason = why_unsuitable(name, scheduler_config)
     if reason is not None:
         raise UserError(f"sampler '{name}' does not suit this model: {reason}")
     sampler = SAMPLERS[name]
-    _check_settings(name, sampler, spacing, eta)
+    check_sampler(name, spacing, eta)
     eta = sampler.eta if eta is None else eta
     if sampler.solver is None:
         return own_scheduler.distilled_scheduler(name, scheduler_config, eta)
-    return FlowFormScheduler(
+    return SolverSampler(
         scheduler_config,
         sampler.solver if eta is None else functools.partial(sampler.solver, eta=eta),
         spacing=spacing or sampler.spacings[0],
@@ -93,21 +156,27 @@ def make_sampler(
     )
 
 
-def num_passes(scheduler: Any, num_inference_steps: int) -> int:
-    """How often a scheduler of `make_sampler` will have the U-Net run; with guidance mostly over two items a sound.
+def num_passes(sampler: Any, num_inference_steps: int) -> int:
+    """How often a sampler will run the U-Net; with guidance mostly over two items a sound.
+
+    Args:
+        sampler: as for `sample`.
 
     Raises:
-        ValueError: it cannot take so many steps.
+        UserError: it cannot take so many steps.
     """
-    scheduler = copy.deepcopy(scheduler)
-    _set_timesteps(scheduler, num_inference_steps)
+    _check_steps(sampler, num_inference_steps)
+    if isinstance(sampler, SolverSampler):
+        return len(sampler.passes(num_inference_steps))
+    scheduler = copy.deepcopy(sampler)
+    own_scheduler.set_timesteps(scheduler, num_inference_steps)
     return len(scheduler.timesteps)
 
 
 @torch.no_grad()
 def sample(
     unet: Callable[..., Tensor],
-    scheduler: Any,
+    sampler: Any,
     noise: Tensor,
     embedding: Tensor,
     *,
@@ -117,20 +186,19 @@ def sample(
     negative_embedding: Tensor | None = None,
     weak_unet: Callable[..., Tensor] | None = None,
     generators: list[torch.Generator] | None = None,
-    on_step: Callable[[int, Tensor, Tensor], None] | None = None,
+    on_step: OnStep | None = None,
 ) -> Tensor:
     """Turn noise into latents.
 
     Args:
-        unet: called as `unet(latents, timestep, embedding, keep)`.
-        scheduler: of `make_sampler`, or any other diffusers scheduler that fits the model.
+        unet: called as `unet(latents, timestep, embedding, condition_mask)`.
+        sampler: of `make_sampler`, or any scheduler of diffusers that fits the model.
         noise: [batch, channels, frames], standard normal.
         embedding: [batch, embedding_dim].
         guidance: how the scale is applied.
         negative_embedding, weak_unet: see `Guide`.
         generators: one an item, on the CPU; for samplers that draw noise in each step.
-        on_step: called after each pass as `on_step(pass_index, timestep, latents)`; there are
-            `len(scheduler.timesteps)` passes.
+        on_step: called after each of the `num_passes` passes as `on_step(pass_index, timestep, latents)`.
 
     Returns:
         [batch, channels, frames], float32.
@@ -144,21 +212,14 @@ def sample(
         embedding,
         scale=guidance_scale,
         options=guidance,
-        predicts=prediction_type(scheduler.config),
+        predicts=prediction_type(sampler.config),
         negative_embedding=negative_embedding,
         weak_unet=weak_unet,
     )
-    _set_timesteps(scheduler, num_inference_steps)
-    draws = _draws(scheduler, len(noise), generators)
-    # Schedulers of flow matching have neither: their latents are what the U-Net sees.
-    scale_input = getattr(scheduler, "scale_model_input", lambda latents, timestep: latents)
-    latents = noise.float() * getattr(scheduler, "init_noise_sigma", 1.0)
-    for index, (timestep, told) in enumerate(zip(scheduler.timesteps, _passes(scheduler), strict=True)):
-        prediction = guide(scale_input(latents, timestep), *told)
-        latents = scheduler.step(prediction, timestep, latents, return_dict=False, **draws)[0]
-        if on_step is not None:
-            on_step(index, timestep, latents)
-    return latents
+    _check_steps(sampler, num_inference_steps)
+    _check_generators(sampler, len(noise), generators)
+    run = sampler.run if isinstance(sampler, SolverSampler) else functools.partial(own_scheduler.run, sampler)
+    return run(guide, noise.float(), num_inference_steps, generators, on_step)
 
 
 def draw_noise(shape: tuple[int, ...], generators: list[torch.Generator]) -> Tensor:
@@ -173,47 +234,15 @@ def draw_noise(shape: tuple[int, ...], generators: list[torch.Generator]) -> Ten
     return torch.stack([torch.randn(shape, generator=generator) for generator in generators])
 
 
-def _check_settings(name: str, sampler: Sampler, spacing: str | None, eta: float | None) -> None:
-    if spacing is not None and spacing not in SPACINGS:
-        raise UserError(f"spacing '{spacing}' is unknown; choose from {', '.join(SPACINGS)}")
-    if spacing is not None and spacing not in sampler.spacings:
-        why = {
-            (): "its noise levels are those of the distillation; leave it out",
-            EVEN: f"its weights hold for steps that are even in time; choose from {', '.join(EVEN)}",
-            NO_LEAP: f"its last step would be a leap in log(sigma / alpha); choose from {', '.join(NO_LEAP)}",
-            TRAILING: "in fewer than 40 steps it would overshoot several times over; leave it out",
-        }[sampler.spacings]
-        raise UserError(f"sampler '{name}' does not take spacing '{spacing}': {why}")
-    if eta is not None and sampler.eta is None:
-        having = ", ".join(other for other, each in SAMPLERS.items() if each.eta is not None)
-        raise UserError(f"eta has no effect on sampler '{name}'; leave it out, or choose from {having}")
-    if eta is not None and not 0 <= eta <= 1:
-        raise UserError(f"eta is {eta}; 0 (no fresh noise) to 1 is allowed")
-
-
-def _set_timesteps(scheduler: Any, num_inference_steps: int) -> None:
-    most = scheduler.config["num_train_timesteps"]
+def _check_steps(sampler: Any, num_inference_steps: int) -> None:
+    most = sampler.config["num_train_timesteps"]
     if not 1 <= num_inference_steps <= most:
         raise UserError(f"num_inference_steps is {num_inference_steps}; it must be 1 to {most}")
-    if isinstance(scheduler, FlowFormScheduler):
-        scheduler.set_timesteps(num_inference_steps)
-    else:
-        own_scheduler.set_timesteps(scheduler, num_inference_steps)
 
 
-def _passes(scheduler: Any) -> list[tuple[Any, float, float]]:
-    """Timestep, alpha and sigma for the U-Net at each pass."""
-    if isinstance(scheduler, FlowFormScheduler):
-        return list(zip(scheduler.timesteps, scheduler.alphas, scheduler.sigmas, strict=True))
-    return own_scheduler.passes(scheduler)
-
-
-def _draws(scheduler: Any, batch: int, generators: list[torch.Generator] | None) -> dict[str, Any]:
-    """What `scheduler.step` needs beyond the prediction: generators, where it draws noise."""
-    is_ours = isinstance(scheduler, FlowFormScheduler)
-    if not (scheduler.is_stochastic if is_ours else own_scheduler.draws_noise(scheduler)):
-        return {}
-    if generators is None or len(generators) != batch:
+def _check_generators(sampler: Any, batch: int, generators: "Generators") -> None:
+    ours = isinstance(sampler, SolverSampler)
+    draws_noise = sampler.is_stochastic if ours else own_scheduler.draws_noise(sampler)
+    if draws_noise and (generators is None or len(generators) != batch):
         given = "none" if generators is None else len(generators)
         raise UserError(f"this sampler draws noise in each step: give one generator an item ({batch}), not {given}")
-    return {"generator": generators}

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from diffaudio.diffusion.sampler_table import check_sampler
 from diffaudio.errors import UserError
 
 __all__ = ["GUIDANCE_SCHEDULES", "MAX_DURATION_S", "PLAIN_CFG", "GenerationSettings", "Guidance", "Projection"]
@@ -145,8 +146,7 @@ class GenerationSettings:
                 f"guidance_scale is {self.guidance_scale}; it must be at least 0 "
                 "(0 ignores the prompt, 1 follows it, above 1 follows it more closely)"
             )
-        if self.eta is not None and not 0 <= self.eta <= 1:
-            raise UserError(f"eta is {self.eta}; 0 (no fresh noise) to 1 is allowed")
+        check_sampler(self.sampler, self.spacing, self.eta)
         if not 0 < self.duration_s <= MAX_DURATION_S:
             raise UserError(f"duration_s is {self.duration_s}; it must be above 0 and at most {MAX_DURATION_S:g} s")
         if self.negative_prompt is not None and not self.negative_prompt.strip():

@@ -11,13 +11,14 @@ every convolution, and the change of frame rate, is one matrix product: on CPUs 
 quarters of the time of `nn.Conv1d`.
 
 The conditions enter each residual block as a scale and a shift (FiLM, Perez et al. 2017,
-arXiv:1709.07871). Attention tells frames apart by rotary angles (Su et al. 2021, arXiv:2104.09864)
-and sees as far as `attention_reach`, so sounds longer than the training crops meet no distance
-that was not trained.
+arXiv:1709.07871). Attention encodes positions as rotary angles (Su et al. 2021, arXiv:2104.09864)
+and reaches `attention_window` frames to either side, so sounds longer than the training crops meet
+no distance that was not trained.
 """
 
 import math
-from typing import cast
+from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -45,7 +46,7 @@ class UNet1D(ModelMixin, ConfigMixin):
         middle_blocks: pairs of residual block and attention at the lowest level.
         attention_levels: levels above the lowest whose halves end in self-attention.
         attention_head_dim: size of one attention head; divides those levels' widths.
-        attention_reach: how many latent frames away attention sees.
+        attention_window: how many latent frames to either side attention reaches.
         condition_dim: size of the vector that carries the conditions to the blocks.
         dropout: applied before the second convolution of each residual block.
 
@@ -64,7 +65,7 @@ class UNet1D(ModelMixin, ConfigMixin):
         middle_blocks: int = 3,
         attention_levels: tuple[int, ...] = (1,),
         attention_head_dim: int = 64,
-        attention_reach: int = 128,
+        attention_window: int = 128,
         condition_dim: int = 256,
         dropout: float = 0.1,
     ) -> None:
@@ -75,32 +76,33 @@ class UNet1D(ModelMixin, ConfigMixin):
         self.timestep_mlp = TimestepEmbedding(_TIMESTEP_FEATURES, condition_dim)
         self.embedding_mlp = TimestepEmbedding(embedding_dim, condition_dim)
 
-        def stage(level: int, in_width: int) -> nn.ModuleList:
-            width, reach = channels[level], attention_reach >> level
-            if level == len(channels) - 1:
-                pairs = [
-                    (_ResBlock(width, width, condition_dim, dropout), _Attention(width, attention_head_dim, reach))
-                    for _ in range(middle_blocks)
-                ]
-                return nn.ModuleList(block for pair in pairs for block in pair)
-            widths = [in_width] + [width] * (blocks_per_level - 1)
-            blocks: list[nn.Module] = [_ResBlock(w, width, condition_dim, dropout) for w in widths]
-            if level in attention_levels:
-                blocks.append(_Attention(width, attention_head_dim, reach))
-            return nn.ModuleList(blocks)
+        upper = range(len(channels) - 1)  # the levels above the lowest
+        res_block = partial(_ResBlock, condition_dim=condition_dim, dropout=dropout)
+        # Frames halve from level to level, and so does the window.
+        attention = [partial(_Attention, attention_head_dim, attention_window >> i) for i in range(len(channels))]
+        attention_at = {i: attention[i] for i in attention_levels}
 
-        upper = range(len(channels) - 1)
         self.conv_in = _Conv(in_channels, channels[0])
-        self.down_stages = nn.ModuleList(stage(level, channels[level]) for level in upper)
+        self.down_stages = nn.ModuleList(
+            _Stage.above_lowest(channels[i], channels[i], blocks_per_level, res_block, attention_at.get(i))
+            for i in upper
+        )
         self.downsamplers = nn.ModuleList(nn.Linear(2 * channels[i], channels[i + 1]) for i in upper)
-        self.middle = stage(len(channels) - 1, channels[-1])
+        self.middle = _Stage.lowest(channels[-1], middle_blocks, res_block, attention[-1])
         self.upsamplers = nn.ModuleList(nn.Linear(channels[i + 1], 2 * channels[i]) for i in upper)
-        self.up_stages = nn.ModuleList(stage(level, 2 * channels[level]) for level in upper)
+        self.up_stages = nn.ModuleList(
+            _Stage.above_lowest(2 * channels[i], channels[i], blocks_per_level, res_block, attention_at.get(i))
+            for i in upper
+        )
         self.norm_out = nn.LayerNorm(channels[0])
         self.conv_out = _zero(_Conv(channels[0], in_channels))
 
     def forward(
-        self, latents: Tensor, timestep: Tensor | float, embedding: Tensor | None = None, keep: Tensor | None = None
+        self,
+        latents: Tensor,
+        timestep: Tensor | float,
+        embedding: Tensor | None = None,
+        condition_mask: Tensor | None = None,
     ) -> Tensor:
         """Predict from noisy latents.
 
@@ -108,40 +110,76 @@ class UNet1D(ModelMixin, ConfigMixin):
             latents: [batch, in_channels, frames], any number of frames from 1 up.
             timestep: [batch], or one number for all; 0 is clean, 1000 is noise.
             embedding: [batch, embedding_dim], unit norm; None is no condition.
-            keep: bool [batch]; the learned null embedding stands in the rows that are False.
+            condition_mask: bool [batch]; rows that are False take the learned null embedding instead.
 
         Returns:
-            [batch, in_channels, frames], of the latents' dtype; in between, the weights' dtype is computed in.
+            [batch, in_channels, frames], of the latents' dtype; computed in the weights' dtype.
         """
         num_frames = latents.shape[-1]
-        condition = self._condition(len(latents), timestep, embedding, keep)
-        multiple = 2 ** len(self.downsamplers)
-        x = F.pad(latents.transpose(1, 2), (0, 0, 0, -num_frames % multiple))
-        x = self.conv_in(x.to(self.conv_in.weight.dtype))
+        condition = self._condition(len(latents), timestep, embedding, condition_mask)  # [batch, condition_dim]
+        padding = -num_frames % 2 ** len(self.downsamplers)
+
+        x = F.pad(latents.transpose(1, 2), (0, 0, 0, padding))  # [batch, frames, in_channels]
+        x = self.conv_in(x.to(self.conv_in.weight.dtype))  # [batch, frames, channels[0]]
         skips = []
         for stage, downsampler in zip(self.down_stages, self.downsamplers, strict=True):
-            x = _run(stage, x, condition)
+            x = stage(x, condition)  # [batch, frames / 2^i, channels[i]]
             skips.append(x)
-            x = downsampler(x.unflatten(1, (-1, 2)).flatten(2))
-        x = _run(self.middle, x, condition)
-        for stage, upsampler in zip(reversed(self.up_stages), reversed(self.upsamplers), strict=True):
-            x = upsampler(x).unflatten(2, (2, -1)).flatten(1, 2)
-            x = _run(stage, torch.cat([x, skips.pop()], dim=2), condition)
-        x = self.conv_out(F.silu(self.norm_out(x)))
+            x = downsampler(x.unflatten(1, (-1, 2)).flatten(2))  # [batch, frames / 2^(i+1), channels[i+1]]
+        x = self.middle(x, condition)  # [batch, frames / 2^lowest, channels[-1]]
+        for upsampler, stage in zip(reversed(self.upsamplers), reversed(self.up_stages), strict=True):
+            x = upsampler(x).unflatten(2, (2, -1)).flatten(1, 2)  # [batch, frames / 2^i, channels[i]]
+            x = stage(torch.cat([x, skips.pop()], dim=2), condition)  # [batch, frames / 2^i, channels[i]]
+        x = self.conv_out(F.silu(self.norm_out(x)))  # [batch, frames, in_channels]
         return x[:, :num_frames].transpose(1, 2).contiguous().to(latents.dtype)
 
-    def _condition(self, batch: int, timestep: Tensor | float, embedding: Tensor | None, keep: Tensor | None) -> Tensor:
-        """What the blocks are told: [batch, condition_dim]."""
+    def _condition(
+        self, batch: int, timestep: Tensor | float, embedding: Tensor | None, condition_mask: Tensor | None
+    ) -> Tensor:
+        """Noise level and CLIP embedding as one vector for the blocks: [batch, condition_dim]."""
         null = self.null_embedding
         if embedding is None:
             embedding = null.expand(batch, -1)
-        elif keep is not None:
-            embedding = torch.where(keep[:, None].to(null.device), embedding, null)
+        elif condition_mask is not None:
+            embedding = torch.where(condition_mask[:, None].to(null.device), embedding, null)
         timestep = torch.as_tensor(timestep, dtype=torch.float32, device=null.device).expand(batch)
-        level = self.timestep_mlp(self.timestep_features(timestep).to(null.dtype))
-        # The entries of a unit vector are small; scaled, they have the unit size that layers expect.
-        meaning = self.embedding_mlp(embedding.to(null.dtype) * math.sqrt(embedding.shape[-1]))
-        return F.silu(level + meaning)
+        noise_embedding = self.timestep_mlp(self.timestep_features(timestep).to(null.dtype))
+        # The entries of a unit vector are small; scaled, they have the unit variance that layers expect.
+        clip_embedding = self.embedding_mlp(embedding.to(null.dtype) * math.sqrt(embedding.shape[-1]))
+        return F.silu(noise_embedding + clip_embedding)
+
+
+class _Stage(nn.ModuleList):
+    """Blocks one after another, all with the same condition: [batch, frames, in_width] -> [batch, frames, width]."""
+
+    @classmethod
+    def above_lowest(
+        cls,
+        in_width: int,
+        width: int,
+        num_blocks: int,
+        res_block: "Callable[[int, int], _ResBlock]",
+        attention: "Callable[[int], _Attention] | None",
+    ) -> "_Stage":
+        """Residual blocks, then attention where the level has it."""
+        blocks: list[nn.Module] = [res_block(w, width) for w in [in_width] + [width] * (num_blocks - 1)]
+        return cls(blocks if attention is None else [*blocks, attention(width)])
+
+    @classmethod
+    def lowest(
+        cls,
+        width: int,
+        num_pairs: int,
+        res_block: "Callable[[int, int], _ResBlock]",
+        attention: "Callable[[int], _Attention]",
+    ) -> "_Stage":
+        """Pairs of residual block and attention."""
+        return cls(block for _ in range(num_pairs) for block in (res_block(width, width), attention(width)))
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        for block in self:
+            x = block(x, condition)
+        return x
 
 
 class _Conv(nn.Linear):
@@ -171,7 +209,7 @@ class _ResBlock(nn.Module):
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         """x [batch, frames, in_width], condition [batch, condition_dim] -> [batch, frames, out_width]."""
         h = self.conv1(F.silu(self.norm1(x)))
-        scale, shift = self.film(condition)[:, None].chunk(2, dim=2)
+        scale, shift = self.film(condition)[:, None].chunk(2, dim=2)  # [batch, 1, out_width] each
         h = torch.addcmul(shift, self.norm2(h), 1 + scale)
         return self.shortcut(x) + self.conv2(self.dropout(F.silu(h)))
 
@@ -179,9 +217,9 @@ class _ResBlock(nn.Module):
 class _Attention(nn.Module):
     """Self-attention over frames, residual: [batch, frames, width] -> the same."""
 
-    def __init__(self, width: int, head_dim: int, reach: int) -> None:
+    def __init__(self, head_dim: int, window: int, width: int) -> None:
         super().__init__()
-        self.head_dim, self.reach = head_dim, reach
+        self.head_dim, self.window = head_dim, window
         self.norm = nn.LayerNorm(width)
         self.qkv = nn.Linear(width, 3 * width)
         self.out = _zero(nn.Linear(width, width))
@@ -190,18 +228,12 @@ class _Attention(nn.Module):
         q, k, v = self.qkv(self.norm(x)).unflatten(2, (3, -1, self.head_dim)).permute(2, 0, 3, 1, 4)
         # Normalised queries and keys keep the logits within what half precision holds.
         q, k = (_rotate(F.rms_norm(y, (self.head_dim,))).to(v.dtype) for y in (q, k))
-        h = F.scaled_dot_product_attention(q, k, v, attn_mask=_within(self.reach, x.shape[1], x.device))
+        h = F.scaled_dot_product_attention(q, k, v, attn_mask=_window_mask(self.window, x.shape[1], x.device))
         return x + self.out(h.transpose(1, 2).flatten(2))
 
 
-def _run(stage: nn.Module, x: Tensor, condition: Tensor) -> Tensor:
-    for block in cast(nn.ModuleList, stage):
-        x = block(x, condition)
-    return x
-
-
 def _rotate(x: Tensor) -> Tensor:
-    """Turn pairs of channels by angles that grow with the frame: [batch, heads, frames, head_dim] -> the same."""
+    """Rotate pairs of channels by angles that grow with the frame: [batch, heads, frames, head_dim] -> the same."""
     half = x.shape[-1] // 2
     rates = _ROTARY_BASE ** (-torch.arange(half, device=x.device, dtype=torch.float32) / half)
     angles = torch.arange(x.shape[-2], device=x.device, dtype=torch.float32)[:, None] * rates
@@ -210,16 +242,16 @@ def _rotate(x: Tensor) -> Tensor:
     return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)
 
 
-def _within(reach: int, num_frames: int, device: torch.device) -> Tensor | None:
-    """Which frames see which, bool [frames, frames]; None where all see all."""
-    if num_frames <= reach:
+def _window_mask(window: int, num_frames: int, device: torch.device) -> Tensor | None:
+    """Which frames attend to which, bool [frames, frames]; None where all attend to all."""
+    if num_frames <= window:
         return None
     frame = torch.arange(num_frames, device=device)
-    return (frame[:, None] - frame).abs() < reach
+    return (frame[:, None] - frame).abs() < window
 
 
 def _zero(layer: nn.Linear) -> nn.Linear:
-    """Start a residual path as nothing."""
+    """Initialise the last layer of a residual path so that the path adds nothing at first."""
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)
     return layer

@@ -6,7 +6,7 @@ import pytest
 from tiny_model import write_tiny_model
 
 from diffaudio.cli.main import main
-from diffaudio.diffusion.samplers import SAMPLERS
+from diffaudio.diffusion.sampler_table import SAMPLERS
 
 
 def listed(capsys, *arguments):

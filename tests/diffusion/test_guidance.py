@@ -24,13 +24,15 @@ class Told:
     def __init__(self, conditional=D_C):
         self.conditional, self.calls = conditional, []
 
-    def __call__(self, z, timestep, embedding=None, keep=None):
+    def __call__(self, z, timestep, embedding=None, condition_mask=None):
         self.calls.append(len(z))
         repeats = len(z) // len(self.conditional)
         if embedding is None:
             return D_0
-        if keep is not None:
-            return torch.where(keep[:, None, None], self.conditional.repeat(repeats, 1, 1), D_0.repeat(repeats, 1, 1))
+        if condition_mask is not None:
+            return torch.where(
+                condition_mask[:, None, None], self.conditional.repeat(repeats, 1, 1), D_0.repeat(repeats, 1, 1)
+            )
         return torch.where(embedding[:, :, None] > 0, self.conditional.repeat(repeats, 1, 1), D_N.repeat(repeats, 1, 1))
 
 
@@ -220,8 +222,8 @@ def test_forms_work_together():
 )
 def test_an_item_is_guided_alike_whatever_the_batch_around_it(options):
     def run(part):
-        def unet(z, timestep, embedding, keep):
-            return torch.where(keep[:, None, None], D_C[part].repeat(2, 1, 1), D_0[part].repeat(2, 1, 1))
+        def unet(z, timestep, embedding, condition_mask):
+            return torch.where(condition_mask[:, None, None], D_C[part].repeat(2, 1, 1), D_0[part].repeat(2, 1, 1))
 
         guide = Guide(unet, EMBEDDING[part], scale=3.0, predicts="flow_prediction", options=options)
         return [guide(Z[part], 1000 * level, 1 - level, level) for level in (0.9, 0.5)]

@@ -7,7 +7,8 @@ import pytest
 from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 from exact import MODELS, alpha_sigma
 
-from diffaudio.diffusion.noise_schedule import SPACINGS, NoiseSchedule
+from diffaudio.diffusion.noise_schedule import NoiseSchedule
+from diffaudio.diffusion.sampler_table import SPACINGS
 
 
 def ratio(s):

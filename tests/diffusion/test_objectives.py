@@ -41,7 +41,7 @@ def alpha_sigma(scheduler, timestep):
 def test_who_knows_the_clean_latents_has_no_loss(predicts):
     scheduler, clean = SCHEDULERS[predicts], torch.randn(8, 3, 5)
 
-    def knows(noisy, timestep, embedding, keep):
+    def knows(noisy, timestep, embedding, condition_mask):
         alpha, sigma = alpha_sigma(scheduler, timestep)
         noise = (noisy - alpha * clean) / sigma
         return {
@@ -63,7 +63,7 @@ def test_the_best_guess_for_gaussian_latents_has_the_known_loss(predicts):
     clean = deviation * torch.randn(batch, 50, 100, generator=seeded(1))
     known = {}
 
-    def guesses(noisy, timestep, embedding, keep):
+    def guesses(noisy, timestep, embedding, condition_mask):
         alpha, sigma = alpha_sigma(scheduler, timestep)
         x = alpha * deviation**2 / (alpha**2 * deviation**2 + sigma**2) * noisy
         noise = (noisy - alpha * x) / sigma
@@ -85,8 +85,8 @@ def drawn(objective, *, batch=512, **settings):
     """What the U-Net is called with, and the noise levels."""
     seen = {}
 
-    def unet(noisy, timestep, embedding, keep):
-        seen.update(noisy=noisy, timestep=timestep, keep=keep)
+    def unet(noisy, timestep, embedding, condition_mask):
+        seen.update(noisy=noisy, timestep=timestep, condition_mask=condition_mask)
         return torch.zeros_like(noisy)
 
     latents = torch.full((batch, 1, 1), 3.0)
@@ -123,7 +123,7 @@ def test_the_highest_level_of_a_velocity_model_is_pure_noise():
 @pytest.mark.parametrize(("dropout", "kept"), [(0.0, 512), (1.0, 0), (0.25, 384)])
 def test_conditions_are_dropped_as_often_as_asked(dropout, kept):
     seen, _ = drawn("flow", condition_dropout=dropout)
-    assert int(seen["keep"].sum()) == pytest.approx(kept, abs=30 if 0 < kept < 512 else 0)
+    assert int(seen["condition_mask"].sum()) == pytest.approx(kept, abs=30 if 0 < kept < 512 else 0)
 
 
 def test_all_randomness_comes_from_the_generator():

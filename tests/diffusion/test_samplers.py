@@ -17,9 +17,9 @@ from diffusers import (
 from exact import MODELS, BestGuess, M, NoiseAxes, S, alpha_sigma, generators, plain, run
 
 from diffaudio.diffusion import solvers
-from diffaudio.diffusion.flow_form import FlowFormScheduler
 from diffaudio.diffusion.objectives import training_scheduler
-from diffaudio.diffusion.samplers import SAMPLERS, draw_noise, make_sampler, num_passes, sample
+from diffaudio.diffusion.sampler_table import SAMPLERS
+from diffaudio.diffusion.samplers import SolverSampler, draw_noise, make_sampler, num_passes, sample
 from diffaudio.diffusion.settings import Guidance
 
 ORDINARY = {name: sampler for name, sampler in SAMPLERS.items() if sampler.solver is not None}
@@ -75,10 +75,10 @@ def test_higher_order_pays_off(model):
 
 
 def test_third_order_needs_the_factor_that_diffusers_drops():
-    theirs = solvers.of_diffusers(DPMSolverMultistepScheduler, solver_order=3)
+    theirs = solvers.from_diffusers("DPMSolverMultistepScheduler", solver_order=3)
     noise, off = torch.tensor([[[4.0]]]), []
     for steps in (20, 80):
-        scheduler = FlowFormScheduler(MODELS["flow"].config, theirs, spacing="exponential", is_stochastic=False)
+        scheduler = SolverSampler(MODELS["flow"].config, theirs, spacing="exponential", is_stochastic=False)
         latents = sample(BestGuess(MODELS["flow"]), scheduler, noise, torch.zeros(1, 2), **plain(steps))
         off.append(abs(float(latents) - M - S * 4))
     assert off[0] / off[1] < 4**3 / 1.5
@@ -88,10 +88,11 @@ def test_third_order_needs_the_factor_that_diffusers_drops():
 def test_latents_follow_the_exact_flow_on_the_way():
     noise, farthest = torch.linspace(-2, 2, 5).reshape(1, 1, 5), []
     scheduler = make_sampler("heun", MODELS["flow"].config)
+    levels = [*scheduler.passes(60), 0]
 
     def on_step(index, timestep, latents):
         if index % 2 == 0:  # after Euler's step the latents lie at the next level
-            level = scheduler.sigmas[index + 1] if index + 1 < len(scheduler.sigmas) else 0
+            level = levels[index + 1]
             exact = (1 - level) * M + math.sqrt((1 - level) ** 2 * S**2 + level**2) * noise
             farthest.append(float((latents - exact).abs().max()))
 
@@ -208,7 +209,7 @@ def test_guidance_is_told_the_noise_level_of_each_pass(name, model):
     """An interval of noise levels is guided where the timesteps say so."""
     seen, scheduler = [], make_sampler(name, MODELS[model].config)
 
-    def unet(latents, timestep, embedding, keep=None):
+    def unet(latents, timestep, embedding, condition_mask=None):
         seen.append((float(timestep), len(latents)))
         return latents
 
@@ -255,8 +256,10 @@ def test_counting_passes_draws_no_noise():
 def test_guidance_and_a_negative_embedding_reach_the_unet():
     seen = []
 
-    def unet(latents, timestep, embedding, keep=None):
-        seen.append((len(latents), embedding.flatten().tolist(), None if keep is None else keep.tolist()))
+    def unet(latents, timestep, embedding, condition_mask=None):
+        seen.append(
+            (len(latents), embedding.flatten().tolist(), None if condition_mask is None else condition_mask.tolist())
+        )
         return latents
 
     noise, embedding = torch.zeros(1, 1, 1), torch.ones(1, 1)

@@ -19,8 +19,8 @@ from diffusers.schedulers import (
     scheduling_sasolver,
     scheduling_tcd,
 )
+from diffusers.utils import torch_utils
 
-from diffaudio.diffusion import solvers
 from diffaudio.diffusion.objectives import prediction_type, training_scheduler
 from diffaudio.diffusion.samplers import make_sampler, sample
 
@@ -57,7 +57,7 @@ class BestGuess:
     def __init__(self, scheduler, *, jumps=False, mean=M, deviation=S):
         self.scheduler, self.jumps, self.mean, self.deviation, self.passes = scheduler, jumps, mean, deviation, 0
 
-    def __call__(self, latents, timestep, embedding, keep=None):
+    def __call__(self, latents, timestep, embedding, condition_mask=None):
         self.passes += 1
         alpha, sigma = alpha_sigma(self.scheduler, timestep)
         mean, variance = self.mean, alpha**2 * self.deviation**2 + sigma**2
@@ -95,7 +95,7 @@ class NoiseAxes:
 
     def __init__(self, monkeypatch):
         for module in (
-            solvers,
+            torch_utils,
             scheduling_dpmsolver_multistep,
             scheduling_flow_match_lcm,
             scheduling_lcm,

@@ -120,9 +120,9 @@ def test_rotary_products_depend_on_the_distance_alone():
     assert not torch.allclose(products[0, 0], products[0, 3], atol=1e-3)
 
 
-def test_attention_sees_no_further_than_its_reach():
+def test_attention_reaches_no_further_than_its_window():
     torch.manual_seed(0)
-    attention = _Attention(16, 8, reach=4)
+    attention = _Attention(8, 4, 16)
     torch.nn.init.normal_(attention.out.weight)
     x, condition = torch.randn(1, 12, 16), torch.zeros(1, 1)
     changed = x.clone()
