@@ -24,8 +24,9 @@ __all__ = ["atomic_file", "atomic_folder", "locked"]
 def atomic_folder(target: Path) -> Iterator[Path]:
     """Give a new empty folder to write into; it takes the place of `target` only when the block ends well.
 
-    Folders above `target` are made where they are missing.
+    Folders above `target` are made where they are missing. A symbolic link stays one: what it points to is replaced.
     """
+    target = target.resolve() if target.is_symlink() else target
     temporary, old = _beside(target, "part"), _beside(target, "old")
     _remove_abandoned(target)
     temporary.mkdir(parents=True)

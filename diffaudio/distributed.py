@@ -1,28 +1,48 @@
-"""How a script under `accelerate launch` or `torchrun` begins and ends.
+"""Processes: how a script or command begins, alone or under `accelerate launch` or `torchrun`, and how it ends.
 
-This is the one module that reads the environment, sets threads and exits; the library never calls it, the scripts
-in train/ and sample/ and the commands do. It imports torch only where processes join.
+This is the one module that reads and sets environment variables, sets threads, installs signal handlers and exits.
+The library never calls it; the scripts in train/ and sample/ and the commands do. It imports torch only where
+processes join.
+
+How many threads a process computes with on a CPU: the CPUs that its affinity and its cgroup's quota leave, shared by
+the processes that were launched on the machine, and never more than OMP_NUM_THREADS, where the user has set it.
 """
 
 import ctypes
+import math
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, TypeVar
 
-from diffaudio.errors import report_errors
+from diffaudio.errors import UserError, report_errors
 
 if TYPE_CHECKING:
     from accelerate import PartialState
 
-__all__ = ["end_with_launcher", "is_launched_as_several", "join_processes", "run_script", "share_of_cores"]
+__all__ = [
+    "PATIENCE",
+    "StopRequest",
+    "available_cpus",
+    "end_with_launcher",
+    "is_launched_as_several",
+    "join_processes",
+    "let_waiting_threads_sleep",
+    "run_script",
+    "share_of_cores",
+]
 
 T = TypeVar("T")
 
+PATIENCE = timedelta(hours=12)  # while the main process alone decodes, validates or generates
 PR_SET_PDEATHSIG = 1  # of Linux' prctl
+CGROUP = Path("/sys/fs/cgroup")
+IMPATIENCE_S = 2.0  # launchers pass a Ctrl-C on that the process has received itself
 
 
 def run_script(main: Callable[[T], None], settings: type[T]) -> None:
@@ -32,19 +52,81 @@ def run_script(main: Callable[[T], None], settings: type[T]) -> None:
     sys.exit(report_errors(lambda: main(parse(settings)), program=Path(sys.argv[0]).name))
 
 
+def let_waiting_threads_sleep() -> None:
+    """Have OpenMP's threads sleep while they wait, unless the user has set a policy; to be called before torch loads.
+
+    By default they spin, which takes the CPU from whatever else runs on the machine, and from those that they wait for.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
 def is_launched_as_several() -> bool:
     """Whether this process is one of several that `accelerate launch` or `torchrun` started."""
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
+def available_cpus() -> int:
+    """How many CPUs this process may use: its affinity, or its cgroup's quota where that is less; 1 at least."""
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, int(min(cpus, _cgroup_quota())))
+
+
 def share_of_cores() -> int:
-    """How many of the cores that this process may use are its own, where several were launched on the machine."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    """How many of the available CPUs are this process' own, where several were launched on the machine."""
+    return max(1, available_cpus() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
+def _cgroup_quota() -> float:
+    """How many CPUs the cgroups of this process may use, in CPU seconds a second; infinity without a limit."""
+    try:
+        entries = [line.split(":", 2) for line in Path("/proc/self/cgroup").read_text().splitlines()]
+    except OSError:
+        entries = []
+    quotas = [math.inf]
+    for _, controllers, path in entries:
+        root = CGROUP if not controllers else CGROUP / controllers if "cpu" in controllers.split(",") else None
+        if root is None:
+            continue
+        # A container sees its own cgroup as the root, whatever /proc says of its path outside.
+        for folder in [root, *(root.joinpath(*Path(path).parts[1 : n + 1]) for n in range(1, len(Path(path).parts)))]:
+            quotas.append(_quota_of(folder))
+    return min(quotas)
+
+
+def _quota_of(cgroup: Path) -> float:
+    try:
+        if (cgroup / "cpu.max").is_file():  # version 2
+            quota, period = (cgroup / "cpu.max").read_text().split()
+        else:
+            quota = (cgroup / "cpu.cfs_quota_us").read_text().strip()
+            period = (cgroup / "cpu.cfs_period_us").read_text()
+        return math.inf if quota in ("max", "-1") else int(quota) / int(period)
+    except (OSError, ValueError, ZeroDivisionError):
+        return math.inf
+
+
+def _omp_num_threads() -> int | None:
+    """What the user has set OMP_NUM_THREADS to; None where nobody or only the launcher has.
+
+    `torchrun` and `accelerate launch` set it to 1 where it was not set. What they were started with themselves is in
+    their own environment (Linux); elsewhere a 1 is taken for theirs.
+    """
+    text = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
+    if not text.isdecimal() or int(text) < 1:
+        return None
+    launched = "TORCHELASTIC_RUN_ID" in os.environ or "ACCELERATE_MIXED_PRECISION" in os.environ
+    if text == "1" and launched:
+        try:
+            of_launcher = Path(f"/proc/{os.getppid()}/environ").read_bytes().split(b"\0")
+        except OSError:
+            return None
+        if not any(entry.startswith(b"OMP_NUM_THREADS=") for entry in of_launcher):
+            return None
+    return int(text)
 
 
 def end_with_launcher() -> None:
-    """See that this process ends when its launcher is killed, instead of waiting for the others for days (Linux)."""
+    """Have this process end when its launcher is killed, instead of waiting for the others for days (Linux)."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
@@ -52,15 +134,17 @@ def end_with_launcher() -> None:
 def join_processes(
     num_threads: int | None = None, *, patience: timedelta | None = None, on_cpu: bool | None = None
 ) -> "PartialState":
-    """This process among those that were launched.
+    """Join the processes that were launched together, and set the threads that this one computes with on a CPU.
 
-    Accelerate joins several processes on CPUs only when it is told that they compute there, and leaves them one
-    thread each; here they share out all cores.
+    Accelerate joins several processes on CPUs only where it is told that they compute there.
 
     Args:
-        num_threads: of each process on a CPU, instead of its share.
+        num_threads: of each process on a CPU, instead of its share; see the module.
         patience: how long one waits for the others; None is torch's own, which is made for processes in step.
         on_cpu: whether they compute there; None is where there is nothing faster, or accelerate was told so.
+
+    Raises:
+        ValueError: several processes were asked for, and the launcher started one.
     """
     import torch
     from accelerate import PartialState
@@ -69,7 +153,48 @@ def join_processes(
     if on_cpu is None:
         on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
     state = PartialState(cpu=on_cpu, **({} if patience is None else {"timeout": patience}))
+    if state.num_processes == 1:
+        _check_launcher()
     if on_cpu:
-        processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-        torch.set_num_threads(num_threads or max(1, (os.cpu_count() or 1) // processes))
+        torch.set_num_threads(num_threads or min(share_of_cores(), _omp_num_threads() or sys.maxsize))
     return state
+
+
+def _check_launcher() -> None:
+    """Refuse to train alone where `accelerate launch` was asked for several processes.
+
+    On CPUs, and for more processes than GPUs, it starts one, and says where the others would be met (MASTER_ADDR)
+    without saying how many there are (WORLD_SIZE).
+    """
+    if "ACCELERATE_MIXED_PRECISION" in os.environ and "MASTER_ADDR" in os.environ and "WORLD_SIZE" not in os.environ:
+        raise UserError(
+            "accelerate launch was asked for several processes and started only this one, as it does on CPUs; "
+            "start them by `torchrun --nproc_per_node N`, or give --num_processes 1"
+        )
+
+
+class StopRequest:
+    """Ctrl-C as a request, so that a step is finished and saved; a second one, two seconds later, ends at once.
+
+    with StopRequest() as stop: … if stop.requested: …
+    """
+
+    def __init__(self) -> None:
+        self._since: float | None = None
+
+    @property
+    def requested(self) -> bool:
+        return self._since is not None
+
+    def __enter__(self) -> "StopRequest":
+        self._before = signal.signal(signal.SIGINT, self._receive)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        signal.signal(signal.SIGINT, self._before)
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        now = time.monotonic()
+        if self._since is not None and now > self._since + IMPATIENCE_S:
+            raise KeyboardInterrupt
+        self._since = self._since or now

@@ -55,8 +55,8 @@ def report_errors(run: Callable[[], None], program: str = "diffaudio") -> int:
         run()
         sys.stdout.flush()
         return 0
-    except KeyboardInterrupt:
-        _print_error(f"{program}: stopped")
+    except KeyboardInterrupt as interrupt:
+        _print_error(f"{program}: stopped" + (f": {interrupt}" if str(interrupt) else ""))
         return 130
     except BrokenPipeError:  # `diffaudio … | head`: the reader has gone, and Python would complain at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,33 +1,39 @@
 """Fit an autoencoder to a corpus of clips: the spectral one's code in closed form, decoders and Oobleck by gradient.
 
-    accelerate launch train/autoencoder.py --config configs/mini/autoencoder.yaml --data corpora/demo --out runs/code
+    python train/autoencoder.py --config configs/mini/autoencoder.yaml --data corpora/demo --out runs/code
+    torchrun --nproc_per_node 8 train/autoencoder.py …        # several processes, on GPUs or on CPUs
 
 The spectral autoencoder's code is the best linear one of its log-mel spectrograms, found in one pass. What is learned
-beside it, and all of Oobleck, is then trained for `train.steps`. The same command goes on with a run that was
-stopped; every draw is a function of (seed, process, step), so that a stopped run equals an uninterrupted one.
+beside it, and all of Oobleck, is then trained for `train.steps`. The same command goes on with a run that was stopped,
+by Ctrl-C or otherwise; every draw is a function of (seed, process, step), so that a resumed run equals an uninterrupted
+one. Which clips make up a batch does not depend on the number of processes.
 """
 
+import os
 import sys
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass, field
-from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # waiting threads sleep; OpenMP reads it when torch is loaded
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor
-from tqdm import tqdm
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from diffaudio.config import Count, NonNegative, NonNegativeCount, Positive, Share
 from diffaudio.corpus import store
 from diffaudio.corpus.augment import AugmentSettings
 from diffaudio.corpus.datasets.sampler import ClipOrder
 from diffaudio.corpus.datasets.waveforms import WaveformDataset, decode_corpus, draw_crops
-from diffaudio.distributed import join_processes, run_script
+from diffaudio.distributed import PATIENCE, StopRequest, join_processes, run_script
 from diffaudio.errors import UserError
 from diffaudio.models.autoencoders import Autoencoder, SpectralAutoencoder
+from diffaudio.seeding import seeded_generator
 from diffaudio.training.autoencoder.building import (
     OobleckSettings,
     SpectralSettings,
@@ -38,27 +44,22 @@ from diffaudio.training.autoencoder.building import (
 )
 from diffaudio.training.autoencoder.closed_form import fit_code
 from diffaudio.training.autoencoder.objective import AdversarySettings, LossSettings, Objective
-from diffaudio.training.autoencoder.validation import ValidationSettings, validate
-from diffaudio.training.autoencoder.watch import Diverged, Watch, check_weights
-from diffaudio.training.run_folder import (
-    RunLog,
-    average_decay,
-    begin_run,
-    latest_state,
-    learning_rate,
-    load_state,
-    resolve_precision,
-    save_state,
-    seeded_generator,
-    update_average,
-)
+from diffaudio.training.autoencoder.validation import ValidationSettings, measure_round_trips
+from diffaudio.training.divergence import DivergenceGuard, check_finite
+from diffaudio.training.ema import ema_decay, update_ema
+from diffaudio.training.learning_rate import learning_rate, set_learning_rate
+from diffaudio.training.metrics_log import MetricsLog
+from diffaudio.training.precision import resolve_precision
+from diffaudio.training.progress import Progress, describe_device, is_due
+from diffaudio.training.resume import latest_state, resume, save_state
+from diffaudio.training.run_folder import local_batch_size, open_run, run_advice
 
 # What may change while a run goes on; all else would make it another run.
-FREE_SETTINGS = {
+CHANGEABLE = {
     "data", "out", "validation",
-    "train.steps", "train.precision", "train.threads", "train.save_every", "train.log_every", "train.max_loss_ratio",
+    "train.steps", "train.precision", "train.threads", "train.save_every", "train.log_every", "train.max_states",
+    "train.max_loss_ratio",
 }  # fmt: skip
-PATIENCE = timedelta(hours=12)  # while one process decodes the corpus for all
 
 
 @dataclass
@@ -67,16 +68,17 @@ class TrainSettings:
 
     Attributes:
         steps: 0 where nothing is.
-        batch_size: clips a step in each process.
-        duration_s: length of the crops; a shorter clip is laid into silence.
+        batch_size: clips a step, of all processes together.
+        duration_s: length of the crops; shorter clips are padded with silence.
         warmup_steps: the learning rate rises to `lr` over so many steps, then falls as a cosine.
         final_lr_fraction: of `lr`, reached at the last step.
-        grad_clip: the gradient's norm is brought down to it.
+        grad_clip: largest norm of the gradient; a larger one is scaled down.
         ema_decay: how much of the averaged weights stays at a step, once the average has warmed up.
         precision: of the networks; auto is bf16 where the hardware has it. Spectra and losses are float32.
-        threads: of each process on a CPU; None shares out all cores.
+        threads: of each process on a CPU; None shares the available ones.
         save_every: steps between two saves of `state/` and `model/`.
-        max_loss_ratio: a loss so many times the median of the last hundred steps ends the run.
+        max_states: how many states are kept, the newest ones.
+        max_loss_ratio: a loss this many times the median of the last hundred steps ends the run.
     """
 
     steps: NonNegativeCount = 0
@@ -93,6 +95,7 @@ class TrainSettings:
     threads: Count | None = None
     seed: int = 0
     save_every: Count = 200
+    max_states: Count = 1
     log_every: Count = 10
     max_loss_ratio: Positive = 10.0
 
@@ -107,9 +110,9 @@ class Config:
         model: spectral (ours) or oobleck (the waveform VAE of Stable Audio, from diffusers).
         start_from: folder or hub id of an autoencoder of that kind to go on from. A spectral one keeps its code, and
             so its latents.
-        peak: each clip is scaled to this largest sample first, as `diffaudio encode` does.
+        peak: each clip is scaled to this peak first, as `diffaudio encode` does.
         held_out: share of the sources that are left out of training and measured instead.
-        augment: what is changed in the clips; nothing unless said. Crops are drawn anyway.
+        augment: how clips are augmented; by default not at all. Crops are drawn anyway.
     """
 
     data: Path
@@ -131,32 +134,23 @@ def main(config: Config) -> None:
     settings = config.train
     device: Any = join_processes(settings.threads, patience=PATIENCE).device
     accelerator = Accelerator(mixed_precision=resolve_precision(settings.precision, device))
+    local_batch_size(settings.batch_size, accelerator.num_processes)
     autoencoder, objective = build(config)
-    if accelerator.is_main_process:
-        begin_run(config.out, config, free=FREE_SETTINGS)
-    state = latest_state(config.out / "state")
-    report: dict[str, float] = {}
-    if isinstance(autoencoder, SpectralAutoencoder) and not (state or config.start_from):
-        report = fit_code(autoencoder, config.data, accelerator, peak=config.peak, held_out=config.held_out)
-    dataset, held_out = open_data(config, autoencoder, accelerator)
-    torch.nn.Module.to(autoencoder, device)  # diffusers' own warns of layers it does not have
-    log = RunLog(config.out, steps_in(state) if state else -1) if accelerator.is_main_process else None
-    if log and report:
-        log.scalars(0, report)
-    if log and held_out and not state:
-        validate(autoencoder, held_out, config.validation, run=config.out, log=log, step=0)
-    if objective and dataset:
-        try:
-            train(config, accelerator, autoencoder, objective.to(device), dataset, held_out, state, log)
-        except Diverged as error:
-            if log:
-                log.close()
-            sys.exit(f"{Path(sys.argv[0]).name}: stopped: {error}; {advise(config.out)}" if log else 1)
-    elif log:
-        save_autoencoder(autoencoder, config.out / "model", None, 0)
-    if log:
-        log.close()
-    accelerator.wait_for_everyone()
+    with open_run(config.out, config, accelerator, changeable=CHANGEABLE):
+        report: dict[str, float] = {}
+        if isinstance(autoencoder, SpectralAutoencoder) and not (
+            latest_state(config.out / "state") or config.start_from
+        ):
+            report = fit_code(autoencoder, config.data, accelerator, peak=config.peak, held_out=config.held_out)
+        dataset, held_out = open_data(config, autoencoder, accelerator)
+        torch.nn.Module.to(autoencoder, device)  # diffusers' own warns of layers it does not have
+        if objective and dataset:
+            train(config, accelerator, autoencoder, objective.to(device), dataset, held_out, report)
+        elif accelerator.is_main_process:
+            with MetricsLog(config.out, -1) as log:
+                log_start(config, autoencoder, held_out, report, log)
+            save_autoencoder(autoencoder, config.out / "model", None, 0)
+            print(f"done: the model is in {config.out / 'model'}", file=sys.stderr)
     accelerator.end_training()
 
 
@@ -167,71 +161,115 @@ def train(
     objective: Objective,
     dataset: WaveformDataset,
     held_out: WaveformDataset | None,
-    state: Path | None,
-    log: RunLog | None,
+    report: dict[str, float],
 ) -> None:
-    """Learn by gradient, from `state` on.
+    """Learn by gradient, from the newest state on.
+
+    Args:
+        report: of what was fitted in closed form, for the log.
 
     Raises:
-        Diverged: the loss exploded, or something is not finite.
+        DivergedError: the loss exploded, or a value is not finite.
+        KeyboardInterrupt: Ctrl-C was pressed; the step it came in is finished and saved.
     """
-    settings, num_samples = config.train, crop_size(config, autoencoder)
+    settings, last = config.train, config.train.steps
+    num_samples = crop_size(config, autoencoder)
+    batch_size = local_batch_size(settings.batch_size, accelerator.num_processes)
     order = ClipOrder((len(dataset),), seed=settings.seed)
     average = copied(autoencoder)
     learned = learned_parameters(autoencoder)
     optimizer = torch.optim.AdamW(learned, betas=settings.betas, weight_decay=settings.weight_decay)
-    kept: dict[str, Any] = {"autoencoder": autoencoder, "average": average, "optimizer": optimizer}
-    kept |= objective.parts()
-    done = load_state(state, **kept) if state else 0
+    state: dict[str, Any] = {"autoencoder": autoencoder, "average": average, "optimizer": optimizer}
+    state |= {**objective.parts(), "num_processes": accelerator.num_processes}
+    done = resume(config.out / "state", **state)
     network: Any = accelerator.prepare(autoencoder.train())
     adversary: Any = accelerator.prepare(objective.discriminator) if objective.discriminator else None
+    schedule = partial(
+        learning_rate, peak=settings.lr, warmup_steps=settings.warmup_steps, total_steps=last,
+        final_fraction=settings.final_lr_fraction,
+    )  # fmt: skip
 
-    def mean(value: Tensor) -> Tensor:
-        reduced: Any = accelerator.reduce(value, "mean")
-        return reduced
+    def mean_over_processes(values: Tensor) -> Any:
+        return accelerator.reduce(values, "mean")
 
-    watch = Watch(settings.max_loss_ratio, mean)
-    begin = time.perf_counter()
+    advice = partial(run_advice, config.out)
+    guard = DivergenceGuard(mean_over_processes, advice=advice, max_loss_ratio=settings.max_loss_ratio)
+    progress = Progress(last, done, config.out / "model", visible=accelerator.is_main_process)
+    progress.describe(
+        autoencoder,
+        describe_device(accelerator.device, accelerator.mixed_precision, accelerator.num_processes),
+        f"{len(dataset)} clips, {len(held_out or ())} held out; batches of {settings.batch_size}",
+    )
+    begin_s = time.perf_counter()
 
-    for step in tqdm(range(done, settings.steps), initial=done, total=settings.steps, disable=log is None):
-        generator = seeded_generator(settings.seed, accelerator.process_index, step)
-        place = (step * accelerator.num_processes + accelerator.process_index) * settings.batch_size
-        clips = order.clips(place, settings.batch_size)
-        x = draw_crops(dataset, clips, num_samples=num_samples, generator=generator, augment=config.augment)
-        x = x.to(accelerator.device)
-        torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))  # for layers that know no generator
-        passed = network(x, generator)
-        values = objective.teach(passed, x, step, mean)
-        values["grad_norm"] = torch.nn.utils.clip_grad_norm_(learned, settings.grad_clip)
-        of_all = seeded_generator(settings.seed, "adversary", step)
-        values |= objective.teach_adversary(adversary, x, passed, step, of_all)
-        watch.look(step + 1, values)
-        lr = learning_rate(
-            step,
-            peak=settings.lr,
-            warmup_steps=settings.warmup_steps,
-            total_steps=settings.steps,
-            final_fraction=settings.final_lr_fraction,
-        )
-        for group in optimizer.param_groups:
-            group["lr"] = lr
-        optimizer.step()
-        optimizer.zero_grad()
-        objective.update_adversary()
-        update_average(average, autoencoder, average_decay(step, settings.ema_decay))
+    with MetricsLog(config.out, done or -1) if progress.visible else nullcontext() as log, StopRequest() as stop:
+        if log and not done:
+            log_start(config, autoencoder, held_out, report, log)
+        for step in progress.steps():
+            generator = seeded_generator(settings.seed, accelerator.process_index, step)
+            clips = order.clips(step * settings.batch_size + accelerator.process_index * batch_size, batch_size)
+            x = draw_crops(dataset, clips, num_samples=num_samples, generator=generator, augment=config.augment)
+            x = x.to(accelerator.device)
+            torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))  # for layers that take no generator
+            output = network(x, generator)
+            values = objective.backward(output, x, step, mean_over_processes)
+            values["grad_norm"] = torch.nn.utils.clip_grad_norm_(learned, settings.grad_clip)
+            shared = seeded_generator(settings.seed, "adversary", step)
+            values |= objective.backward_adversary(adversary, x, output, step, shared)
+            guard.check(step + 1, values)
+            lr = set_learning_rate(optimizer, schedule(step))
+            optimizer.step()
+            optimizer.zero_grad()
+            objective.step_adversary()
+            update_ema(average, autoencoder, ema_decay(step, settings.ema_decay))
+            stopping = bool(mean_over_processes(torch.tensor(float(stop.requested), device=accelerator.device)))
 
-        last = step + 1 == settings.steps
-        if log and (step + 1) % settings.log_every == 0:
-            elapsed_s, begin = time.perf_counter() - begin, time.perf_counter()
-            log.scalars(step + 1, watch.take_means() | {"lr": lr, "step_s": elapsed_s / settings.log_every})
-        if log and ((step + 1) % settings.save_every == 0 or last):
-            check_weights(step + 1, **kept)
-            save_state(config.out / "state", step + 1, **kept)
-            save_autoencoder(average, config.out / "model", dataset, num_samples)
-        if log and held_out and ((step + 1) % config.validation.every == 0 or last):
-            validate(average, held_out, config.validation, run=config.out, log=log, step=step + 1)
-    if log and done >= settings.steps:  # a finished run: killed, perhaps, before its model was written
-        save_autoencoder(average, config.out / "model", dataset, num_samples)
+            if log and is_due(step + 1, settings.log_every):
+                step_s, begin_s = (time.perf_counter() - begin_s) / settings.log_every, time.perf_counter()
+                means = guard.take_means()
+                log.scalars(step + 1, means | {"lr": lr, "step_s": step_s})
+                progress.show(loss=means["loss"])
+            if log and held_out and is_due(step + 1, config.validation.every, last):
+                validate(config, average, dataset, held_out, log, step + 1)
+            if log and (stopping or is_due(step + 1, settings.save_every, last)):
+                guard.check_weights(step + 1, state)
+                save_autoencoder(average, config.out / "model", dataset, num_samples)
+                log.sync()
+                save_state(config.out / "state", step + 1, max_states=settings.max_states, **state)  # after all else
+            if stopping:
+                raise KeyboardInterrupt(f"step {step + 1} is saved; the same command goes on from there")
+    progress.finish()
+
+
+def log_start(
+    config: Config,
+    autoencoder: Autoencoder,
+    held_out: WaveformDataset | None,
+    report: dict[str, float],
+    log: MetricsLog,
+) -> None:
+    """Log what was fitted in closed form, and how the autoencoder does before the first step."""
+    if report:
+        log.scalars(0, report)
+    if held_out:
+        log.scalars(0, measure_round_trips(autoencoder, held_out, config.validation, run=config.out, log=log, step=0))
+
+
+def validate(
+    config: Config,
+    average: Autoencoder,
+    dataset: WaveformDataset,
+    held_out: WaveformDataset,
+    log: MetricsLog,
+    step: int,
+) -> None:
+    """Log the distances on held-out clips; the model with the lowest log-mel one so far is written to `best/`."""
+    values = measure_round_trips(average, held_out, config.validation, run=config.out, log=log, step=step)
+    name = "held_out_log_mel_distance_db"
+    if values[name] < log.lowest(name):
+        check_finite(step, {"average": average})
+        save_autoencoder(average, config.out / "best", dataset, crop_size(config, average))
+    log.scalars(step, values)
 
 
 def build(config: Config) -> tuple[Autoencoder, Objective | None]:
@@ -284,18 +322,6 @@ def open_data(
 def crop_size(config: Config, autoencoder: Autoencoder) -> int:
     """In samples."""
     return round(config.train.duration_s * autoencoder.sample_rate)
-
-
-def advise(run: Path) -> str:
-    """What to do when training has gone astray."""
-    state = latest_state(run / "state")
-    kept = f"{state} and the model beside it are as they were" if state else "nothing was saved yet"
-    return f"{kept}; begin in another --out with a lower train.lr or train.grad_clip, or with more train.warmup_steps"
-
-
-def steps_in(state: Path) -> int:
-    """How many steps were done when it was saved."""
-    return int(state.name.removeprefix("step_"))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Train a small CLIP: an image tower, pretrained or not, against a fixed sentence encoder.
 
-    accelerate launch train/clip.py --config configs/mini/clip.yaml --out runs/clip
+    python train/clip.py --config configs/mini/clip.yaml --out runs/clip
 
 The text tower is a Hugging Face sentence encoder, kept as it is but for word pieces that are dropped, so that the
 model understands what the encoder understands, and not only the captions of its pictures. Two phases:
@@ -16,6 +16,7 @@ knows of them is printed at the end of each phase, and kept in `measures.json` i
 
 import json
 import math
+import os
 import shutil
 import sys
 from collections.abc import Sequence
@@ -23,33 +24,32 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # waiting threads sleep; OpenMP reads it when torch is loaded
+
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor, nn
 from tqdm import tqdm
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from diffaudio.atomic_io import atomic_file, atomic_folder
 from diffaudio.config import Count, NonNegative, NonNegativeCount, Positive, Share
 from diffaudio.distributed import join_processes, run_script
 from diffaudio.errors import UserError
 from diffaudio.models.clip import Clip
+from diffaudio.seeding import seeded_generator
 from diffaudio.training.clip.features import stored_features
 from diffaudio.training.clip.measures import HeldOut
 from diffaudio.training.clip.objective import CaptionBank, Teacher, caption_loss, distillation_loss
 from diffaudio.training.clip.pictures import draw_crops, hold_out, load_photographs, sampling_weights
 from diffaudio.training.clip.start import save_model, write_initial_folder
-from diffaudio.training.run_folder import (
-    RunLog,
-    begin_run,
-    latest_state,
-    learning_rate,
-    load_state,
-    resolve_precision,
-    save_state,
-    seeded_generator,
-)
+from diffaudio.training.divergence import DivergenceGuard
+from diffaudio.training.learning_rate import learning_rate, set_learning_rate
+from diffaudio.training.metrics_log import MetricsLog
+from diffaudio.training.precision import resolve_precision
+from diffaudio.training.resume import latest_state, resume, save_state
+from diffaudio.training.run_folder import open_run, run_advice
 
 
 @dataclass
@@ -163,7 +163,7 @@ def check(config: Config) -> None:
 
 def train_projection(
     tower: ImageTower, config: Config, features: Tensor, caption_set: Tensor, weights: Tensor, bank: CaptionBank,
-    teacher: Teacher | None, log: RunLog | None,
+    teacher: Teacher | None, log: MetricsLog | None, guard: DivergenceGuard,
 ) -> None:  # fmt: skip
     """The first phase, the same on every process.
 
@@ -178,12 +178,13 @@ def train_projection(
         generator = seeded_generator(config.seed, "projection", step)
         chosen = torch.multinomial(weights, config.projection_batch_size, replacement=True, generator=generator)
         views = torch.randint(len(features), (len(chosen),), generator=generator)
-        optimizer.param_groups[0]["lr"] = learning_rate(
+        lr = learning_rate(
             step,
             peak=config.projection_learning_rate,
             warmup_steps=config.warmup_steps,
             total_steps=config.projection_steps,
         )
+        set_learning_rate(optimizer, lr)
         seen = features[views, chosen].float().to(tower.logit_scale.device)
         embeddings, scale = tower.project(seen)
         captions, templates = bank.draw(caption_set[chosen], generator)
@@ -195,6 +196,7 @@ def train_projection(
             values["projection/distillation_loss"] = distillation.item()
         optimizer.zero_grad()
         loss.backward()
+        guard.check(step + 1, {"loss": loss})
         optimizer.step()
         if log and (step + 1) % config.log_every == 0:
             log.scalars(step + 1, values)
@@ -216,11 +218,20 @@ def main(config: Config) -> None:
     device: Any = join_processes().device
     check(config)
     accelerator = Accelerator(mixed_precision=resolve_precision(config.precision, device))
+    with open_run(config.out, config, accelerator, changeable={"steps", "save_every", "log_every"}):
+        train(config, accelerator)
+    accelerator.end_training()
+
+
+def train(config: Config, accelerator: Accelerator) -> None:
+    """Both phases, from the newest state on.
+
+    Raises:
+        DivergedError: a loss or a weight is not finite.
+    """
     initial, states = config.out / "initial", config.out / "state"
-    if accelerator.is_main_process:
-        begin_run(config.out, config, free={"steps", "save_every", "log_every"})
-        if not initial.is_dir():
-            write_initial(config, initial)
+    if accelerator.is_main_process and not initial.is_dir():
+        write_initial(config, initial)
     accelerator.wait_for_everyone()
     clip = Clip.from_pretrained(initial)
     photographs = load_photographs(config.images)
@@ -253,11 +264,21 @@ def main(config: Config) -> None:
 
     tower = ImageTower(clip.model, initial_scale=None if config.start_from else 30.0).to(accelerator.device)
     optimizer = torch.optim.AdamW(tower.parameters(), weight_decay=config.weight_decay, betas=(0.9, 0.98))
-    state = latest_state(states)
-    done = load_state(state, optimizer=optimizer, tower=tower) if state else 0
-    log = RunLog(config.out, done) if accelerator.is_main_process else None
-    if log and not state:
+    begins = latest_state(states) is None
+    done = resume(states, optimizer=optimizer, tower=tower)
+    log = MetricsLog(config.out, done) if accelerator.is_main_process else None
+    if log and begins:
         save_state(states, 0, optimizer=optimizer, tower=tower)  # from here on other settings are noticed
+
+    def mean_over_processes(values: Tensor) -> Any:
+        return accelerator.reduce(values, "mean")
+
+    guard = DivergenceGuard(mean_over_processes, advice=lambda: run_advice(config.out))
+
+    def save(step: int) -> None:
+        guard.check_weights(step, {"tower": tower, "optimizer": optimizer}, in_half=tower)
+        save_model(clip, initial, config.out / "model")
+        save_state(states, step, optimizer=optimizer, tower=tower)
 
     def measure(phase: str) -> None:
         if measured:
@@ -271,12 +292,11 @@ def main(config: Config) -> None:
         features = stored_features(
             tower.visual.trunk, photographs, config, (mean, std), config.out / "features", accelerator
         )
-        train_projection(tower, config, features, caption_set, weights, bank, teacher, log)
+        train_projection(tower, config, features, caption_set, weights, bank, teacher, log, guard)
         del features
         done = config.projection_steps
         if log:
-            save_state(states, done, optimizer=optimizer, tower=tower)
-            save_model(clip, initial, config.out / "model")
+            save(done)
         measure("projection")
 
     tower.train()
@@ -290,13 +310,13 @@ def main(config: Config) -> None:
         pixels = (draw_crops(pictures, config.crop_size, config.min_crop, generator) - mean) / std
         pixels = pixels.to(accelerator.device)
         captions, templates = bank.draw(caption_set[chosen], generator)
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(
-                step - config.projection_steps,
-                peak=config.learning_rate,
-                warmup_steps=config.warmup_steps,
-                total_steps=config.steps,
-            )
+        lr = learning_rate(
+            step - config.projection_steps,
+            peak=config.learning_rate,
+            warmup_steps=config.warmup_steps,
+            total_steps=config.steps,
+        )
+        set_learning_rate(optimizer, lr)
         with accelerator.autocast():
             embeddings, scale = network(pixels)
         loss = caption_loss(embeddings, scale, bank, caption_set[chosen], captions, templates)
@@ -308,17 +328,16 @@ def main(config: Config) -> None:
             loss = loss + config.distillation_weight * distillation
             values["tower/distillation_loss"] = distillation.item()
         accelerator.backward(loss)
+        guard.check(step + 1, {"loss": loss})
         optimizer.step()
         optimizer.zero_grad()
         if log and (step + 1) % config.log_every == 0:
             log.scalars(step + 1, values)
         if log and ((step + 1) % config.save_every == 0 or step + 1 == total):
-            save_state(states, step + 1, optimizer=optimizer, tower=tower)
-            save_model(clip, initial, config.out / "model")
+            save(step + 1)
     measure("tower")
     if log:
         log.close()
-    accelerator.end_training()
 
 
 def write_initial(config: Config, initial: Path) -> None:

@@ -31,7 +31,7 @@ def main(arguments: list[str] | None = None) -> None:
 
     from diffaudio.metrics.confidence import bootstrap_mean
     from diffaudio.pipeline import DiffAudioPipeline
-    from diffaudio.training.run_folder import seeded_generator
+    from diffaudio.seeding import seeded_generator
 
     configs = read_configs(given.runs)
     settings, held_out = configs[0].train, open_data(configs[0])[1]

@@ -1,56 +1,58 @@
 """Train the U-Net on an encoded corpus: sound latents, conditioned on the CLIP embedding of a frame.
 
-    accelerate launch train/diffusion.py --config configs/mini/diffusion.yaml --data corpora/mine --out runs/mine
+    python train/diffusion.py --config configs/mini/diffusion.yaml --data corpora/mine --out runs/mine
+    torchrun --nproc_per_node 8 train/diffusion.py …          # several processes, on GPUs or on CPUs
 
-The same command goes on with a run that was stopped. Every draw (clips, copies, crops, frames, noise,
-dropout) is a function of (seed, process, step), so that a stopped run equals an uninterrupted one.
+The same command goes on with a run that was stopped, by Ctrl-C or otherwise. Every draw (clips, copies, crops, frames,
+noise, dropout) is a function of (seed, process, step), so that a resumed run equals an uninterrupted one. Which clips
+make up a batch does not depend on the number of processes.
 """
 
 import copy
+import os
 import sys
 import time
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # waiting threads sleep; OpenMP reads it when torch is loaded
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor
-from tqdm import tqdm
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from diffaudio.checkpoint import load_encoders
 from diffaudio.config import Count, NonNegative, NonNegativeCount, Positive, Share
 from diffaudio.corpus.datasets.latents import LatentDataset, draw_batch
 from diffaudio.corpus.datasets.sampler import ClipOrder
 from diffaudio.diffusion.objectives import diffusion_loss, training_scheduler
-from diffaudio.distributed import join_processes, run_script
+from diffaudio.distributed import PATIENCE, StopRequest, join_processes, run_script
 from diffaudio.errors import UserError
 from diffaudio.models.unet import UNet1D
 from diffaudio.pipeline import DiffAudioPipeline
+from diffaudio.seeding import seeded_generator
 from diffaudio.training.bridge_fitting import BridgeSettings, make_bridge
-from diffaudio.training.run_folder import (
-    RunLog,
-    average_decay,
-    begin_run,
-    check_encoders,
-    latest_state,
-    learning_rate,
-    load_state,
-    loss_by_level,
-    resolve_precision,
-    save_state,
-    seeded_generator,
-    update_average,
-)
-from diffaudio.training.sample_logging import SampleSettings, listen
+from diffaudio.training.divergence import DivergenceGuard, check_finite
+from diffaudio.training.ema import ema_decay, update_ema
+from diffaudio.training.encoder_check import check_encoders
+from diffaudio.training.learning_rate import learning_rate, set_learning_rate
+from diffaudio.training.metrics_log import MetricsLog, loss_by_noise_level
+from diffaudio.training.precision import resolve_precision
+from diffaudio.training.progress import Progress, describe_device, is_due
+from diffaudio.training.resume import resume, save_state
+from diffaudio.training.run_folder import local_batch_size, open_run, run_advice
+from diffaudio.training.sample_logging import SampleSettings, check_samples, log_samples
 
 # What may change while a run goes on; all else would make it another run.
-FREE_SETTINGS = {
+CHANGEABLE = {
     "data", "out", "autoencoder", "clip", "bridge", "validation", "samples",
-    "train.steps", "train.precision", "train.threads", "train.save_every", "train.log_every",
+    "train.steps", "train.precision", "train.threads", "train.save_every", "train.log_every", "train.max_states",
 }  # fmt: skip
 
 
@@ -74,17 +76,18 @@ class TrainSettings:
 
     Attributes:
         objective: flow (flow matching) or v (v-prediction).
-        batch_size: clips a step in each process.
+        batch_size: clips a step, of all processes together.
         duration_s: length of the crops.
         warmup_steps: the learning rate rises to `lr` over so many steps, then falls as a cosine.
         final_lr_fraction: of `lr`, reached at the last step.
-        grad_clip: the gradient's norm is brought down to it.
+        grad_clip: largest norm of the gradient; a larger one is scaled down.
         condition_dropout: how often the null embedding stands in for the frame's, for guidance.
         embedding_noise: norm of the Gaussian noise on the unit embeddings, which are normalised again.
         ema_decay: how much of the averaged weights stays at a step, once the average has warmed up.
         precision: auto is bf16 where the hardware has it.
-        threads: of each process on a CPU; None shares out all cores.
+        threads: of each process on a CPU; None shares the available ones.
         save_every: steps between two saves of `state/` and `model/`.
+        max_states: how many states are kept, the newest ones.
     """
 
     objective: Literal["flow", "v"] = "flow"
@@ -104,12 +107,13 @@ class TrainSettings:
     threads: Count | None = None
     seed: int = 0
     save_every: Count = 200
+    max_states: Count = 1
     log_every: Count = 10
 
 
 @dataclass
 class ValidationSettings:
-    """The loss on clips that are held out from training, where `held_out` is above 0.
+    """The loss on held-out clips, where `held_out` is above 0; the model with the lowest is kept in `best/`.
 
     Attributes:
         every: steps between.
@@ -129,7 +133,7 @@ class Config:
         out: run folder.
         autoencoder: folder or hub id of the autoencoder that encoded the corpus.
         clip: the CLIP that encoded its frames: a folder, an hf-hub: id, or name and tag as ViT-B-32/openai.
-        weights: how often clips of each corpus are met, in proportion; empty meets every clip equally often.
+        weights: how often clips of each corpus are drawn, in proportion; empty draws all clips equally often.
         held_out: share of the sources that are left out of training and measured instead.
     """
 
@@ -148,67 +152,107 @@ class Config:
 
 def main(config: Config) -> None:
     settings = config.train
-    device: Any = join_processes(settings.threads).device
+    device: Any = join_processes(settings.threads, patience=PATIENCE).device
     accelerator = Accelerator(mixed_precision=resolve_precision(settings.precision, device))
+    local_batch_size(settings.batch_size, accelerator.num_processes)  # all mistakes are found before the run begins
     dataset, held_out = open_data(config)
     order = ClipOrder(dataset.sizes, tuple(config.weights), settings.seed)
     unet, pipe = build(config, dataset, device)
-    average = pipe.unet
-    if accelerator.is_main_process:
-        begin_run(config.out, config, free=FREE_SETTINGS)
-    optimizer = torch.optim.AdamW(unet.parameters(), betas=settings.betas, weight_decay=settings.weight_decay)
-    kept: dict[str, Any] = {"optimizer": optimizer, "scaler": accelerator.scaler, "unet": unet, "average": average}
-    state = latest_state(config.out / "state")
-    done = load_state(state, **kept) if state else 0
-    network, optimizer = accelerator.prepare(unet, optimizer)
-    log = RunLog(config.out, done) if accelerator.is_main_process else None
-    seen: list[Tensor] = []
-    begin = time.perf_counter()
-
-    for step in tqdm(range(done, settings.steps), initial=done, total=settings.steps, disable=log is None):
-        generator = seeded_generator(settings.seed, accelerator.process_index, step)
-        place = (step * accelerator.num_processes + accelerator.process_index) * settings.batch_size
-        clips = order.clips(place, settings.batch_size)
-        losses, levels = batch_loss(network, dataset, clips, pipe.scheduler, settings, generator)
-        lr = learning_rate(
-            step,
-            peak=settings.lr,
-            warmup_steps=settings.warmup_steps,
-            total_steps=settings.steps,
-            final_fraction=settings.final_lr_fraction,
-        )
-        for group in optimizer.param_groups:
-            group["lr"] = lr
-        accelerator.backward(losses.mean())
-        grad_norm: Any = accelerator.clip_grad_norm_(network.parameters(), settings.grad_clip)
-        optimizer.step()
-        optimizer.zero_grad()
-        update_average(average, unet, average_decay(step, settings.ema_decay))
-
-        seen.append(torch.stack([losses.detach(), levels], dim=1))
-        if (step + 1) % settings.log_every == 0:
-            gathered: Any = accelerator.gather(torch.cat(seen))
-            values = loss_by_level(gathered)
-            elapsed_s, begin = time.perf_counter() - begin, time.perf_counter()
-            if log:
-                log.scalars(
-                    step + 1, values | {"grad_norm": float(grad_norm), "lr": lr, "step_s": elapsed_s / len(seen)}
-                )
-            seen.clear()
-        if log and ((step + 1) % settings.save_every == 0 or step + 1 == settings.steps):
-            save_state(config.out / "state", step + 1, **kept)
-            pipe.save_pretrained(config.out / "model", dtype=torch.float16)
-        if log and held_out and ((step + 1) % config.validation.every == 0 or step + 1 == settings.steps):
-            values = loss_by_level(held_out_losses(pipe, held_out, settings, config.validation.clips))
-            log.scalars(step + 1, {f"held_out_{name}": value for name, value in values.items()})
-        if log and config.samples.prompts and (step + 1) % config.samples.every == 0:
-            listen(config.samples, pipe, config.out, log, step + 1)
-    if log and done >= settings.steps:  # a finished run: the model anew, with the bridge that is asked for now
-        pipe.save_pretrained(config.out / "model", dtype=torch.float16)
-    if log:
-        log.close()
-    accelerator.wait_for_everyone()
+    check_samples(config.samples, pipe)
+    with open_run(config.out, config, accelerator, changeable=CHANGEABLE):
+        train(config, accelerator, unet, pipe, dataset, order, held_out)
     accelerator.end_training()
+
+
+def train(
+    config: Config,
+    accelerator: Accelerator,
+    unet: UNet1D,
+    pipe: DiffAudioPipeline,
+    dataset: LatentDataset,
+    order: ClipOrder,
+    held_out: LatentDataset | None,
+) -> None:
+    """Optimise the U-Net, from the newest state on.
+
+    Raises:
+        DivergedError: a loss, a gradient or a weight is not finite.
+        KeyboardInterrupt: Ctrl-C was pressed; the step it came in is finished and saved.
+    """
+    settings, average, last = config.train, pipe.unet, config.train.steps
+    batch_size = local_batch_size(settings.batch_size, accelerator.num_processes)
+    optimizer = torch.optim.AdamW(unet.parameters(), betas=settings.betas, weight_decay=settings.weight_decay)
+    state: dict[str, Any] = {"optimizer": optimizer, "unet": unet, "average": average, "scaler": accelerator.scaler}
+    state["num_processes"] = accelerator.num_processes
+    done = resume(config.out / "state", **state)
+    network, optimizer = accelerator.prepare(unet, optimizer)
+    schedule = partial(
+        learning_rate, peak=settings.lr, warmup_steps=settings.warmup_steps, total_steps=last,
+        final_fraction=settings.final_lr_fraction,
+    )  # fmt: skip
+
+    def mean_over_processes(values: Tensor) -> Any:
+        return accelerator.reduce(values, "mean")
+
+    guard = DivergenceGuard(mean_over_processes, advice=partial(run_advice, config.out))
+    progress = Progress(last, done, config.out / "model", visible=accelerator.is_main_process)
+    progress.describe(
+        unet,
+        describe_device(accelerator.device, accelerator.mixed_precision, accelerator.num_processes),
+        f"{len(dataset)} clips, {len(held_out or ())} held out; batches of {settings.batch_size}",
+    )
+    recent: list[Tensor] = []
+    begin_s = time.perf_counter()
+
+    with MetricsLog(config.out, done) if progress.visible else nullcontext() as log, StopRequest() as stop:
+        for step in progress.steps():
+            generator = seeded_generator(settings.seed, accelerator.process_index, step)
+            clips = order.clips(step * settings.batch_size + accelerator.process_index * batch_size, batch_size)
+            losses, levels = batch_loss(network, dataset, clips, pipe.scheduler, settings, generator)
+            accelerator.backward(losses.mean())
+            grad_norm: Any = accelerator.clip_grad_norm_(network.parameters(), settings.grad_clip)
+            checked = {"loss": losses.mean(), "grad_norm": grad_norm}
+            guard.check(step + 1, checked if accelerator.scaler is None else {"loss": losses.mean()})
+            lr = set_learning_rate(optimizer, schedule(step))
+            optimizer.step()
+            optimizer.zero_grad()
+            update_ema(average, unet, ema_decay(step, settings.ema_decay))
+            recent.append(torch.stack([losses.detach(), levels], dim=1))
+            stopping = bool(mean_over_processes(torch.tensor(float(stop.requested), device=accelerator.device)))
+
+            if is_due(step + 1, settings.log_every):
+                gathered: Any = accelerator.gather(torch.cat(recent))
+                step_s, begin_s = (time.perf_counter() - begin_s) / len(recent), time.perf_counter()
+                recent.clear()
+                if log:
+                    values = loss_by_noise_level(gathered)
+                    log.scalars(step + 1, values | {"grad_norm": float(grad_norm), "lr": lr, "step_s": step_s})
+                    progress.show(loss=values["loss"])
+            if log and held_out and is_due(step + 1, config.validation.every, last):
+                validate(config, pipe, held_out, log, step + 1)
+            if log and config.samples.prompts and is_due(step + 1, config.samples.every):
+                log_samples(config.samples, pipe, config.out, log, step + 1)
+            if log and (stopping or is_due(step + 1, settings.save_every, last)):
+                guard.check_weights(step + 1, state, in_half=average)
+                pipe.save_pretrained(config.out / "model", dtype=torch.float16)
+                log.sync()
+                save_state(config.out / "state", step + 1, max_states=settings.max_states, **state)  # after all else
+            if stopping:
+                raise KeyboardInterrupt(f"step {step + 1} is saved; the same command goes on from there")
+    if accelerator.is_main_process and done >= last:  # the model anew, with the bridge that is asked for now
+        pipe.save_pretrained(config.out / "model", dtype=torch.float16)
+    progress.finish()
+
+
+def validate(
+    config: Config, pipe: DiffAudioPipeline, held_out: LatentDataset, log: MetricsLog, step: int
+) -> None:  # fmt: skip
+    """Log the loss on held-out clips; the model with the lowest so far is written to `best/`."""
+    values = loss_by_noise_level(held_out_losses(pipe, held_out, config.train, config.validation.clips))
+    if values["loss"] < log.lowest("held_out_loss"):
+        check_finite(step, {"average": pipe.unet}, in_half=pipe.unet)
+        pipe.save_pretrained(config.out / "best", dtype=torch.float16)
+    log.scalars(step, {f"held_out_{name}": value for name, value in values.items()})
 
 
 def open_data(config: Config) -> tuple[LatentDataset, LatentDataset | None]:
@@ -272,12 +316,12 @@ def batch_loss(
 
 
 @torch.no_grad()
-def held_out_losses(pipe: DiffAudioPipeline, dataset: LatentDataset, settings: TrainSettings, most: int) -> Tensor:
+def held_out_losses(pipe: DiffAudioPipeline, dataset: LatentDataset, settings: TrainSettings, max_clips: int) -> Tensor:
     """Loss and noise level of clips that were not trained on, for the averaged weights: [clips, 2].
 
     Clips, crops, frames and noise are the same at every call; conditions are neither dropped nor made noisy.
     """
-    clips = ClipOrder(dataset.sizes).clips(0, min(most, len(dataset)))
+    clips = ClipOrder(dataset.sizes).clips(0, min(max_clips, len(dataset)))
     settings = replace(settings, embedding_noise=0.0, condition_dropout=0.0)
     losses = []
     for place in range(0, len(clips), settings.batch_size):

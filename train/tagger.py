@@ -1,8 +1,8 @@
 r"""Train the tagger on a corpus of clips, from labels or from what CLIP sees on their frames.
 
-    accelerate launch train/tagger.py --config configs/mini/tagger.yaml --data corpora/mine --labels labels.csv \
+    python train/tagger.py --config configs/mini/tagger.yaml --data corpora/mine --labels labels.csv \
         --out runs/tagger
-    accelerate launch train/tagger.py --config configs/mini/tagger.yaml --data corpora/mine --out runs/tagger \
+    python train/tagger.py --config configs/mini/tagger.yaml --data corpora/mine --out runs/tagger \
         --clip checkpoints/mini/clip --kinds '["a dog barking", rain]'
 
 It serves evaluation only: nothing that generates sound reads it, or the labels. A fixed share of the sources, chosen by
@@ -10,19 +10,23 @@ the hash of their names, is held out; accuracy is measured on it. The same comma
 """
 
 import json
+import os
 import sys
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # waiting threads sleep; OpenMP reads it when torch is loaded
 
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor
-from tqdm import tqdm
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from diffaudio.atomic_io import atomic_file
+from diffaudio.atomic_io import atomic_file, atomic_folder
 from diffaudio.checkpoint import load_clip
 from diffaudio.config import Count, NonNegative, NonNegativeCount, Positive, Share
 from diffaudio.corpus.augment import add_noise, change_speed, crop_or_lay, filter_smoothly
@@ -33,31 +37,24 @@ from diffaudio.corpus.datasets.labelled import (
     read_labels,
     split_by_source,
 )
-from diffaudio.distributed import join_processes, run_script
+from diffaudio.distributed import PATIENCE, StopRequest, join_processes, run_script
 from diffaudio.errors import UserError
 from diffaudio.metrics.confidence import wilson
 from diffaudio.models.tagger import Tagger
-from diffaudio.training.run_folder import (
-    RunLog,
-    begin_run,
-    latest_state,
-    learning_rate,
-    load_state,
-    resolve_precision,
-    save_state,
-    seeded_generator,
-)
+from diffaudio.seeding import seeded_generator
+from diffaudio.training.divergence import DivergenceGuard
+from diffaudio.training.learning_rate import learning_rate, set_learning_rate
+from diffaudio.training.metrics_log import MetricsLog
+from diffaudio.training.precision import resolve_precision
+from diffaudio.training.progress import Progress, describe_device, is_due
+from diffaudio.training.resume import resume, save_state
+from diffaudio.training.run_folder import local_batch_size, open_run, run_advice
 
-FREE_SETTINGS = {
-    "data",
-    "out",
-    "labels",
-    "clip",
-    "train.precision",
-    "train.threads",
-    "train.save_every",
-    "train.log_every",
-}
+# What may change while a run goes on; all else would make it another run.
+CHANGEABLE = {
+    "data", "out", "labels", "clip",
+    "train.precision", "train.threads", "train.save_every", "train.log_every", "train.max_states",
+}  # fmt: skip
 
 
 @dataclass
@@ -81,7 +78,7 @@ class TrainSettings:
     """What is optimised, and how.
 
     Attributes:
-        duration_s: length of the crops; shorter clips are repeated, or laid into silence.
+        duration_s: length of the crops; shorter clips are repeated, or padded with silence.
         balance: how often a kind of n clips is drawn: n to the power of 1 minus this.
         mixup: parameter of the beta distribution by which two sounds and their targets are mixed; 0 mixes none.
         filter_db: how far a smooth random filter raises or lowers a band.
@@ -89,7 +86,10 @@ class TrainSettings:
         noise_db: level of white noise below the sound's peak, at the loudest.
         masked_share: of the spectrogram's bands, and of its steps, up to which are blanked (SpecAugment).
         label_smoothing: share of the target that is spread over all kinds.
-        held_out: share of the sources that is kept for measuring.
+        held_out: share of the sources that are held out for measuring.
+        threads: of each process on a CPU; None shares the available ones.
+        save_every: steps between two saves of `state/`.
+        max_states: how many states are kept, the newest ones.
         precision: of the network; auto is bf16 where the hardware has it. Spectrograms are float32.
     """
 
@@ -111,6 +111,7 @@ class TrainSettings:
     threads: Count | None = None
     seed: int = 0
     save_every: Count = 100
+    max_states: Count = 1
     log_every: Count = 10
 
 
@@ -122,9 +123,9 @@ class Config:
         data: corpus of clips, made by `diffaudio prepare`.
         out: run folder.
         labels: CSV with columns `file` and `label`, a row a source of the corpus.
-        clip: take the targets from this CLIP's view of the frames instead of from `labels`, which then only measure:
+        clip: take the targets from what this CLIP sees on the frames, instead of from `labels`:
             a folder, an hf-hub: id, or name and tag as ViT-B-32/openai.
-        kinds: what to tell apart, as CLIP is asked; needed with `clip` where there are no labels.
+        kinds: texts for CLIP, one for each kind to tell apart; needed with `clip`.
         temperature: of the softmax over CLIP's similarities.
     """
 
@@ -140,60 +141,96 @@ class Config:
 
 def main(config: Config) -> None:
     settings = config.train
-    device: Any = join_processes(settings.threads).device
+    device: Any = join_processes(settings.threads, patience=PATIENCE).device
     accelerator = Accelerator(mixed_precision=resolve_precision(settings.precision, device))
-    train, held_out = split_by_source(load_clips(config), settings.held_out)
+    local_batch_size(settings.batch_size, accelerator.num_processes)
+    clips, held_out = split_by_source(load_clips(config), settings.held_out)
     torch.manual_seed(settings.seed)
-    tagger = Tagger(labels=train.kinds, **asdict(config.tagger))
+    tagger = Tagger(labels=clips.kinds, **asdict(config.tagger))
     torch.nn.Module.to(tagger, device)
-    optimizer = torch.optim.AdamW(tagger.parameters(), weight_decay=settings.weight_decay)
-    if accelerator.is_main_process:
-        begin_run(config.out, config, free=FREE_SETTINGS)
-    state = latest_state(config.out / "state")
-    done = load_state(state, optimizer=optimizer, tagger=tagger) if state else 0
-    network, optimizer = accelerator.prepare(tagger, optimizer)
-    log = RunLog(config.out, done) if accelerator.is_main_process else None
-    losses: list[Tensor] = []
-
-    for step in tqdm(range(done, settings.steps), initial=done, total=settings.steps, disable=log is None):
-        generator = seeded_generator(settings.seed, accelerator.process_index, step)
-        waveforms, targets = draw_batch(train, settings, generator)
-        torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))  # dropout and masks know no generator
-        lr = learning_rate(step, peak=settings.lr, warmup_steps=settings.warmup_steps, total_steps=settings.steps)
-        for group in optimizer.param_groups:
-            group["lr"] = lr
-        network.train()
-        logits = network(waveforms.to(device), settings.masked_share)[1]
-        loss = F.cross_entropy(logits, targets.to(device), label_smoothing=settings.label_smoothing)
-        accelerator.backward(loss)
-        optimizer.step()
-        optimizer.zero_grad()
-
-        losses.append(loss.detach())
-        if log and (step + 1) % settings.log_every == 0:
-            log.scalars(step + 1, {"loss": torch.stack(losses).mean().item(), "lr": lr})
-            losses.clear()
-        if log and ((step + 1) % settings.save_every == 0 or step + 1 == settings.steps):
-            save_state(config.out / "state", step + 1, optimizer=optimizer, tagger=tagger)
-    if log:
-        torch.nn.Module.to(tagger.eval(), "cpu")
-        tagger.save_pretrained(config.out / "model")
-        report = measure(tagger, held_out) if len(held_out) else {"n": 0, "held_out": []}
-        report["against"] = "labels" if config.clip is None else f"what CLIP {config.clip} sees"
-        with atomic_file(config.out / "held_out.json") as temporary:
-            temporary.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-        if len(held_out):
-            print(f"held out: accuracy {report['accuracy']} of {report['n']}, interval {report['interval']}")
-        log.close()
-    accelerator.wait_for_everyone()
+    with open_run(config.out, config, accelerator, changeable=CHANGEABLE):
+        train(config, accelerator, tagger, clips)
+        if accelerator.is_main_process:
+            report(config, tagger, held_out)
     accelerator.end_training()
+
+
+def train(config: Config, accelerator: Accelerator, tagger: Tagger, clips: LabelledClips) -> None:
+    """Optimise the tagger, from the newest state on.
+
+    Raises:
+        DivergedError: a loss, a gradient or a weight is not finite.
+        KeyboardInterrupt: Ctrl-C was pressed; the step it came in is finished and saved.
+    """
+    settings, last = config.train, config.train.steps
+    batch_size = local_batch_size(settings.batch_size, accelerator.num_processes)
+    optimizer = torch.optim.AdamW(tagger.parameters(), weight_decay=settings.weight_decay)
+    state: dict[str, Any] = {"optimizer": optimizer, "tagger": tagger, "num_processes": accelerator.num_processes}
+    done = resume(config.out / "state", **state)
+    network, optimizer = accelerator.prepare(tagger.train(), optimizer)
+    schedule = partial(learning_rate, peak=settings.lr, warmup_steps=settings.warmup_steps, total_steps=last)
+
+    def mean_over_processes(values: Tensor) -> Any:
+        return accelerator.reduce(values, "mean")
+
+    guard = DivergenceGuard(mean_over_processes, advice=partial(run_advice, config.out))
+    progress = Progress(last, done, config.out / "model", visible=accelerator.is_main_process)
+    progress.describe(
+        tagger,
+        describe_device(accelerator.device, accelerator.mixed_precision, accelerator.num_processes),
+        f"{len(clips)} clips of {len(clips.kinds)} kinds; batches of {settings.batch_size}",
+    )
+
+    with MetricsLog(config.out, done) if progress.visible else nullcontext() as log, StopRequest() as stop:
+        for step in progress.steps():
+            generator = seeded_generator(settings.seed, accelerator.process_index, step)
+            waveforms, targets = draw_batch(clips, settings, generator, batch_size)
+            torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))  # dropout and masks take no generator
+            logits = network(waveforms.to(accelerator.device), settings.masked_share)[1].float()
+            loss = F.cross_entropy(logits, targets.to(logits), label_smoothing=settings.label_smoothing)
+            accelerator.backward(loss)
+            guard.check(step + 1, {"loss": loss, "grad_norm": gradient_norm(tagger)})
+            lr = set_learning_rate(optimizer, schedule(step))
+            optimizer.step()
+            optimizer.zero_grad()
+            stopping = bool(mean_over_processes(torch.tensor(float(stop.requested), device=accelerator.device)))
+
+            if log and is_due(step + 1, settings.log_every):
+                means = guard.take_means()
+                log.scalars(step + 1, means | {"lr": lr})
+                progress.show(loss=means["loss"])
+            if log and (stopping or is_due(step + 1, settings.save_every, last)):
+                guard.check_weights(step + 1, state)
+                log.sync()
+                save_state(config.out / "state", step + 1, max_states=settings.max_states, **state)
+            if stopping:
+                raise KeyboardInterrupt(f"step {step + 1} is saved; the same command goes on from there")
+    progress.finish()
+
+
+def report(config: Config, tagger: Tagger, held_out: LabelledClips) -> None:
+    """Write the model, and how well it does on the sources that were held out."""
+    torch.nn.Module.to(tagger.eval(), "cpu")
+    with atomic_folder(config.out / "model") as folder:
+        tagger.save_pretrained(folder)
+    measured = measure(tagger, held_out) if len(held_out) else {"n": 0, "held_out": []}
+    measured["against"] = "labels" if config.clip is None else f"what CLIP {config.clip} sees"
+    with atomic_file(config.out / "held_out.json") as temporary:
+        temporary.write_text(json.dumps(measured, indent=1) + "\n", encoding="utf-8")
+    if len(held_out):
+        print(f"held out: accuracy {measured['accuracy']} of {measured['n']}, interval {measured['interval']}")
+
+
+def gradient_norm(module: torch.nn.Module) -> Tensor:
+    """The norm of all gradients together."""
+    return torch.nn.utils.get_total_norm([p.grad for p in module.parameters() if p.grad is not None])
 
 
 def load_clips(config: Config) -> LabelledClips:
     """The corpus with its targets.
 
     Raises:
-        ValueError: neither labels nor CLIP, or a setting without effect.
+        ValueError: neither labels nor CLIP, or a setting has no effect.
     """
     rate = config.tagger.sample_rate
     if config.clip is None:
@@ -203,16 +240,18 @@ def load_clips(config: Config) -> LabelledClips:
             raise UserError("--kinds has no effect without --clip; the labels name the kinds")
         return read_labelled_clips(config.data, read_labels(config.labels), sample_rate=rate)
     if config.labels is not None or not config.kinds:
-        raise UserError("--clip takes the place of --labels, and needs --kinds: what it shall tell apart")
+        raise UserError("--clip takes the place of --labels, and needs --kinds, the kinds to tell apart")
     clip = load_clip(config.clip)
     return label_by_clip(config.data, clip, config.kinds, sample_rate=rate, temperature=config.temperature)
 
 
-def draw_batch(clips: LabelledClips, settings: TrainSettings, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Augmented crops [batch, samples], and what they are of [batch, kinds]."""
+def draw_batch(
+    clips: LabelledClips, settings: TrainSettings, generator: torch.Generator, batch_size: int
+) -> tuple[Tensor, Tensor]:
+    """Augmented crops [batch, samples], and their targets [batch, kinds]."""
     num_samples = round(settings.duration_s * clips.sample_rate)
     weights = clips.targets @ clips.targets.sum(dim=0).clamp(min=1e-6) ** -settings.balance
-    chosen = torch.multinomial(weights, settings.batch_size, replacement=True, generator=generator)
+    chosen = torch.multinomial(weights, batch_size, replacement=True, generator=generator)
     sounds = []
     for index in chosen.tolist():
         # a little more than is needed, so that no sound is changed in speed as a whole

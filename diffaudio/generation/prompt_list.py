@@ -15,8 +15,8 @@ from pathlib import Path
 from diffaudio.errors import UserError
 from diffaudio.file_names import slug
 from diffaudio.generation.batch import Item
+from diffaudio.seeding import seeded_generator
 from diffaudio.tables import read_csv, read_json_lines, read_lines
-from diffaudio.training.run_folder import seeded_generator
 
 __all__ = ["Prompt", "items_of", "read_prompts"]
 

@@ -1,4 +1,4 @@
-"""What a model sounds like while it is trained: prompts, generated again every so many steps."""
+"""Samples of a model in training: the same prompts, generated again every so many steps."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -6,13 +6,17 @@ from typing import Any
 
 from diffaudio.atomic_io import atomic_folder
 from diffaudio.config import Count, NonNegative, Positive
+from diffaudio.diffusion.samplers import make_sampler
+from diffaudio.diffusion.settings import GenerationSettings
+from diffaudio.errors import UserError
+from diffaudio.file_names import slug
 from diffaudio.media.audio import write_audio
 from diffaudio.media.spectrogram_plot import spectrogram_figure
 from diffaudio.pipeline import DiffAudioPipeline
 from diffaudio.seeding import seeded_generator
-from diffaudio.training.run_folder import RunLog
+from diffaudio.training.metrics_log import MetricsLog
 
-__all__ = ["SampleSettings", "listen"]
+__all__ = ["SampleSettings", "check_samples", "log_samples"]
 
 
 @dataclass
@@ -27,16 +31,38 @@ class SampleSettings:
 
     prompts: list[str] = field(default_factory=list)
     every: Count = 500
-    sampler: str = "dpm++2m_sde"
-    num_inference_steps: Count = 25
+    sampler: str = GenerationSettings.sampler
+    num_inference_steps: Count = GenerationSettings.steps
     guidance_scale: NonNegative = 2.0
-    duration_s: Positive = 5.0
+    duration_s: Positive = GenerationSettings.duration_s
     seed: int = 0
 
 
-def listen(settings: SampleSettings, pipe: DiffAudioPipeline, run: Path, log: RunLog, step: int) -> None:
+def check_samples(settings: SampleSettings, pipe: DiffAudioPipeline) -> None:
+    """Refuse, before the first step, what could not be generated after the last.
+
+    Raises:
+        ValueError: an unknown or unsuitable sampler, a value out of range, or an empty prompt.
+    """
+    if not settings.prompts:
+        return
+    if any(not prompt.strip() for prompt in settings.prompts):
+        raise UserError("samples.prompts holds an empty text; leave it out, or describe a sound")
+    try:
+        make_sampler(settings.sampler, pipe.scheduler.config)
+        GenerationSettings(
+            steps=settings.num_inference_steps,
+            guidance_scale=settings.guidance_scale,
+            sampler=settings.sampler,
+            duration_s=settings.duration_s,
+        )
+    except UserError as error:
+        raise UserError(f"samples: {error}") from None
+
+
+def log_samples(settings: SampleSettings, pipe: DiffAudioPipeline, run: Path, log: MetricsLog, step: int) -> None:
     """Generate the prompts; sounds and spectrograms go into samples/ of the run folder and to TensorBoard."""
-    rate = pipe.autoencoder.sample_rate
+    sample_rate = pipe.autoencoder.sample_rate
     output: Any = pipe(
         settings.prompts,
         num_inference_steps=settings.num_inference_steps,
@@ -46,8 +72,21 @@ def listen(settings: SampleSettings, pipe: DiffAudioPipeline, run: Path, log: Ru
         generator=[seeded_generator(settings.seed, index) for index in range(len(settings.prompts))],
     )
     with atomic_folder(run / "samples" / f"step_{step:08d}") as folder:
-        for index, (prompt, waveform) in enumerate(zip(settings.prompts, output.audios, strict=True)):
-            picture = spectrogram_figure(waveform, rate, title=prompt)
-            write_audio(folder / f"{index:02d}.wav", waveform, rate)
-            picture.savefig(folder / f"{index:02d}.png")
-            log.sound(step, f"sample/{index:02d} {prompt}", waveform, rate, picture)
+        names = _names(settings.prompts)
+        for name, prompt, waveform in zip(names, settings.prompts, output.audios, strict=True):
+            figure = spectrogram_figure(waveform, sample_rate, title=prompt)
+            write_audio(folder / f"{name}.wav", waveform, sample_rate)
+            figure.savefig(folder / f"{name}.png")
+            log.audio(step, f"sample/{name}", waveform, sample_rate, figure)
+
+
+def _names(prompts: list[str]) -> list[str]:
+    """A file name for each prompt; those that several prompts share are numbered from the second on."""
+    names: list[str] = []
+    for prompt in prompts:
+        name, number = slug(prompt), 1
+        while name in names:
+            number += 1
+            name = f"{slug(prompt)}-{number}"
+        names.append(name)
+    return names

@@ -23,10 +23,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from diffaudio.config import parse
 from diffaudio.corpus.prepare.run import PrepareSettings, prepare
 from diffaudio.corpus.store import part_files, read_groups
+from diffaudio.errors import UserError
 from diffaudio.media.audio import decode_flac, resample, scale_to_peak
 from diffaudio.metrics.reconstruction import log_mel_distance_db
 from diffaudio.models.autoencoders import SpectralAutoencoder, load_autoencoder
-from diffaudio.training.run_folder import seeded_generator
+from diffaudio.seeding import seeded_generator
 
 SPECTRAL: dict[str, Any] = {"sample_rate": 8000, "n_fft": 256, "hop_length": 80, "num_mels": 32, "latent_channels": 16}
 
@@ -194,7 +195,7 @@ def test_training_learns_and_writes_a_model_whose_latents_are_those_of_the_noise
     assert any(not torch.equal(average[f"average/{name}"], average[f"autoencoder/{name}"]) for name in own_weights)
     assert (average["average/latent_scale"] == 1).all()  # what is fitted for the model does not go into training
     dataset = script.WaveformDataset(learned / "waveforms", held_out=0.2)
-    clips_fitted_to = script.Order((len(dataset),)).clips(0, len(dataset))
+    clips_fitted_to = script.ClipOrder((len(dataset),)).clips(0, len(dataset))
     generator = seeded_generator(0)
     crops = [script.draw_crops(dataset, [clip], num_samples=2400, generator=generator) for clip in clips_fitted_to]
     latents = torch.cat([autoencoder.encode(crop)[0] for crop in crops], dim=1)
@@ -268,7 +269,7 @@ def test_two_processes_fit_one_code_and_train_one_model_on_different_draws(scrip
         "--adversary.update_probability",
         "1",
     ]
-    more += ["--validation.sounds", "0"]
+    more += ["--validation.sounds", "0", "--train.batch_size", "4"]  # of both together
     driver = tmp_path / "driver.py"
     names = {"{SPECTRAL}": str(SPECTRAL), "{CLIPS}": str(clips), "{OUT}": str(tmp_path / "code")}
     driver.write_text(re.sub("{[A-Z]+}", lambda name: names[name[0]], TWO_PROCESSES))
@@ -318,8 +319,8 @@ def pass_of(
     x = script.draw_crops(dataset, clips, num_samples=num_samples, generator=generator)
     torch.randint(2**62, (), generator=generator)
     passed = autoencoder(x, generator)
-    values = objective.teach(passed, x, 0, reduce)
-    values |= objective.teach_adversary(objective.discriminator, x, passed, 0, torch.Generator())
+    values = objective.backward(passed, x, 0, reduce)
+    values |= objective.backward_adversary(objective.discriminator, x, passed, 0, torch.Generator())
     return values, torch.cat([parameter.grad.flatten() for parameter in script.learned_parameters(autoencoder)])
 
 
@@ -334,10 +335,10 @@ def test_an_explosion_ends_the_run_with_one_line_and_leaves_the_last_good_save(s
     draw = script.draw_crops
     monkeypatch.setattr(script, "draw_crops", too_loud)
     with pytest.raises(
-        SystemExit, match=r"stopped: step 3: \w+ is nan; \S+/step_00000002 and the model beside it are"
+        UserError, match=r"stopped: step 3: \w+ is nan; \S+/step_00000002 and the model beside it are"
     ) as end:
         train(script, clips, tmp_path / "run", "--train.steps", "4", "--train.save_every", "1")
-    assert "\n" not in str(end.value.code)
+    assert "\n" not in str(end.value)
     assert [path.read_bytes() for path in kept] == before
     monkeypatch.setattr(script, "draw_crops", draw)
     train(script, clips, tmp_path / "run", "--train.steps", "4")
@@ -418,7 +419,7 @@ def test_in_bf16_the_losses_stay_what_they_are(script, clips, learned):
     for half in (False, True):
         with torch.autocast("cpu", torch.bfloat16, enabled=half):
             passed = autoencoder(x, seeded_generator(1))
-            values.append(objective.teach(passed, x, 0))
+            values.append(objective.backward(passed, x, 0))
     assert passed.waveform.dtype == torch.bfloat16
     for name, value in values[1].items():
         assert value.dtype == torch.float32, name

@@ -16,7 +16,7 @@ from tiny_model import sentence_encoder, write_tiny_clip
 
 from diffaudio.errors import UserError
 from diffaudio.models.clip import Clip
-from diffaudio.training.run_folder import latest_state
+from diffaudio.training.resume import latest_state
 
 COLOURS = {"a dog": (200, 30, 30), "rain": (30, 30, 200), "the roof": (30, 200, 30), "barking": (220, 220, 40)}
 

@@ -3,6 +3,7 @@ import inspect
 import json
 import os
 import runpy
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -18,11 +19,13 @@ from diffaudio.config import parse
 from diffaudio.corpus import store
 from diffaudio.corpus.datasets.latents import LatentDataset
 from diffaudio.corpus.datasets.sampler import ClipOrder
+from diffaudio.errors import UserError
 from diffaudio.models.autoencoders import load_autoencoder
 from diffaudio.models.unet import UNet1D
 from diffaudio.pipeline import DiffAudioPipeline
+from diffaudio.seeding import seeded_generator
 from diffaudio.training.bridge_fitting import read_lines
-from diffaudio.training.run_folder import loss_by_level, seeded_generator
+from diffaudio.training.metrics_log import loss_by_noise_level
 
 SCRIPT = REPO / "train/diffusion.py"
 
@@ -155,7 +158,7 @@ def test_training_learns_and_writes_a_model_that_generates(data, tmp_path):
     ).audios
     assert audio.shape == (1, 1, pipe.autoencoder.sample_rate)
     made = {path.name for path in (out / "samples/step_00000080").iterdir()}
-    assert made == {"00.wav", "00.png", "01.wav", "01.png"}
+    assert made == {"a-dog.wav", "a-dog.png", "rain.wav", "rain.png"}
     assert list(out.glob("events.out.tfevents*"))
 
 
@@ -206,7 +209,8 @@ def test_two_processes_train_one_model_on_different_draws(data, tmp_path):
     losses = []
     for process in (0, 1):
         generator = seeded_generator(config.train.seed, process, 0)
-        clips = order.clips(process * config.train.batch_size, config.train.batch_size)
+        local = config.train.batch_size // 2
+        clips = order.clips(process * local, local)
         losses.append(script.batch_loss(unet, dataset, clips, pipe.scheduler, config.train, generator)[0])
     assert losses[0].tolist() != losses[1].tolist()
     torch.cat(losses).mean().backward()
@@ -242,7 +246,7 @@ def test_a_finished_run_writes_its_model_anew_with_the_bridge_that_is_asked_for(
 
 def test_the_loss_is_given_by_quarters_of_the_noise_level():
     seen = torch.tensor([[1.0, 0.0], [3.0, 0.2], [5.0, 0.5], [7.0, 1.0]])
-    assert loss_by_level(seen) == {
+    assert loss_by_noise_level(seen) == {
         "loss": 4.0,
         "loss_level_0_25": 2.0,
         "loss_level_50_75": 5.0,
@@ -308,3 +312,181 @@ def test_a_user_s_mistake_is_one_line_and_exit_code_2(monkeypatch, capsys):
     assert ended.value.code == 2
     message = "diffusion.py: error: command line: unknown option '--train.lrr'; did you mean '--train.lr'?\n"
     assert capsys.readouterr().err == message
+
+
+QUICK = ["--train.batch_size", "2", "--train.warmup_steps", "2", "--samples.num_inference_steps", "2"]
+QUICK += ["--samples.duration_s", "0.5", "--samples.sampler", "euler"]
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing in the script may catch it."""
+
+
+@pytest.mark.parametrize("place", ["held_out_losses", "log_samples", "save_state", "model", "best"])
+def test_a_kill_while_a_step_is_logged_and_saved_loses_nothing(data, tmp_path, monkeypatch, place):
+    """Killed at step 4 of 6, where a held-out line, samples, the model and a state are due, at each place in turn."""
+    write_latents(tmp_path / "corpus", data / "model", clips=8)
+    settings = ["--data", str(tmp_path / "corpus"), "--held_out", "0.2", "--train.steps", "6", "--train.save_every"]
+    settings += ["2", "--validation.every", "2", "--samples.every", "2", "--samples.prompts", '["rain"]', *QUICK]
+    train(data, tmp_path / "whole", *settings)
+
+    calls = 0
+
+    def killed_at_the_second_call(original):
+        def call(*args, **kwargs):
+            nonlocal calls
+            calls += 1
+            if calls == 2:
+                raise Killed
+            return original(*args, **kwargs)
+
+        return call
+
+    with monkeypatch.context() as patch:
+        if place in ("model", "best"):
+            save = DiffAudioPipeline.save_pretrained
+            killed = killed_at_the_second_call(save)
+            patch.setattr(
+                DiffAudioPipeline,
+                "save_pretrained",
+                lambda self, folder, **more: (killed if folder.name == place else save)(self, folder, **more),
+            )
+        else:
+            patch.setattr(script, place, killed_at_the_second_call(getattr(script, place)))
+        with pytest.raises(Killed):
+            train(data, tmp_path / "killed", *settings)
+    half_written = tmp_path / "killed/samples/.step_00000004.1.part"
+    half_written.mkdir(parents=True, exist_ok=True)
+    train(data, tmp_path / "killed", *settings)
+    untimed = [[{**line, "step_s": 0} for line in metrics(tmp_path / run)] for run in ("whole", "killed")]
+    assert untimed[0] == untimed[1]
+    files = [
+        sorted(
+            str(path.relative_to(tmp_path / run))
+            for path in (tmp_path / run).rglob("*")
+            if not path.name.startswith("events.")
+        )
+        for run in ("whole", "killed")
+    ]
+    assert files[0] == files[1]
+    for name in ("samples/step_00000004/rain.wav", "best/unet/diffusion_pytorch_model.safetensors"):
+        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "killed" / name).read_bytes()
+
+
+@pytest.mark.parametrize("damaged", ["batch", "gradient", "weights"])
+def test_what_is_not_finite_ends_the_run_with_the_last_good_save_in_place(data, tmp_path, monkeypatch, damaged):
+    settings = [*QUICK, "--train.save_every", "1"]
+    train(data, tmp_path / "run", *settings, "--train.steps", "2")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("run/*/**/*") if path.is_file()}
+    assert len(before) > 5
+    loss, update = script.diffusion_loss, script.update_ema
+    if damaged == "batch":
+        monkeypatch.setattr(script, "diffusion_loss", lambda n, x, *a, **k: loss(n, x * float("nan"), *a, **k))
+    elif damaged == "gradient":
+
+        def with_infinite_gradient(network, *args, **kwargs):
+            losses, levels = loss(network, *args, **kwargs)
+            losses.register_hook(lambda gradient: gradient * float("inf"))
+            return losses, levels
+
+        monkeypatch.setattr(script, "diffusion_loss", with_infinite_gradient)
+    else:
+
+        def overflow(average, module, decay):
+            update(average, module, decay)
+            average.conv_in.bias[0] = 1e5  # finite, and too large for the half precision of the model
+
+        monkeypatch.setattr(script, "update_ema", torch.no_grad()(overflow))
+    with pytest.raises(UserError, match=r"stopped: step 3: .*; \S+/step_00000002 and the model beside it are as they"):
+        train(data, tmp_path / "run", *settings, "--train.steps", "4")
+    assert {path: path.read_bytes() for path in tmp_path.rglob("run/*/**/*") if path.is_file()} == before
+    monkeypatch.undo()
+    train(data, tmp_path / "run", *settings, "--train.steps", "4")
+    assert [line["step"] for line in metrics(tmp_path / "run")] == [1, 2, 3, 4]
+
+
+def test_ctrl_c_finishes_the_step_saves_it_and_says_so(data, tmp_path, monkeypatch):
+    settings = [*QUICK, "--train.steps", "6", "--train.save_every", "6"]
+    train(data, tmp_path / "whole", *settings)
+    loss, calls = script.diffusion_loss, 0
+
+    def interrupted(*args, **kwargs):
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+        return loss(*args, **kwargs)
+
+    monkeypatch.setattr(script, "diffusion_loss", interrupted)
+    handler = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt, match="step 3 is saved; the same command goes on from there"):
+        train(data, tmp_path / "run", *settings)
+    assert signal.getsignal(signal.SIGINT) is handler
+    assert [path.name for path in (tmp_path / "run/state").iterdir()] == ["step_00000003"]
+    assert (tmp_path / "run/model/model_index.json").is_file()
+    monkeypatch.undo()
+    train(data, tmp_path / "run", *settings)
+    whole, resumed = (load_file(tmp_path / run / "state/step_00000006/unet.safetensors") for run in ("whole", "run"))
+    assert all(torch.equal(whole[key], resumed[key]) for key in whole)
+
+
+def test_samples_that_cannot_be_generated_are_refused_before_the_first_step(data, tmp_path):
+    for setting, value, message in (
+        ("sampler", "eular", "samples: sampler 'eular' is unknown; choose from"),
+        ("num_inference_steps", "100000", "samples: steps is 100000"),
+        ("duration_s", "1e6", "samples: duration_s is 1000000"),
+        ("prompts", '["rain", " "]', "samples.prompts holds an empty text"),
+    ):
+        more = ["--samples.prompts", '["rain"]', f"--samples.{setting}", value]
+        with pytest.raises(UserError, match=message):
+            train(data, tmp_path / "run", *more)
+    assert not (tmp_path / "run").exists()
+
+
+def test_several_states_and_the_best_model_are_kept(data, tmp_path, monkeypatch):
+    write_latents(tmp_path / "corpus", data / "model", clips=8)
+    losses = iter([3.0, 1.0, 2.0, 4.0])
+    monkeypatch.setattr(script, "held_out_losses", lambda *_: torch.tensor([[next(losses), 0.5]]))
+    more = ["--data", str(tmp_path / "corpus"), "--held_out", "0.2", "--validation.every", "1", "--train.steps", "4"]
+    train(data, tmp_path / "run", *more, *QUICK, "--train.save_every", "1", "--train.max_states", "3")
+    states = sorted(path.name for path in (tmp_path / "run/state").iterdir())
+    assert states == ["step_00000002", "step_00000003", "step_00000004"]
+    average = load_file(tmp_path / "run/state/step_00000002/average.safetensors")
+    best = load_file(tmp_path / "run/best/unet/diffusion_pytorch_model.safetensors")
+    assert all(torch.equal(average[key].half(), best[key]) for key in average)
+
+
+def test_the_model_may_be_a_symbolic_link_to_another_place(data, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "run/model").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    train(data, tmp_path / "run", *QUICK, "--train.steps", "3", "--train.save_every", "1")
+    assert (tmp_path / "run/model").is_symlink()
+    assert (tmp_path / "elsewhere/model_index.json").is_file()
+    assert DiffAudioPipeline.from_pretrained(tmp_path / "run/model")
+
+
+def test_training_says_on_what_it_runs_and_where_the_model_is(data, tmp_path, capsys):
+    train(data, tmp_path / "run", *QUICK, "--train.steps", "2")
+    said = capsys.readouterr().err
+    for line in (
+        "device: cpu (1 threads), float32",
+        "data: 3 clips, 0 held out; batches of 2",
+        f"done: the model is in {tmp_path / 'run/model'}",
+    ):
+        assert f"{line}\n" in said
+    assert "step/s" in said and "loss=" in said
+    train(data, tmp_path / "run", *QUICK, "--train.steps", "2")
+    assert "all 2 steps are done already; raise train.steps to train longer" in capsys.readouterr().err
+
+
+def test_a_batch_that_the_processes_cannot_share_is_refused(data, tmp_path):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(SCRIPT)]
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    odd = subprocess.run(
+        [*command, *arguments(data, tmp_path / "odd", "--train.batch_size", "3")],
+        capture_output=True, text=True, timeout=900, env=environment,
+    )  # fmt: skip
+    message = "train.batch_size 3 is shared by all processes and cannot be divided among 2; choose a multiple of 2"
+    assert odd.returncode and message in odd.stderr
+    assert not (tmp_path / "odd").exists()

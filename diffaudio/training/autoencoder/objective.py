@@ -1,9 +1,9 @@
-"""What an autoencoder is trained on: the losses by which its reconstructions, and it itself, are judged.
+"""What an autoencoder minimises: losses of its reconstructions, and losses of its own.
 
     x, y    originals and reconstructions [batch, audio_channels, samples]
 
-Losses of y meet at y: their gradients there are added up, or balanced, and go back through the autoencoder once. What
-it is judged by beside, such as a KL divergence, goes with its weight.
+The gradients of all losses of y are added up, or balanced, at y, and are propagated through the autoencoder once. Its
+own losses, such as a KL divergence, are added with their weights.
 """
 
 from collections.abc import Callable
@@ -36,8 +36,8 @@ class LossSettings:
         mel_resolutions: of these spectrograms, each with n_fft, hop_length, num_mels, f_max and weight.
         waveform: of the mean absolute difference of the samples; only where the autoencoder keeps the phase.
         own: of the autoencoder's own losses, by name, such as kl. All that it has must be named.
-        balance: whether weights are shares of the gradient at the reconstruction, whatever the losses' scales; of
-            losses of the reconstruction only, not of `own`.
+        balance: whether weights are shares of the gradient at the reconstruction, whatever the losses' scales;
+            applies to losses of the reconstruction only, not to `own`.
     """
 
     mel: NonNegative = 1.0
@@ -55,16 +55,16 @@ class LossSettings:
 
 @dataclass
 class AdversarySettings:
-    """A discriminator that learns to tell recordings from reconstructions, while the autoencoder learns to pass.
+    """A discriminator that learns to tell recordings from reconstructions, while the autoencoder learns to fool it.
 
     Attributes:
         weight: of the adversarial loss; 0 leaves it out.
-        feature_weight: of feature matching, the difference of what the discriminator's layers see.
-        windows: of its networks, in samples.
+        feature_weight: of feature matching, the difference of the discriminator's activations.
+        windows: STFT windows of its networks, in samples.
         filters: width of their layers.
         lr: learning rate, which does not change.
-        from_step: it is not asked, and does not learn, before.
-        update_probability: how often it learns; Défossez et al. 2022 have 2/3 at 24 kHz.
+        from_step: before this step it is neither used nor trained.
+        update_probability: share of the steps in which it is trained; Défossez et al. 2022 use 2/3 at 24 kHz.
     """
 
     weight: NonNegative = 0.0
@@ -78,10 +78,10 @@ class AdversarySettings:
 
 
 class Objective:
-    """The losses, and the networks that some of them need.
+    """The losses, with the networks that some of them need.
 
     Args:
-        num_samples: length of what is trained on.
+        num_samples: length of the training crops.
 
     Attributes:
         weights: of the losses of y, by name.
@@ -90,18 +90,18 @@ class Objective:
         optimizer: of the discriminator.
 
     Raises:
-        ValueError: settings have no effect, contradict each other, or do not go with the autoencoder.
+        ValueError: settings have no effect, contradict each other, or do not suit the autoencoder.
     """
 
     def __init__(
         self, losses: LossSettings, adversary: AdversarySettings, autoencoder: Autoencoder, num_samples: int
     ) -> None:
         self._losses, self._adversary = losses, adversary
-        of_waveform = {
+        weights = {
             "mel": losses.mel, "waveform": losses.waveform,
             "adversarial": adversary.weight, "feature": adversary.feature_weight,
         }  # fmt: skip
-        self.weights = {name: weight for name, weight in of_waveform.items() if weight}
+        self.weights = {name: weight for name, weight in weights.items() if weight}
         self._check(autoencoder, num_samples)
         self.log_mels = LogMels(losses.mel_resolutions if losses.mel else (), autoencoder.sample_rate)
         self.balancer = Balancer(self.weights) if losses.balance else None
@@ -119,7 +119,7 @@ class Objective:
         alone = self.weights.keys() <= {"adversarial", "feature"} and not any(losses.own.values())
         if alone and adversary.from_step:
             raise UserError(
-                f"nothing teaches before adversary.from_step {adversary.from_step}; set losses.mel, for example"
+                f"nothing is learned before adversary.from_step {adversary.from_step}; set losses.mel, for example"
             )
         if losses.waveform and not autoencoder.keeps_phase:
             raise UserError(
@@ -147,28 +147,28 @@ class Objective:
                 module.to(device)
         return self
 
-    def teach(
-        self, passed: TrainingPass, x: Tensor, step: int, reduce: Callable[[Tensor], Tensor] = lambda value: value
+    def backward(
+        self, output: TrainingPass, x: Tensor, step: int, reduce: Callable[[Tensor], Tensor] = lambda value: value
     ) -> dict[str, Tensor]:
-        """Leave the gradient in the autoencoder's parameters.
+        """Compute the losses, and add their gradient to the autoencoder's parameters.
 
         Args:
-            passed: what the autoencoder made of `x`.
+            output: of the autoencoder for `x`.
             step: number of the step, from 0 on.
-            reduce: makes the mean over the processes of a tensor.
+            reduce: computes the mean of a tensor over the processes.
 
         Returns:
             The losses by name, and as "loss" the weighted sum of all but the adversary's.
 
         Raises:
-            ValueError: the autoencoder gives no reconstruction, or other losses than the settings have weights for.
+            ValueError: the autoencoder outputs no waveform, or its own losses are not those of the settings.
         """
-        self._check_pass(passed)
-        own = [weight * passed.losses[name] for name, weight in self._losses.own.items() if weight]
-        values = dict(passed.losses)
-        ends, gradients = list(own), [None] * len(own)
-        if passed.waveform is not None and self.weights:
-            y = passed.waveform.detach().float().requires_grad_()
+        self._check_output(output)
+        own = [weight * output.losses[name] for name, weight in self._losses.own.items() if weight]
+        values = dict(output.losses)
+        outputs, gradients = list(own), [None] * len(own)
+        if output.waveform is not None and self.weights:
+            y = output.waveform.detach().float().requires_grad_()
             losses = self._of_waveform(x, y, step)
             if self.balancer:
                 gradient = self.balancer.gradient(losses, y, reduce)
@@ -176,24 +176,27 @@ class Objective:
                 total = torch.stack([self.weights[name] * loss for name, loss in losses.items()]).sum()
                 gradient = torch.autograd.grad(total, y)[0]
             values |= losses
-            ends, gradients = [*ends, passed.waveform], [*gradients, gradient.to(passed.waveform.dtype)]
-        torch.autograd.backward(ends, gradients)  # pyright: ignore[reportArgumentType]
-        plain = [*own, *(self.weights[name] * values[name] for name in ("mel", "waveform") if name in self.weights)]
-        watched = plain or [self.weights[name] * values[name] for name in self.weights if name in values]
-        values["loss"] = torch.stack(watched).sum() if watched else x.new_zeros(())
+            outputs, gradients = [*outputs, output.waveform], [*gradients, gradient.to(output.waveform.dtype)]
+        torch.autograd.backward(outputs, gradients)  # pyright: ignore[reportArgumentType]
+        not_adversarial = [
+            *own,
+            *(self.weights[name] * values[name] for name in ("mel", "waveform") if name in self.weights),
+        ]
+        reported = not_adversarial or [self.weights[name] * values[name] for name in self.weights if name in values]
+        values["loss"] = torch.stack(reported).sum() if reported else x.new_zeros(())
         return {name: value.detach() for name, value in values.items()}
 
-    def _check_pass(self, passed: TrainingPass) -> None:
-        if passed.waveform is None and self.weights:
+    def _check_output(self, output: TrainingPass) -> None:
+        if output.waveform is None and self.weights:
             raise UserError(
-                "the autoencoder makes no waveform while it learns what it learns here, so that losses of waveforms "
+                "the autoencoder outputs no waveform while these parts of it are trained, so that losses of waveforms "
                 f"have no effect; set {', '.join(self.weights)} to 0, and give its own losses weights as losses.own"
             )
-        unknown = sorted(self._losses.own.keys() - passed.losses.keys())
+        unknown = sorted(self._losses.own.keys() - output.losses.keys())
         if unknown:
-            known = ", ".join(passed.losses) or "none"
+            known = ", ".join(output.losses) or "none"
             raise UserError(f"losses.own.{unknown[0]} has no effect: the autoencoder's own losses are {known}")
-        left_out = sorted(passed.losses.keys() - self._losses.own.keys())
+        left_out = sorted(output.losses.keys() - self._losses.own.keys())
         if left_out:
             raise UserError(f"the autoencoder's own loss '{left_out[0]}' has no weight; set losses.own.{left_out[0]}")
 
@@ -201,31 +204,31 @@ class Objective:
         losses = {}
         if "mel" in self.weights:
             with torch.no_grad():
-                of_x = self.log_mels(x)
-            losses["mel"] = mel_loss(of_x, self.log_mels(y), self.log_mels.resolutions)
+                log_mels = self.log_mels(x)
+            losses["mel"] = mel_loss(log_mels, self.log_mels(y), self.log_mels.resolutions)
         if "waveform" in self.weights:
             losses["waveform"] = (x - y).abs().mean()
         if self.discriminator is not None and step >= self._adversary.from_step:
-            made = self.discriminator(y)
+            fake = self.discriminator(y)
             if "adversarial" in self.weights:
-                losses["adversarial"] = adversarial_loss(made.logits)
+                losses["adversarial"] = adversarial_loss(fake.logits)
             if "feature" in self.weights:
                 with torch.no_grad():
                     real = self.discriminator(x)
-                losses["feature"] = feature_loss(real.features, made.features)
+                losses["feature"] = feature_loss(real.features, fake.features)
         return losses
 
-    def teach_adversary(
-        self, network: Any, x: Tensor, passed: TrainingPass, step: int, generator: torch.Generator
+    def backward_adversary(
+        self, network: Any, x: Tensor, output: TrainingPass, step: int, generator: torch.Generator
     ) -> dict[str, Tensor]:
-        """Leave the gradient in the discriminator's parameters, at steps at which it learns.
+        """Compute the discriminator's loss and gradient, at steps in which it is trained.
 
         Args:
-            network: the discriminator, or what was wrapped around it for several processes.
+            network: the discriminator, or its wrapper for several processes.
             generator: the same in all processes.
 
         Returns:
-            "discriminator", what it minimises, and the norm of its gradient; nothing at other steps.
+            Its loss as "discriminator", and the norm of its gradient; nothing in other steps.
         """
         drawn = float(torch.rand((), generator=generator))
         if (
@@ -234,22 +237,22 @@ class Objective:
             or drawn >= self._adversary.update_probability
         ):
             return {}
-        assert passed.waveform is not None  # `teach` has seen to it
-        logits = network(torch.cat([x, passed.waveform.detach().float()])).logits
+        assert output.waveform is not None  # `backward` has checked it
+        logits = network(torch.cat([x, output.waveform.detach().float()])).logits
         loss = discriminator_loss([both[: len(x)] for both in logits], [both[len(x) :] for both in logits])
         loss.backward()
         gradients = [parameter.grad for parameter in self.discriminator.parameters() if parameter.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
         return {"discriminator": loss.detach(), "discriminator_grad_norm": norm}
 
-    def update_adversary(self) -> None:
-        """One step with the gradient that `teach_adversary` left, if it did."""
+    def step_adversary(self) -> None:
+        """One step with the gradient that `backward_adversary` computed, if any."""
         if self.optimizer is not None:
             self.optimizer.step()  # leaves alone what has no gradient
             self.optimizer.zero_grad()
 
     def parts(self) -> dict[str, torch.nn.Module | torch.optim.Optimizer]:
-        """What resuming needs, by name."""
+        """What a state has to hold for resuming, by name."""
         parts = {
             "balancer": self.balancer, "discriminator": self.discriminator, "discriminator_optimizer": self.optimizer
         }  # fmt: skip

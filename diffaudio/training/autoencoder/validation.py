@@ -1,4 +1,4 @@
-"""How an autoencoder in training does on clips that are held out: distances, and sounds to listen to."""
+"""Validation of an autoencoder in training: round trips of held-out clips, measured and kept to listen to."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,20 +20,20 @@ from diffaudio.metrics.reconstruction import (
     multi_resolution_stft_distance,
 )
 from diffaudio.models.autoencoders import Autoencoder
-from diffaudio.training.run_folder import RunLog
+from diffaudio.training.metrics_log import MetricsLog
 
-__all__ = ["ValidationSettings", "validate"]
+__all__ = ["ValidationSettings", "measure_round_trips"]
 
 
 @dataclass
 class ValidationSettings:
-    """Clips that are held out, there and back, where `held_out` is above 0; before the first step, too.
+    """Round trips of held-out clips, where `held_out` is above 0; also before the first step.
 
     Attributes:
         every: steps between.
         clips: how many, at most; always the same.
-        duration_s: what is longer is cut.
-        sounds: how many of the reconstructions are kept, to hear and to see beside their originals.
+        duration_s: longer clips are cut.
+        sounds: how many reconstructions are kept, with spectrograms, beside their originals.
     """
 
     every: Count = 500
@@ -42,28 +42,31 @@ class ValidationSettings:
     sounds: NonNegativeCount = 4
 
 
-def validate(
+def measure_round_trips(
     autoencoder: Autoencoder,
     dataset: WaveformDataset,
     settings: ValidationSettings,
     *,
     run: Path,
-    log: RunLog,
+    log: MetricsLog,
     step: int,
-) -> None:
-    """Measure reconstructions; means go into the log, some of the sounds there and to samples/ of the run folder."""
+) -> dict[str, float]:
+    """Measure reconstructions; some of them go to samples/ of the run folder and to TensorBoard.
+
+    Returns:
+        The mean distances, by name.
+    """
     distances, kept = [], []
-    for original, made in _round_trips(autoencoder, dataset, settings):
-        distances.append(_distances(original, made, dataset.sample_rate))
+    for original, reconstruction in _round_trips(autoencoder, dataset, settings):
+        distances.append(_distances(original, reconstruction, dataset.sample_rate))
         if len(kept) < settings.sounds:
-            kept.append((original, made))
-    log_mel_db, stft = torch.tensor(distances, dtype=torch.float64).mean(dim=0).tolist()
-    values = {"held_out_log_mel_distance_db": log_mel_db, "held_out_multi_resolution_stft_distance": stft}
-    log.scalars(step, values)
+            kept.append((original, reconstruction))
     if kept:
         with atomic_folder(run / "samples" / f"step_{step:08d}") as folder:
             for index, pair in enumerate(kept):
-                _keep(pair, dataset.sample_rate, index, folder=folder, log=log, step=step)
+                _write_pair(pair, dataset.sample_rate, index, folder=folder, log=log, step=step)
+    log_mel_db, stft = torch.tensor(distances, dtype=torch.float64).mean(dim=0).tolist()
+    return {"held_out_log_mel_distance_db": log_mel_db, "held_out_multi_resolution_stft_distance": stft}
 
 
 def _round_trips(
@@ -74,24 +77,24 @@ def _round_trips(
     for clip in ClipOrder((len(dataset),)).clips(0, min(settings.clips, len(dataset))).tolist():
         original = dataset.stretch(clip, 0, round(settings.duration_s * dataset.sample_rate))
         latents = autoencoder.encode(original[None].to(device))
-        made = autoencoder.decode(latents, num_samples=original.shape[1])
-        yield original, made[0].float().cpu()
+        reconstruction = autoencoder.decode(latents, num_samples=original.shape[1])
+        yield original, reconstruction[0].float().cpu()
 
 
-def _distances(original: Tensor, made: Tensor, sample_rate: int) -> tuple[float, float]:
-    pair = torch.stack([mix_channels(waveform, 1)[0] for waveform in (original, made)])
+def _distances(original: Tensor, reconstruction: Tensor, sample_rate: int) -> tuple[float, float]:
+    pair = torch.stack([mix_channels(waveform, 1)[0] for waveform in (original, reconstruction)])
     return (
         log_mel_distance_db(*resample(pair, sample_rate, LOG_MEL_RATE)),
         multi_resolution_stft_distance(*resample(pair, sample_rate, STFT_RATE)),
     )
 
 
-def _keep(
-    pair: tuple[Tensor, Tensor], sample_rate: int, index: int, *, folder: Path, log: RunLog, step: int
+def _write_pair(
+    pair: tuple[Tensor, Tensor], sample_rate: int, index: int, *, folder: Path, log: MetricsLog, step: int
 ) -> None:  # fmt: skip
-    original, made = pair
-    figure = comparison_figure([("original", original), (f"after {step} steps", made)], sample_rate)
+    original, reconstruction = pair
+    figure = comparison_figure([("original", original), (f"after {step} steps", reconstruction)], sample_rate)
     write_audio(folder / f"{index:02d}_original.wav", original, sample_rate)
-    write_audio(folder / f"{index:02d}.wav", made, sample_rate)
+    write_audio(folder / f"{index:02d}.wav", reconstruction, sample_rate)
     figure.savefig(folder / f"{index:02d}.png")
-    log.sound(step, f"held_out/{index:02d}", made, sample_rate, figure)
+    log.audio(step, f"held_out/{index:02d}", reconstruction, sample_rate, figure)
