@@ -49,6 +49,7 @@ __all__ = [
 T = TypeVar("T")
 
 MAX_JSON_BYTES = 64 * 2**20  # the largest tokenizer.json in use has about half of it
+MAX_COUNT = 2**20  # of layers, channels and the like, where the weights do not have more values
 MAX_TEMPORARY_ELEMENTS = 2**26  # of one tensor that is computed while a network is built, such as a mel filter bank
 EXTRA_TENSORS, EXTRA_ELEMENTS = 64, 2**22  # layers that a library makes and replaces, such as timm's classifier
 LIBRARY_NOTES = {"_class_name", "_diffusers_version", "_name_or_path"}  # diffusers' own; nothing here acts on them
@@ -240,10 +241,24 @@ def load_network(network: Callable[..., T], folder: Path) -> T:
     refuse_remote_code(config, file)
     weights = Weights.of(folder)
     settings = {name: value for name, value in config.items() if name not in LIBRARY_NOTES}
+    _check_counts(settings, max(weights.num_elements, MAX_COUNT), file)
     with loading_errors(file), build_within(weights, file):
         built: Any = network(**settings)
     load_weights(built, weights)
     return built.eval()
+
+
+def _check_counts(config: Any, largest: int, file: Path, name: str = "") -> None:
+    """Refuse whole numbers beyond the number of weights: no network has more layers, channels or samples than that."""
+    if isinstance(config, dict):
+        for key, value in config.items():
+            if not key.endswith("seed"):
+                _check_counts(value, largest, file, f"{name}.{key}" if name else key)
+    elif isinstance(config, list):
+        for value in config:
+            _check_counts(value, largest, file, name)
+    elif isinstance(config, int) and abs(config) > largest:
+        raise UserError(f"{file}: {name} is {config}, which is more than the weights beside it can have")
 
 
 def load_weights(network: nn.Module, weights: Weights, ignored: Sequence[str] = ()) -> None:
