@@ -11,6 +11,7 @@ whose classes are diffusers' or transformers' own, and leaves weights that are m
 
 import copy
 import json
+import shutil
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -211,12 +212,18 @@ def load_clip(clip: str) -> Clip:
 
 
 def save_parts(folder: Path, parts: dict[str, Any], *, dtype: torch.dtype | None = None) -> None:
-    """Write a model folder, whole; one that is there already is replaced.
+    """Write a model folder, whole. One that is there already is replaced, but for files that are none of a model's.
 
     Args:
+        folder: a new or empty one, or a model's; a symbolic link is followed.
         parts: unet, scheduler, autoencoder, clip, bridge.
         dtype: for the weights of U-Net and CLIP on disk; None keeps what they have.
+
+    Raises:
+        ValueError: something else is there.
     """
+    folder = folder.resolve()
+    _check_replaceable(folder)
     index: dict[str, Any] = {"_class_name": "DiffAudioPipeline", "_diffaudio_version": FORMAT_VERSION}
     with atomic_folder(folder) as temporary:
         for name, part in parts.items():
@@ -227,6 +234,32 @@ def save_parts(folder: Path, parts: dict[str, Any], *, dtype: torch.dtype | None
             part.save_pretrained(temporary / name)
             _forget_origin(temporary / name / "config.json")
         (temporary / "model_index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+        _keep_other_files(folder, temporary)
+
+
+def _check_replaceable(folder: Path) -> None:
+    if folder.is_file():
+        raise UserError(f"{folder}: is a file; name a folder for the model")
+    if folder.is_dir() and any(folder.iterdir()):
+        try:
+            _check_index(folder)
+        except UserError as error:
+            raise UserError(
+                f"{folder}: holds something that is no model of diffaudio; name a new or empty folder"
+            ) from error
+
+
+def _keep_other_files(old: Path, new: Path) -> None:
+    """Carry over what lies in a model folder and is not part of the model, such as a README or notes."""
+    for path in old.rglob("*"):
+        place = path.relative_to(old)
+        is_ours = (place.parts[0] in _FILES and path.suffix in (".json", ".safetensors", ".txt")) or (
+            new / place
+        ).exists()
+        if is_ours or (path.is_dir() and not path.is_symlink()):
+            continue
+        (new / place).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(path, new / place, follow_symlinks=False)
 
 
 def _noise_schedule(scheduler: Any) -> torch.Tensor:

@@ -49,6 +49,8 @@ def report_errors(run: Callable[[], None], program: str = "diffaudio") -> int:
     """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_OneLine(f"{program}: warning: %(message)s"))
+    if not logging.root.handlers:  # libraries that log there would make it print; what is wrong, the error says
+        logging.root.addHandler(logging.NullHandler())
     logger = logging.getLogger("diffaudio")
     logger.handlers, logger.propagate = [handler], False  # open_clip gives the root logger a handler of its own
     try:

@@ -1,5 +1,10 @@
-"""What the Hugging Face hub has under a name, as a local folder. Only configs, safetensors and texts are fetched."""
+"""What the Hugging Face hub has under a name, as a local folder. Only configs, safetensors and texts are fetched.
 
+`hf-hub:owner/name` asks the hub and nothing else; `owner/name` means a folder first, and the hub is asked, with a
+warning, where there is none.
+"""
+
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,12 +13,18 @@ from huggingface_hub import snapshot_download
 
 from diffaudio.errors import UserError
 
-__all__ = ["fetch", "is_hub_id"]
+__all__ = ["PREFIX", "fetch", "is_hub_id"]
+
+PREFIX = "hf-hub:"
+
+logger = logging.getLogger(__name__)
 
 
 def is_hub_id(name: str | Path) -> bool:
-    """Whether this can be a hub id, `owner/name`, and is no path."""
-    return str(name).count("/") == 1 and str(name)[0] not in "./~" and not Path(name).parent.is_dir()
+    """Whether this can be a hub id, `owner/name` or `hf-hub:owner/name`, and is no path."""
+    if str(name).startswith(PREFIX):
+        return True
+    return str(name).count("/") == 1 and str(name)[:1] not in "./~" and not Path(name).parent.is_dir()
 
 
 def fetch(
@@ -28,8 +39,11 @@ def fetch(
     Raises:
         ValueError: the hub does not have it, or is out of reach.
     """
+    hub_id = str(name).removeprefix(PREFIX)
+    if hub_id == str(name):
+        logger.warning("%s: there is no such folder here; asking the Hugging Face hub for it", name)
     try:
-        return Path(snapshot_download(str(name), allow_patterns=list(patterns), **hub_settings))
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+        return Path(snapshot_download(hub_id, allow_patterns=list(patterns), **hub_settings))
+    except Exception as error:  # of the hub, the network or the name, by classes of several libraries
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise UserError(f"{name}: no such folder here, and the hub did not give it: {reason}") from error

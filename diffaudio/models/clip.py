@@ -21,9 +21,11 @@ from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from transformers import AutoConfig
 
 from diffaudio.errors import UserError
 from diffaudio.library_loading import check_open_clip_config, load_open_clip
+from diffaudio.safe_loading import loading_errors
 
 __all__ = ["Clip"]
 
@@ -82,19 +84,23 @@ class Clip(nn.Module):
                 f"CLIP '{model}' is neither a folder, nor an 'hf-hub:' id, nor a model of open_clip's "
                 "(such as ViT-B-32 with tag openai; open_clip.list_models() names them)"
             )
-        model_config: dict[str, Any] = open_clip.get_model_config(model) or {}
+        with loading_errors(model):
+            model_config: dict[str, Any] = open_clip.get_model_config(model) or {}
         check_open_clip_config(model_config, model, local=False)
         text_config = model_config["text_cfg"]
         # OpenAI's weights, under any model name, were trained with another activation than open_clip's own
         if (open_clip.get_pretrained_cfg(model, tag or "") or {}).get("quick_gelu"):
             model_config["quick_gelu"] = True
-        network: Any = open_clip.create_model(
-            model,
-            pretrained=tag,
-            device=device,
-            require_pretrained=True,
-            force_quick_gelu=model_config.get("quick_gelu", False),
-        )
+        with loading_errors(f"{model}/{tag}" if tag else model):
+            if text_config.get("hf_model_name"):  # asked first, since open_clip would offer to run code of the hub
+                AutoConfig.from_pretrained(text_config["hf_model_name"], trust_remote_code=False)
+            network: Any = open_clip.create_model(
+                model,
+                pretrained=tag,
+                device=device,
+                require_pretrained=True,
+                force_quick_gelu=model_config.get("quick_gelu", False),
+            )
         with torch.no_grad():
             arguments: dict[str, Any] = {"trust_remote_code": False} if "hf_tokenizer_name" in text_config else {}
             tokenizer = open_clip.get_tokenizer(model, **arguments)
