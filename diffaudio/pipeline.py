@@ -19,7 +19,7 @@ from diffusers.utils import BaseOutput
 from torch import Tensor
 
 from diffaudio.checkpoint import bundled_model, find_model, load_parts, save_parts
-from diffaudio.diffusion.samplers import draw_noise, make_sampler, num_passes, sample
+from diffaudio.diffusion.samplers import draw_noise, make_sampler, num_steps, sample
 from diffaudio.diffusion.settings import GenerationSettings, Guidance
 from diffaudio.errors import UserError
 from diffaudio.inputs import (
@@ -229,7 +229,7 @@ class DiffAudioPipeline:
         generators = one_generator_each(generator, len(embedding))
         unet, weak = _Counted(self.unet), None if weak_unet is None else _Counted(weak_unet)
 
-        self.num_timesteps = num_passes(chosen, num_inference_steps)
+        self.num_timesteps = num_steps(chosen, num_inference_steps, guidance)
 
         def on_step(step: int, timestep: float, latents: Tensor) -> None:
             if callback_on_step_end is not None:

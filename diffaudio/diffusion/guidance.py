@@ -62,7 +62,7 @@ class Guide:
         self._difference, self._before, self._level = 0.0, 0.0, math.inf
 
     def __call__(self, z: Tensor, timestep: Tensor | float, alpha: float, sigma: float) -> Tensor:
-        """Predict, in one pass over the items where that is enough, otherwise two; none where nothing is to move.
+        """Predict, in one pass over the items where that is enough, otherwise two.
 
         Args:
             z: [batch, channels, frames], alpha x + sigma e.
@@ -73,8 +73,6 @@ class Guide:
         """
         options = self.options
         level = round(sigma / (alpha + sigma), 6)  # or else a bound on a step's level would be above or below by chance
-        if level > round(1 - options.zero_init, 6):
-            return torch.zeros_like(z)
         scale = options.scale_at(level, self.scale)
         if scale == 1:
             return self.unet(z, timestep, self.embedding)

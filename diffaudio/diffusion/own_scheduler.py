@@ -91,7 +91,7 @@ def run(
     noise: Tensor,
     num_inference_steps: int,
     generators: list[torch.Generator] | None,
-    on_step: Callable[[int, float, Tensor], None] | None,
+    on_step: Callable[[int, float, Tensor], None],
 ) -> Tensor:
     """From noise to clean latents, [batch, channels, frames]; `on_step` as for `samplers.sample`."""
     set_timesteps(scheduler, num_inference_steps)
@@ -99,12 +99,25 @@ def run(
     # Schedulers of flow matching have neither: their latents are what the U-Net sees.
     scale_input = getattr(scheduler, "scale_model_input", lambda latents, timestep: latents)
     latents = noise * getattr(scheduler, "init_noise_sigma", 1.0)
-    for index, (timestep, (t, alpha, sigma)) in enumerate(zip(scheduler.timesteps, passes(scheduler), strict=True)):
-        prediction = guide(scale_input(latents, timestep), t, alpha, sigma)
-        latents = scheduler.step(prediction, timestep, latents, return_dict=False, **draws)[0]
-        if on_step is not None:
-            on_step(index, timestep, latents)
+    told = passes(scheduler)
+    num_held = _num_held(guide, [sigma / (alpha + sigma) for _, alpha, sigma in told])
+    if num_held:
+        scheduler.set_begin_index(num_held)
+    for index, (timestep, (t, alpha, sigma)) in enumerate(zip(scheduler.timesteps, told, strict=True)):
+        if index >= num_held:
+            prediction = guide(scale_input(latents, timestep), t, alpha, sigma)
+            latents = scheduler.step(prediction, timestep, latents, return_dict=False, **draws)[0]
+        on_step(index, timestep, latents)
     return latents
+
+
+def _num_held(guide: Guide, levels: list[float]) -> int:
+    """How many passes to skip for `zero_init`, up to where a step begins."""
+    num_held = guide.options.num_held(levels)
+    # Schedulers with two passes a step list the level between two steps twice, for the end of one and the next's start.
+    while 0 < num_held < len(levels) - 1 and levels[num_held] == levels[num_held + 1]:
+        num_held += 1
+    return num_held
 
 
 def passes(scheduler: Any) -> list[tuple[Tensor, float, float]]:

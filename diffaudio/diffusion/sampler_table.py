@@ -164,7 +164,10 @@ SAMPLERS: dict[str, Sampler] = {
     "sa": Sampler(
         "stochastic Adams, with fresh noise at middle noise levels: Xue et al. 2023 (arXiv:2309.05019), alg. 1",
         order=2,
-        solver=solvers.from_diffusers("SASolverScheduler", takes_generators=True, euler_ends=True),
+        # A predictor of second order overshoots in few steps: std 1.2 to 1.5 times the exact one at 6 to 12 steps.
+        solver=solvers.from_diffusers(
+            "SASolverScheduler", takes_generators=True, euler_ends=True, predictor_order=1, corrector_order=2
+        ),
         is_stochastic=True,
         spacings=TRAILING,
     ),

@@ -32,7 +32,7 @@ from diffaudio.errors import UserError
 if TYPE_CHECKING:
     from diffaudio.diffusion.solvers import Generators, Solver
 
-__all__ = ["SolverSampler", "draw_noise", "make_sampler", "num_passes", "sample", "why_unsuitable"]
+__all__ = ["SolverSampler", "draw_noise", "make_sampler", "num_steps", "sample", "why_unsuitable"]
 
 OnStep = Callable[[int, float, Tensor], None]
 
@@ -57,41 +57,48 @@ class SolverSampler:
     def schedule(self) -> NoiseSchedule:
         return NoiseSchedule(self.config)
 
-    def passes(self, num_inference_steps: int) -> list[float]:
+    def passes(self, num_inference_steps: int, guidance: Guidance = PLAIN_CFG) -> list[float]:
         """s of each pass over the U-Net, found by running the solver on nothing.
 
         Raises:
-            UserError: see `NoiseSchedule.levels`.
+            UserError: see `NoiseSchedule.levels` and `Guidance.num_held`.
         """
-        levels: list[float] = []
+        asked: list[float] = []
 
         def denoiser(y: Tensor, s: float) -> Tensor:
-            levels.append(s)
+            asked.append(s)
             return torch.zeros_like(y)
 
-        steps = self.schedule.levels(self.spacing, num_inference_steps)
-        self.solver(denoiser, torch.zeros(1, 1, 1), steps, [torch.Generator()])
-        return levels
+        levels = self.schedule.levels(self.spacing, num_inference_steps)
+        levels = levels[guidance.num_held(levels[:-1]) :]
+        self.solver(denoiser, torch.zeros(1, 1, 1), levels, [torch.Generator()])
+        return asked
 
     def run(
-        self, guide: Guide, noise: Tensor, num_inference_steps: int, generators: "Generators", on_step: OnStep | None
+        self, guide: Guide, noise: Tensor, num_inference_steps: int, generators: "Generators", on_step: OnStep
     ) -> Tensor:
         """From noise to clean latents, [batch, channels, frames]; `on_step` as for `sample`."""
         schedule, levels = self.schedule, self.schedule.levels(self.spacing, num_inference_steps)
-        last: list[float] = []  # the timestep of each pass made
+        y = noise * (1 / sum(schedule.alpha_sigma(levels[0])))
+        timesteps: list[float] = []  # of the steps held still, then of the passes made
+
+        # The solver starts after the steps that are held still: it draws no noise in them, nor remembers their slope.
+        num_held = guide.options.num_held(levels[:-1])
+        for s in levels[:num_held]:
+            timesteps.append(schedule.timestep(s))
+            on_step(len(timesteps) - 1, timesteps[-1], y)
 
         def denoiser(y: Tensor, s: float) -> Tensor:
-            if last and on_step is not None:
-                on_step(len(last) - 1, last[-1], y)
+            if len(timesteps) > num_held:
+                on_step(len(timesteps) - 1, timesteps[-1], y)
             timestep, (alpha, sigma) = schedule.timestep(s), schedule.alpha_sigma(s)
             z = y * (alpha + sigma)
             x, e = clean_and_noise(guide(z, timestep, alpha, sigma), z, alpha, sigma, schedule.predicts)
-            last.append(timestep)
+            timesteps.append(timestep)
             return e - x
 
-        y = self.solver(denoiser, noise * (1 / sum(schedule.alpha_sigma(levels[0]))), levels, generators)
-        if on_step is not None:
-            on_step(len(last) - 1, last[-1], y)
+        y = self.solver(denoiser, y, levels[num_held:], generators)
+        on_step(len(timesteps) - 1, timesteps[-1], y)
         return y
 
 
@@ -156,18 +163,19 @@ def make_sampler(
     )
 
 
-def num_passes(sampler: Any, num_inference_steps: int) -> int:
-    """How often a sampler will run the U-Net; with guidance mostly over two items a sound.
+def num_steps(sampler: Any, num_inference_steps: int, guidance: Guidance = PLAIN_CFG) -> int:
+    """How often `sample` calls `on_step`: once a pass over the U-Net, and once a step that is held still.
 
     Args:
         sampler: as for `sample`.
 
     Raises:
-        UserError: it cannot take so many steps.
+        UserError: it cannot take so many steps, or all of them would be held still.
     """
     _check_steps(sampler, num_inference_steps)
     if isinstance(sampler, SolverSampler):
-        return len(sampler.passes(num_inference_steps))
+        levels = sampler.schedule.levels(sampler.spacing, num_inference_steps)
+        return guidance.num_held(levels[:-1]) + len(sampler.passes(num_inference_steps, guidance))
     scheduler = copy.deepcopy(sampler)
     own_scheduler.set_timesteps(scheduler, num_inference_steps)
     return len(scheduler.timesteps)
@@ -198,7 +206,8 @@ def sample(
         guidance: how the scale is applied.
         negative_embedding, weak_unet: see `Guide`.
         generators: one an item, on the CPU; for samplers that draw noise in each step.
-        on_step: called after each of the `num_passes` passes as `on_step(pass_index, timestep, latents)`.
+        on_step: called `num_steps` times, after each pass over the U-Net and each step that is held still, as
+            `on_step(index, timestep, latents)`.
 
     Returns:
         [batch, channels, frames], float32.
@@ -219,7 +228,7 @@ def sample(
     _check_steps(sampler, num_inference_steps)
     _check_generators(sampler, len(noise), generators)
     run = sampler.run if isinstance(sampler, SolverSampler) else functools.partial(own_scheduler.run, sampler)
-    return run(guide, noise.float(), num_inference_steps, generators, on_step)
+    return run(guide, noise.float(), num_inference_steps, generators, on_step or (lambda *_: None))
 
 
 def draw_noise(shape: tuple[int, ...], generators: list[torch.Generator]) -> Tensor:

@@ -6,7 +6,7 @@ names and defaults from here. The module imports no torch, so that a command can
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -107,6 +107,21 @@ class Guidance:
         if self.schedule == "constant":
             return scale
         return 1 + (scale - 1) * GUIDANCE_SCHEDULES[self.schedule](level)
+
+    def num_held(self, levels: Sequence[float]) -> int:
+        """How many of the first steps `zero_init` holds still, of those that begin at falling noise levels.
+
+        Raises:
+            UserError: all of them.
+        """
+        # rounded, or else a step that begins on the bound would be held or not by chance
+        num_held = sum(round(level, 6) > round(1 - self.zero_init, 6) for level in levels)
+        if num_held == len(levels):
+            raise UserError(
+                f"zero-init {self.zero_init:g} holds all {num_held} steps still, so that only noise would be left; "
+                "take more steps, or a smaller part"
+            )
+        return num_held
 
 
 PLAIN_CFG = Guidance()

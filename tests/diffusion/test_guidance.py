@@ -93,7 +93,7 @@ def test_a_step_on_the_bound_of_an_interval_belongs_to_it_however_it_is_rounded(
     at = (0.4 - rounding, 0.6 + rounding)
     same(guided(Guidance(interval=(0.3, 0.6)), at=at), D_0 + 3 * (D_C - D_0))
     same(guided(Guidance(interval=(0.6, 0.9)), at=at), D_C)
-    same(guided(Guidance(zero_init=0.4), at=at), D_0 + 3 * (D_C - D_0))
+    assert Guidance(zero_init=0.4).num_held([1.0, 0.7, at[1], 0.2]) == 2
 
 
 def test_noise_levels_are_measured_alike_for_all_models():
@@ -191,16 +191,6 @@ def test_zero_star_leads_away_from_the_part_of_the_other_prediction_that_is_near
     same(guided(Guidance(zero_star=True)), length * D_0 + 3 * (D_C - length * D_0))
     same(inner(guided(Guidance(zero_star=True), scale=2.0) - D_C, D_0), torch.zeros(2, 1, 1))
     same(guided(Guidance(zero_star=True), unet=Told(conditional=2 * D_0)), 2 * D_0)
-
-
-@pytest.mark.parametrize("scale", [0.0, 1.0, 3.0])
-def test_zero_init_holds_still_at_the_highest_noise_levels_without_a_pass(scale):
-    unet = Told()
-    for level in (1.0, 0.97):
-        same(guided(Guidance(zero_init=0.04), at=(1 - level, level), unet=unet, scale=scale), torch.zeros(SHAPE))
-    assert unet.calls == []
-    assert guided(Guidance(zero_init=0.04), at=(0.04, 0.96), unet=unet, scale=scale).any()
-    assert len(unet.calls) == 1
 
 
 def test_forms_work_together():

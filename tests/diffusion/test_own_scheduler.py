@@ -5,7 +5,7 @@ import torch
 from diffusers import FlowMatchLCMScheduler, LCMScheduler, TCDScheduler
 from exact import MODELS, BestGuess, M, NoiseAxes, S, alpha_sigma, generators, plain
 
-from diffaudio.diffusion.samplers import draw_noise, make_sampler, num_passes, sample
+from diffaudio.diffusion.samplers import draw_noise, make_sampler, num_steps, sample
 
 VP = {"beta_schedule": "squaredcos_cap_v2", "rescale_betas_zero_snr": True}
 DISTILLED = {
@@ -27,7 +27,7 @@ def test_every_number_of_steps_finds_mean_and_deviation(model, steps, monkeypatc
     (mean, deviation), seen = axes.mean_and_deviation(scheduler, own, steps, jumps=True)
     # diffusers' TCD ends at the first timestep of training, not at clean latents
     assert (mean, deviation) == (pytest.approx(M, abs=0.005), pytest.approx(S, abs=0.01 if "tcd" in model else 0.001))
-    assert len(seen) == num_passes(scheduler, steps) == steps
+    assert len(seen) == num_steps(scheduler, steps) == steps
 
 
 @pytest.mark.parametrize("eta", [0.0, 0.3, None])
@@ -86,7 +86,7 @@ def test_a_checkpoint_says_of_itself_what_it_was_distilled_for(tmp_path):
 def test_a_distilled_model_takes_few_steps_and_a_generator_each():
     own = DISTILLED["lcm-v"]
     with pytest.raises(ValueError, match="distilled over 50 noise levels; take 1 to 50 steps"):
-        num_passes(make_sampler("lcm", own.config), 51)
+        num_steps(make_sampler("lcm", own.config), 51)
     scheduler, noise = make_sampler("lcm", own.config), torch.zeros(1, 1, 1)
     with pytest.raises(ValueError, match=r"give one generator an item \(1\), not none"):
         sample(BestGuess(own, jumps=True), scheduler, noise, torch.zeros(1, 2), **plain(2))

@@ -12,6 +12,7 @@ from diffusers import (
     EulerAncestralDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
     FlowMatchHeunDiscreteScheduler,
+    FlowMatchLCMScheduler,
     UniPCMultistepScheduler,
 )
 from exact import MODELS, BestGuess, M, NoiseAxes, S, alpha_sigma, generators, plain, run
@@ -19,8 +20,9 @@ from exact import MODELS, BestGuess, M, NoiseAxes, S, alpha_sigma, generators, p
 from diffaudio.diffusion import solvers
 from diffaudio.diffusion.objectives import training_scheduler
 from diffaudio.diffusion.sampler_table import SAMPLERS
-from diffaudio.diffusion.samplers import SolverSampler, draw_noise, make_sampler, num_passes, sample
+from diffaudio.diffusion.samplers import SolverSampler, draw_noise, make_sampler, num_steps, sample
 from diffaudio.diffusion.settings import Guidance
+from diffaudio.errors import UserError
 
 ORDINARY = {name: sampler for name, sampler in SAMPLERS.items() if sampler.solver is not None}
 STOCHASTIC = [name for name, sampler in ORDINARY.items() if sampler.is_stochastic and sampler.eta != 0]
@@ -144,7 +146,7 @@ def test_passes_are_known_before_the_run(name, model, steps):
     latents, passes = run(name, model, steps, noise, generators=seeded)
     more = {"heun": -1, "pndm": 0 if steps == 1 else 1}.get(name, 0)
     assert passes == SAMPLERS[name].passes * steps + more
-    assert passes == num_passes(make_sampler(name, MODELS[model].config), steps)
+    assert passes == num_steps(make_sampler(name, MODELS[model].config), steps)
     assert latents.isfinite().all()
 
 
@@ -238,6 +240,69 @@ def test_an_item_depends_on_its_seed_alone(name):
     assert not torch.allclose(batch[0], batch[1])
 
 
+@pytest.mark.parametrize("scale", [0.0, 1.0, 3.0])
+@pytest.mark.parametrize("name", ORDINARY)
+def test_zero_init_holds_the_latents_still_and_the_sampler_starts_afterwards(name, scale):
+    """No pass, no fresh noise, and no slope of zero in the history of multistep samplers."""
+    noise, passes, latents = torch.linspace(-2, 2, 5).reshape(1, 1, 5), [], []
+    sampler, held = make_sampler(name, MODELS["flow"].config, spacing="trailing"), 3
+
+    def unet(z, timestep, embedding=None, condition_mask=None):
+        passes.append(float(timestep))
+        return BestGuess(MODELS["flow"])(z, timestep, embedding)
+
+    def on_step(index, timestep, z):
+        latents.append(z)
+
+    def run_sampler(start, **settings):
+        passes.clear()
+        latents.clear()
+        return sample(unet, sampler, start, torch.zeros(1, 2), guidance_scale=scale, on_step=on_step, **settings)
+
+    settings = {"num_inference_steps": 10, "generators": generators(3), "guidance": Guidance(zero_init=0.25)}
+    ended = run_sampler(noise, **settings)
+    assert passes[0] == pytest.approx(700)
+    assert all(torch.equal(z, noise) for z in latents[:held])
+    assert not torch.equal(latents[held], noise)
+    assert len(latents) == num_steps(sampler, 10, settings["guidance"])
+
+    schedule = sampler.schedule
+    levels = schedule.levels("trailing", 10)[held:]
+    slope = BestGuess(MODELS["flow"])
+    exact = sampler.solver(lambda y, s: slope(y, 1000 * s, None), noise, levels, generators(3))
+    torch.testing.assert_close(ended, exact, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("own", [training_scheduler("flow"), FlowMatchHeunDiscreteScheduler(), FlowMatchLCMScheduler()])
+def test_zero_init_holds_the_latents_of_a_checkpoints_own_scheduler_still_too(own):
+    noise, latents = torch.linspace(-2, 2, 5).reshape(1, 1, 5), []
+    guidance, guess = Guidance(zero_init=0.25), BestGuess(MODELS["flow"])
+    settings = {"num_inference_steps": 10, "guidance_scale": 1, "generators": generators(3), "guidance": guidance}
+    sample(guess, own, noise, torch.zeros(1, 2), on_step=lambda i, t, z: latents.append(z), **settings)
+    assert torch.equal(latents[2], noise)
+    moved = [z for z in latents if not torch.equal(z, noise)]
+    assert len(latents) - len(moved) == len(latents) - guess.passes
+    assert len(latents) == num_steps(own, 10, guidance)
+    assert all(z.isfinite().all() for z in latents)
+
+
+def test_zero_init_that_would_leave_nothing_but_noise_is_refused():
+    sampler, noise = make_sampler("euler", MODELS["flow"].config), torch.zeros(1, 1, 1)
+    with pytest.raises(UserError, match="zero-init 0.04 holds all 1 steps still, so that only noise would be left"):
+        sample(
+            BestGuess(MODELS["flow"]), sampler, noise, torch.zeros(1, 2), guidance=Guidance(zero_init=0.04), **plain(1)
+        )
+
+
+@pytest.mark.parametrize("steps", [4, 6, 8, 10, 12, 15, 20, 25])
+@pytest.mark.parametrize("std", [0.5, 1.02])
+def test_sa_does_not_overshoot_in_few_steps(std, steps, monkeypatch):
+    axes, sampler = NoiseAxes(monkeypatch), make_sampler("sa", MODELS["flow"].config)
+    (_, found), _ = axes.mean_and_deviation(sampler, MODELS["flow"], steps, deviation=std)
+    assert (0.6 if steps < 8 else 0.78) < found / std < 1.02
+    assert abs(found / std - 1) < 0.04 or steps < 20
+
+
 @pytest.mark.parametrize("name", ORDINARY)
 def test_a_scheduler_can_be_used_again(name):
     scheduler, noise, guess = make_sampler(name, MODELS["flow"].config), torch.randn(1, 2, 3), BestGuess(MODELS["flow"])
@@ -249,7 +314,7 @@ def test_a_scheduler_can_be_used_again(name):
 
 def test_counting_passes_draws_no_noise():
     state = torch.get_rng_state()
-    num_passes(make_sampler("sa", MODELS["flow"].config), 10)
+    num_steps(make_sampler("sa", MODELS["flow"].config), 10)
     assert torch.equal(torch.get_rng_state(), state)
 
 
