@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pyarrow.parquet as pq
+import pyarrow as pa
 import soundfile
 from tiny_model import EMBEDDING_DIM, LATENT_CHANNELS, SAMPLE_RATE, write_tiny_model
 
@@ -53,7 +53,7 @@ def test_the_commands_of_the_readme_make_a_model_from_videos_and_a_sound_from_th
     assert (manifest["clips"], manifest["dropped"], manifest["finished"]) == (5, 0, True)
 
     run(encode, folder=clone)
-    rows = pq.read_table(clone / "corpora/demo-encoded/latents-00000.parquet").to_pylist()
+    rows = pa.ipc.open_stream(clone / "corpora/demo-encoded/latents-00000.arrow").read_all().to_pylist()
     assert len(rows) == 5
     assert all(len(row["latents"]) == LATENT_CHANNELS * row["num_latent_frames"] for row in rows)
     assert all(len(embedding) == EMBEDDING_DIM for row in rows for embedding in row["embeddings"])

@@ -316,7 +316,7 @@ def open_data(
             progress=accelerator.is_main_process,
         )
     dataset = WaveformDataset(folder, held_out=config.held_out)
-    return dataset, WaveformDataset(folder, held_out=config.held_out, part="held_out") if config.held_out else None
+    return dataset, WaveformDataset(folder, held_out=config.held_out, split="held_out") if config.held_out else None
 
 
 def crop_size(config: Config, autoencoder: Autoencoder) -> int:

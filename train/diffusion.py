@@ -267,7 +267,7 @@ def open_data(config: Config) -> tuple[LatentDataset, LatentDataset | None]:
     dataset = LatentDataset(*folders, held_out=config.held_out)
     if not config.held_out:
         return dataset, None
-    return dataset, LatentDataset(*folders, held_out=config.held_out, part="held_out")
+    return dataset, LatentDataset(*folders, held_out=config.held_out, split="held_out")
 
 
 def build(config: Config, dataset: LatentDataset, device: torch.device) -> tuple[UNet1D, DiffAudioPipeline]:

@@ -1,11 +1,11 @@
-"""A corpus as it stands, of clips or encoded, finished or not: for what looks at one without changing it."""
+"""A corpus of either kind as it is now, finished or not, opened for reading only."""
 
 import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from diffaudio.corpus import store
+from diffaudio.corpus import latent_parts, store
 from diffaudio.errors import UserError
 
 __all__ = ["Corpus", "open_corpus"]
@@ -13,12 +13,12 @@ __all__ = ["Corpus", "open_corpus"]
 
 @dataclass(frozen=True)
 class Corpus:
-    """A corpus.
+    """A corpus on disk.
 
     Attributes:
         kind: "clips" or "latents".
-        manifest: as manifest.json has it.
-        parts: that are finished, in order.
+        manifest: the content of manifest.json.
+        parts: paths of the finished parts, in order.
     """
 
     folder: Path
@@ -28,20 +28,28 @@ class Corpus:
 
     @property
     def finished(self) -> bool:
-        """Whether all parts are there."""
+        """Whether all parts were written."""
         return bool(self.manifest.get("finished"))
 
     @property
     def made_by(self) -> str:
-        """The command that makes such a corpus, and goes on with it."""
-        return {"clips": "diffaudio prepare", "latents": "diffaudio encode"}[self.kind]
+        """The command that makes such a corpus, and continues it."""
+        return store.MADE_BY[store.FORMATS[self.kind][0]]
+
+    def read_note(self, part: Path) -> dict[str, Any]:
+        """The note that a part was written with.
+
+        Raises:
+            ValueError: the part is damaged.
+        """
+        return {"clips": store, "latents": latent_parts}[self.kind].read_note(part)
 
 
 def open_corpus(folder: Path) -> Corpus:
     """Read the manifest of a corpus of either kind, and list its parts.
 
     Raises:
-        ValueError: `folder` is not there or no corpus, or its manifest is damaged or of a newer version.
+        ValueError: `folder` does not exist or is no corpus, or its manifest is damaged or of a version not read here.
     """
     if not folder.is_dir():
         what = "is a file" if folder.is_file() else "there is no such folder"

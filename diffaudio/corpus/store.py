@@ -1,9 +1,9 @@
-"""A corpus on disk: Parquet parts, the list of what was dropped, and a manifest.
+"""A corpus on disk: its parts, the list of what was dropped, and a manifest.
 
-    manifest.json            format, version, settings, totals; `finished` is false until the last part is there
+    manifest.json            format, version, settings, totals; `finished` is false until the last part is written
     README.md                the same for a reader, and for a hub that shows data sets
     clips-00000.parquet …    one row a clip (CLIP_SCHEMA), or
-    latents-00000.parquet …  one row an encoded clip (LATENT_SCHEMA)
+    latents-00000.arrow …    one row an encoded clip (`latent_parts.LATENT_SCHEMA`)
     dropped-00000.parquet …  what was left out of the sources of a part of clips (DROPPED_SCHEMA), if anything was
     dropped.csv              the same of all parts, for a spreadsheet
 
@@ -12,8 +12,10 @@ what is done, whenever the run was killed. What was dropped is written before it
 one source can give hundreds of thousands of rows, and Parquet reads no metadata beyond 100 MB.
 """
 
+import hashlib
 import json
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +29,17 @@ from diffaudio.errors import UserError
 from diffaudio.tables import write_csv
 
 __all__ = [
+    "CLIP_IDENTITY",
     "CLIP_SCHEMA",
     "DROPPED_COLUMNS",
     "DROPPED_SCHEMA",
     "FORMATS",
-    "LATENT_SCHEMA",
+    "NOTE",
+    "checksum",
     "count_rows",
     "dropped_path",
     "make_folder",
+    "name_damage",
     "part_files",
     "part_path",
     "read_dropped",
@@ -46,11 +51,16 @@ __all__ = [
     "write_dropped",
     "write_dropped_csv",
     "write_manifest",
-    "write_part",
     "write_tables",
 ]
 
-FORMATS = {"clips": ("diffaudio-clips", 3), "latents": ("diffaudio-latents", 2)}  # kind -> name and version
+FORMATS = {"clips": ("diffaudio-clips", 3), "latents": ("diffaudio-latents", 3)}  # kind -> name and version
+MADE_BY = {
+    "diffaudio-clips": "diffaudio prepare",
+    "diffaudio-latents": "diffaudio encode",
+    "diffaudio-synthetic": "diffaudio synthesise-corpus",
+}
+SUFFIXES = {"clips": ".parquet", "latents": ".arrow"}
 NOTE = b"diffaudio"
 DROPPED_SCHEMA = pa.schema(
     [
@@ -65,11 +75,11 @@ DROPPED_COLUMNS: list[str] = DROPPED_SCHEMA.names
 DROPPED_ROWS = 1 << 14  # read or written at a time
 GROUP_BYTES = 64 << 20  # of sound and pictures in a row group, at which it ends even if it has few rows
 
-_CLIP_ID = [("id", pa.string()), ("source", pa.string()), ("start_s", pa.float64()), ("duration_s", pa.float64())]
+CLIP_IDENTITY = [("id", pa.string()), ("source", pa.string()), ("start_s", pa.float64()), ("duration_s", pa.float64())]
 _FRAME = pa.struct([("time_s", pa.float64()), ("image", pa.binary())])
 CLIP_SCHEMA = pa.schema(
     [
-        *_CLIP_ID,
+        *CLIP_IDENTITY,
         ("caption", pa.string()),  # of the source, where one was given
         ("sample_rate", pa.int32()),
         ("audio", pa.binary()),
@@ -78,20 +88,26 @@ CLIP_SCHEMA = pa.schema(
         ("reason", pa.string()),  # why the clip would be dropped, where such clips are kept; else null
     ]
 )
-LATENT_SCHEMA = pa.schema(
-    [
-        *_CLIP_ID,
-        ("caption", pa.string()),
-        ("copy", pa.int32()),  # 0 as recorded, 1 … augmented
-        ("num_latent_frames", pa.int32()),
-        ("num_pictures", pa.int32()),
-        ("latents", pa.list_(pa.float16())),
-        ("embeddings", pa.list_(pa.list_(pa.float16()))),
-    ]
-)
-SCHEMAS = {"clips": CLIP_SCHEMA, "latents": LATENT_SCHEMA}
-# Latents lie plain and in one piece a row group (no page is as large), where `mapped` reads them.
-LAYOUTS: dict[str, dict[str, Any]] = {"clips": {}, "latents": {"compression": "none", "data_page_size": 2**30}}
+
+
+@contextmanager
+def name_damage(path: Path, remedy: str = "delete it and run the command that made it again") -> Iterator[None]:
+    """Turn whatever a reader raises at a damaged file into one sentence that names it.
+
+    Errors of the disk itself (they have a number: no such file, input/output error) pass through.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError, OverflowError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        what = " ".join(str(error).split())[:200]
+        raise UserError(f"{path}: is damaged ({what}); {remedy}") from error
 
 
 def make_folder(folder: Path) -> None:
@@ -112,57 +128,35 @@ def make_folder(folder: Path) -> None:
 
 def part_path(folder: Path, kind: str, index: int) -> Path:
     """`kind` is "clips" or "latents"."""
-    return folder / f"{kind}-{index:05d}.parquet"
+    return folder / f"{kind}-{index:05d}{SUFFIXES[kind]}"
 
 
 def part_files(folder: Path, kind: str) -> list[Path]:
     """The finished parts, in order."""
-    return sorted(folder.glob(f"{kind}-[0-9]*.parquet"), key=lambda path: (len(path.name), path.name))
+    return sorted(folder.glob(f"{kind}-[0-9]*{SUFFIXES[kind]}"), key=lambda path: (len(path.name), path.name))
 
 
-def write_part(
-    path: Path, kind: str, rows: Iterable[dict[str, Any]], note: dict[str, Any], *, rows_per_group: int = 32
-) -> None:
-    """Write one part whole, holding only `rows_per_group` rows in memory.
-
-    Args:
-        kind: "clips" or "latents".
-        note: kept in the file's metadata as JSON, read after the last row: the rows' generator may still add to it.
-    """
-    schema = SCHEMAS[kind]
-    with (
-        atomic_file(path) as temporary,
-        pq.ParquetWriter(temporary, schema, use_dictionary=False, **LAYOUTS[kind]) as writer,
-    ):
-        group: list[dict[str, Any]] = []
-        for row in rows:
-            group.append(row)
-            if len(group) == rows_per_group:
-                writer.write_table(pa.Table.from_pylist(group, schema=schema))
-                group = []
-        if group:
-            writer.write_table(pa.Table.from_pylist(group, schema=schema))
-        writer.add_key_value_metadata({NOTE: json.dumps(note, ensure_ascii=False)})
+def checksum(path: Path) -> str:
+    """Identifies a file by its content: BLAKE2b in 32 hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
-def write_tables(
-    path: Path, kind: str, tables: Iterable[pa.Table], note: dict[str, Any], *, rows_per_group: int = 32
-) -> None:
-    """Write one part whole out of rows that are Arrow tables already, such as those of other parts.
+def write_tables(path: Path, tables: Iterable[pa.Table], note: dict[str, Any], *, rows_per_group: int = 32) -> None:
+    """Write one part of clips whole, holding only `rows_per_group` rows in memory.
 
     A row group ends after `rows_per_group` rows, or where it holds GROUP_BYTES of sound and pictures.
 
     Args:
         tables: of any number of rows; the row groups of the part do not depend on how the rows are spread over them.
-        note: as for `write_part`.
+        note: kept in the file's metadata as JSON, read after the last table: what yields them may still add to it.
     """
-    schema = SCHEMAS[kind]
     with (
         atomic_file(path) as temporary,
-        pq.ParquetWriter(temporary, schema, use_dictionary=False, **LAYOUTS[kind]) as writer,
+        pq.ParquetWriter(temporary, CLIP_SCHEMA, use_dictionary=False) as writer,
     ):
         for group in _grouped(tables, rows_per_group):
-            writer.write_table(pa.concat_tables([schema.empty_table(), *group]).combine_chunks())
+            writer.write_table(pa.concat_tables([CLIP_SCHEMA.empty_table(), *group]).combine_chunks())
         writer.add_key_value_metadata({NOTE: json.dumps(note, ensure_ascii=False)})
 
 
@@ -189,9 +183,7 @@ def _grouped(tables: Iterable[pa.Table], rows_per_group: int) -> Iterator[list[p
 
 
 def _row_bytes(table: pa.Table) -> list[int]:
-    """Bytes of sound and pictures of each row of clips; 0 of other rows."""
-    if "audio" not in table.column_names:
-        return [0] * table.num_rows
+    """Bytes of sound and pictures of each row."""
     frames = table["frames"].combine_chunks()
     pictures = _num_bytes(pc.call_function("struct_field", [frames.flatten()], pc.StructFieldOptions(["image"])))
     sizes = np.bincount(pc.call_function("list_parent_indices", [frames]), pictures, table.num_rows)
@@ -200,19 +192,17 @@ def _row_bytes(table: pa.Table) -> list[int]:
 
 
 def read_note(path: Path) -> dict[str, Any]:
-    """The `note` that a part was written with.
+    """The `note` that a part of clips was written with.
 
     Raises:
-        ValueError: the part is damaged, or not written by `write_part`.
+        ValueError: the part is damaged, or not written by `write_tables`.
     """
-    try:
+    with name_damage(path):
         return json.loads(pq.read_metadata(path).metadata[NOTE])
-    except (pa.ArrowInvalid, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path}: is damaged; delete it and run the same command again") from error
 
 
 def count_rows(path: Path) -> tuple[int, float]:
-    """Number of usable rows of a part, and the seconds of sound in them."""
+    """Number of usable rows of a part of clips, and the seconds of sound in them."""
     durations = [row["duration_s"] for rows in read_groups(path, ["duration_s"]) for row in rows]
     return len(durations), sum(durations)
 
@@ -220,19 +210,24 @@ def count_rows(path: Path) -> tuple[int, float]:
 def read_groups(
     path: Path, columns: list[str] | None = None, *, rejected: bool = False
 ) -> Iterator[list[dict[str, Any]]]:
-    """The rows of a part, one row group in memory at a time.
+    """The rows of a part of clips, one row group in memory at a time.
 
     Args:
         columns: to read; None reads all.
-        rejected: whether rows come too that are kept although a filter rejects them; they have a `reason`.
+        rejected: also yield the rows that are kept although a filter rejects them; they have a `reason`.
+
+    Raises:
+        ValueError: the part is damaged.
     """
     for table in read_tables(path, columns, rejected=rejected):
-        yield table.to_pylist()
+        with name_damage(path):
+            rows = table.to_pylist()
+        yield rows
 
 
 def read_tables(path: Path, columns: list[str] | None = None, *, rejected: bool = False) -> Iterator[pa.Table]:
     """Like `read_groups`, as Arrow tables."""
-    with pq.ParquetFile(path) as file:
+    with name_damage(path), pq.ParquetFile(path) as file:
         has_reasons = "reason" in file.schema_arrow.names and not rejected
         read = [*columns, "reason"] if columns is not None and has_reasons and "reason" not in columns else columns
         for index in range(file.num_row_groups):
@@ -279,12 +274,9 @@ def read_dropped(part: Path) -> Iterator[pa.Table]:
     path = dropped_path(part)
     if not path.is_file():
         return
-    try:
-        with pq.ParquetFile(path) as file:
-            for index in range(file.num_row_groups):
-                yield file.read_row_group(index, columns=DROPPED_COLUMNS).cast(DROPPED_SCHEMA)
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise UserError(f"{path}: is damaged; delete it and {part.name}, and run the same command again") from error
+    with name_damage(path, f"delete it and {part.name}, and run the same command again"), pq.ParquetFile(path) as file:
+        for index in range(file.num_row_groups):
+            yield file.read_row_group(index, columns=DROPPED_COLUMNS).cast(DROPPED_SCHEMA)
 
 
 def write_dropped_csv(folder: Path, parts: Iterable[Path]) -> None:
@@ -308,7 +300,8 @@ def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
 
 def write_card(folder: Path, kind: str, title: str, text: str) -> None:
     """Write README.md: what the folder holds, and where `datasets` and a hub's viewer find the rows."""
-    head = f"---\nconfigs:\n- config_name: default\n  data_files:\n  - split: train\n    path: {kind}-*.parquet\n---\n"
+    files = f"{kind}-*{SUFFIXES[kind]}"
+    head = f"---\nconfigs:\n- config_name: default\n  data_files:\n  - split: train\n    path: {files}\n---\n"
     with atomic_file(folder / "README.md") as temporary:
         temporary.write_text(f"{head}\n# {title}\n\n{text}\n", encoding="utf-8")
 
@@ -320,24 +313,26 @@ def read_manifest(folder: Path, format: str, version: int) -> dict[str, Any]:
         format: "diffaudio-clips", "diffaudio-latents" or "diffaudio-synthetic".
 
     Raises:
-        ValueError: it is missing, damaged, of another format or of a newer version.
+        ValueError: it is missing, damaged, of another format, of a newer version, or of one that is no longer read.
     """
-    made_by = {
-        "diffaudio-clips": "diffaudio prepare",
-        "diffaudio-latents": "diffaudio encode",
-        "diffaudio-synthetic": "diffaudio synthesise-corpus",
-    }
     path = folder / "manifest.json"
     if not path.is_file():
-        raise UserError(f"{folder}: is no corpus, manifest.json is missing; make one with `{made_by[format]}`")
+        raise UserError(f"{folder}: is no corpus, manifest.json is missing; make one with `{MADE_BY[format]}`")
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
-        given = manifest["format"], manifest["version"]
+        found_format, found_version = manifest["format"], manifest["version"]
+        is_newer, is_unread = found_version > version, format == FORMATS["latents"][0] and found_version < 3
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: is damaged; make the corpus again with `{made_by[format]}`") from error
-    if given[0] != format:
-        hint = f"; make one with `{made_by[format]}`"
-        raise UserError(f"{folder}: is a corpus of format '{given[0]}', wanted is '{format}'{hint}")
-    if given[1] > version:
-        raise UserError(f"{folder}: the corpus has version {given[1]}, this diffaudio reads {version}; update it")
+        raise UserError(f"{path}: is damaged; make the corpus again with `{MADE_BY[format]}`") from error
+    if found_format != format:
+        hint = f"; make one with `{MADE_BY[format]}`"
+        raise UserError(f"{folder}: is a corpus of format '{found_format}', wanted is '{format}'{hint}")
+    if is_newer:
+        raise UserError(f"{folder}: the corpus has version {found_version}, this diffaudio reads {version}; update it")
+    if is_unread:
+        raise UserError(
+            f"{folder}: was encoded by an older diffaudio, as Parquet (version {found_version}); encoded corpora are "
+            f"Arrow files now (version {version}): make it anew with `diffaudio encode CLIPS -o NEW_FOLDER`, where "
+            "CLIPS is the corpus it was encoded from"
+        )
     return manifest

@@ -51,7 +51,7 @@ def make_bridge(settings: BridgeSettings, dataset: LatentDataset, clip: Clip) ->
     most = {"none": 1, "shift": PICTURES_FOR_THE_MEAN, "retrieval": settings.max_pictures}[settings.kind]
     sentences = settings.texts + read_lines(settings.texts_file)
     batches = [clip.encode_text(sentences[start : start + 64]) for start in range(0, len(sentences), 64)]
-    return fit_bridge(settings.kind, dataset.pictures(most), torch.cat(batches) if batches else None, **given)
+    return fit_bridge(settings.kind, dataset.picture_embeddings(most), torch.cat(batches) if batches else None, **given)
 
 
 def read_lines(path: Path | None) -> list[str]:

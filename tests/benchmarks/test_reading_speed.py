@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from diffaudio.corpus import store
+from diffaudio.corpus import latent_parts, store
 from diffaudio.corpus.datasets.latents import LatentDataset, draw_batch
 from diffaudio.corpus.datasets.sampler import ClipOrder
 
@@ -35,9 +35,9 @@ def folder(tmp_path_factory):
             }
             for row in range(ROWS_PER_PART)
         ]  # fmt: skip
-        store.write_part(store.part_path(folder, "latents", part), "latents", rows, {})
+        latent_parts.write_part(store.part_path(folder, "latents", part), rows, {})
     made_by = {"name": "made up", "latent_channels": CHANNELS, "latent_rate": 25.0}
-    manifest = {"format": "diffaudio-latents", "version": 2, "autoencoder": made_by, "finished": True}
+    manifest = {"format": "diffaudio-latents", "version": 3, "autoencoder": made_by, "finished": True}
     store.write_manifest(folder, manifest | {"clip": {"name": "made up", "embedding_dim": DIM}})
     return folder
 

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from corpora import write_clips_part
 
 from diffaudio.atomic_io import locked
 from diffaudio.corpus import store
@@ -35,7 +36,7 @@ def clip(index: int, *, source: str | None = None, reason: str | None = None, fi
 def part(tmp_path):
     path = store.part_path(tmp_path, "clips", 0)
     rows = [clip(index, reason="silent" if index in (1, 2, 3) else None) for index in range(5)]
-    store.write_part(path, "clips", rows, {"sources": []}, rows_per_group=2)
+    write_clips_part(path, rows, {"sources": []})
     return path
 
 
@@ -64,7 +65,7 @@ def test_a_part_does_not_depend_on_how_its_rows_come(part, tmp_path):
         taken = iter(rows)
         groups = [[next(taken) for _ in range(size)] for size in sizes]
         tables = (store.CLIP_SCHEMA.empty_table().from_pylist(group, schema=store.CLIP_SCHEMA) for group in groups)
-        store.write_tables(tmp_path / "again.parquet", "clips", tables, {"sources": []}, rows_per_group=2)
+        store.write_tables(tmp_path / "again.parquet", tables, {"sources": []}, rows_per_group=2)
         written.append((tmp_path / "again.parquet").read_bytes())
     assert written == [part.read_bytes()] * 3
 
@@ -81,7 +82,7 @@ def test_a_row_group_ends_where_it_holds_enough_bytes_however_few_its_rows(tmp_p
     sizes = [300, 300, 500, 2000, 100, 999, 1]
     rows = [clip(index) | {"audio": bytes(size - 1)} for index, size in enumerate(sizes)]  # and a picture of one byte
     tables = (pa.Table.from_pylist([row], schema=store.CLIP_SCHEMA) for row in rows)
-    store.write_tables(tmp_path / "clips-00000.parquet", "clips", tables, {"sources": []})
+    store.write_tables(tmp_path / "clips-00000.parquet", tables, {"sources": []})
     read = [[row["id"] for row in group] for group in store.read_groups(tmp_path / "clips-00000.parquet")]
     assert read == [["id0", "id1", "id2"], ["id3"], ["id4", "id5"], ["id6"]]
 
@@ -100,7 +101,7 @@ def dropped_table(num_rows: int) -> pa.Table:
 
 def test_seven_hundred_thousand_dropped_segments_in_a_part_are_read(part):
     num_rows = 700_000
-    store.write_part(part, "clips", [clip(0)], {"dropped": store.write_dropped(part, [dropped_table(num_rows)])})
+    write_clips_part(part, [clip(0)], {"dropped": store.write_dropped(part, [dropped_table(num_rows)])})
     assert store.read_note(part) == {"dropped": num_rows}
     assert ids(part) == ["id0"]
     tables = list(store.read_dropped(part))
@@ -111,7 +112,7 @@ def test_seven_hundred_thousand_dropped_segments_in_a_part_are_read(part):
 
 def test_what_was_dropped_up_to_version_2_of_the_format_is_read_from_the_note(part):
     row = {"source": "a", "start_s": 0.0, "duration_s": None, "reason": "unreadable", "detail": "empty"}
-    store.write_part(part, "clips", [clip(0)], {"dropped": [row]})
+    write_clips_part(part, [clip(0)], {"dropped": [row]})
     assert [row for table in store.read_dropped(part) for row in table.to_pylist()] == [row]
 
 
@@ -127,7 +128,7 @@ def test_dropped_csv_holds_all_parts_in_order_and_nothing_that_a_spreadsheet_run
         [{"source": name, "start_s": -1.0, "duration_s": None, "reason": "silent", "detail": "=x"} for name in names],
         store.DROPPED_SCHEMA,
     )
-    store.write_part(part, "clips", [], {"dropped": store.write_dropped(part, [table])})
+    write_clips_part(part, [], {"dropped": store.write_dropped(part, [table])})
     store.write_dropped_csv(part.parent, [part])
     with (part.parent / "dropped.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))

@@ -10,7 +10,7 @@ import pyarrow as pa
 import soundfile
 from PIL import Image
 
-from diffaudio.corpus import store
+from diffaudio.corpus import latent_parts, store
 from diffaudio.corpus.prepare.fingerprints import fingerprint
 
 RATE = 8000
@@ -91,6 +91,21 @@ def dropped_row(source: str, reason: str = "silent", detail: str = "loudest 0.1 
     return {"source": source, "start_s": 0.0, "duration_s": 1.0, "reason": reason, "detail": detail}
 
 
+def write_clips_part(path: Path, rows: list[dict[str, Any]], note: dict[str, Any], *, rows_per_group: int = 2) -> None:
+    """Write a part of clips."""
+    tables = [pa.Table.from_pylist(rows, schema=store.CLIP_SCHEMA)]
+    store.write_tables(path, tables, note, rows_per_group=rows_per_group)
+
+
+def read_rows(folder: Path, *, rejected: bool = False) -> list[dict[str, Any]]:
+    """All rows of a corpus of either kind."""
+    latents = [latent_parts.read_batches(part) for part in store.part_files(folder, "latents")]
+    parts = store.part_files(folder, "clips")
+    clips = [store.read_groups(part, rejected=rejected) for part in parts]
+    rows = [row for of_part in latents for batch in of_part for row in batch.to_pylist()]
+    return rows + [row for of_part in clips for group in of_part for row in group]
+
+
 def write_clips_corpus(
     folder: Path, parts: list[list[dict[str, Any]]], dropped: list[dict[str, Any]] = (), *, finished: bool = True
 ) -> Path:
@@ -102,7 +117,7 @@ def write_clips_corpus(
         part = store.part_path(folder, "clips", index)
         note = {"sources": [source for source in sources if source]}
         note["dropped"] = store.write_dropped(part, [pa.Table.from_pylist(of_part, store.DROPPED_SCHEMA)])
-        store.write_part(part, "clips", rows, note, rows_per_group=2)
+        write_clips_part(part, rows, note)
     rows = [row for part in parts for row in part]
     kept = [row for row in rows if row["reason"] is None]
     totals = {"clips": len(kept), "seconds": sum(row["duration_s"] for row in kept), "dropped": len(dropped)}
@@ -117,10 +132,10 @@ def write_latents_corpus(folder: Path, parts: list[list[dict[str, Any]]]) -> Pat
     folder.mkdir(parents=True)
     for index, rows in enumerate(parts):
         note = {"clips": f"clips-{index:05d}.parquet"}
-        store.write_part(store.part_path(folder, "latents", index), "latents", rows, note, rows_per_group=2)
+        latent_parts.write_part(store.part_path(folder, "latents", index), rows, note, rows_per_batch=2)
     rows = [row for part in parts for row in part]
     totals = {"clips": len(rows), "seconds": sum(row["duration_s"] for row in rows), "finished": True}
-    store.write_manifest(folder, {"format": "diffaudio-latents", "version": 2} | ENCODED_BY | totals)
+    store.write_manifest(folder, {"format": "diffaudio-latents", "version": 3} | ENCODED_BY | totals)
     return folder
 
 

@@ -3,6 +3,7 @@
 import io
 from pathlib import Path
 
+import pyarrow as pa
 import torch
 from PIL import Image
 from torch import Tensor, nn
@@ -73,9 +74,8 @@ def write_clips(
         for index, (waveform, clip_colours) in enumerate(zip(waveforms, colours, strict=True))
     ]
     for part, first in enumerate(range(0, len(rows), clips_per_part)):
-        store.write_part(
-            store.part_path(folder, "clips", part), "clips", rows[first : first + clips_per_part], {"sources": []}
-        )
+        table = pa.Table.from_pylist(rows[first : first + clips_per_part], schema=store.CLIP_SCHEMA)
+        store.write_tables(store.part_path(folder, "clips", part), [table], {"sources": []})
     seconds = sum(row["duration_s"] for row in rows)
     head = {"format": "diffaudio-clips", "version": 1, "settings": {}, "clips": len(rows), "seconds": seconds}
     store.write_manifest(folder, head | {"dropped": 0, "finished": finished})

@@ -204,7 +204,7 @@ def test_training_learns_and_writes_a_model_whose_latents_are_those_of_the_noise
 
 
 def test_validation_measures_the_average_on_what_was_never_trained_on(script, clips, learned):
-    held_out = script.WaveformDataset(learned / "waveforms", held_out=0.2, part="held_out")
+    held_out = script.WaveformDataset(learned / "waveforms", held_out=0.2, split="held_out")
     assert held_out.sources == ["1.mp4", "5.mp4"]
     autoencoder = load_autoencoder(learned / "model")
     first, last = (line["held_out_log_mel_distance_db"] for line in metrics(learned) if len(line) == 3)

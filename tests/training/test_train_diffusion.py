@@ -16,7 +16,7 @@ from scripts import REPO, load_script
 from tiny_model import write_tiny_model
 
 from diffaudio.config import parse
-from diffaudio.corpus import store
+from diffaudio.corpus import latent_parts, store
 from diffaudio.corpus.datasets.latents import LatentDataset
 from diffaudio.corpus.datasets.sampler import ClipOrder
 from diffaudio.errors import UserError
@@ -47,9 +47,9 @@ def write_latents(folder: Path, model: Path, *, clips: int = 3, **autoencoder: s
         row |= {"latents": latents.flatten().half().tolist()}
         rows.append(row | {"embeddings": embeddings.half().tolist()})
     folder.mkdir()
-    store.write_part(store.part_path(folder, "latents", 0), "latents", rows, {})
+    latent_parts.write_part(store.part_path(folder, "latents", 0), rows, {})
     names = ("name", "sample_rate", "audio_channels", "latent_channels", "latent_rate")
-    manifest = {"format": "diffaudio-latents", "version": 1, "clip": {"name": "tiny", "embedding_dim": 16}}
+    manifest = {"format": "diffaudio-latents", "version": 3, "clip": {"name": "tiny", "embedding_dim": 16}}
     manifest |= {"autoencoder": {name: getattr(made_by, name) for name in names} | autoencoder}
     store.write_manifest(folder, manifest | {"clips": clips, "seconds": 1.0, "finished": True})
     return folder

@@ -1,22 +1,21 @@
 """Encoded corpora for training, and the batches drawn from them.
 
-The values stay on disk, mapped into memory (`mapped`); what is kept is an index, of 44 bytes a clip and 36 a copy.
+The values stay on disk, mapped into memory; what is kept is an index, of 44 bytes a clip and 36 an augmented copy.
 A batch is a function of the clips that are asked for and of the generator: with the clips of a `ClipOrder` and a
-generator made from (seed, process, step), a run that is stopped and started again sees what it would have seen.
+generator made from (seed, process, step), a resumed run draws what an uninterrupted one would have drawn.
 """
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from diffaudio.corpus import store
-from diffaudio.corpus.datasets.mapped import MappedFiles, index_part
+from diffaudio.corpus import latent_parts, store
+from diffaudio.corpus.datasets.part_index import MappedParts, index_part
 from diffaudio.corpus.datasets.splits import is_held_out
 from diffaudio.errors import UserError
 
@@ -27,12 +26,12 @@ class LatentDataset:
     """The clips of one encoded corpus, or of several, one after the other.
 
     `dataset[i]` is {"latents": [latent_channels, frames], "embeddings": [pictures, dim]}, float32, of clip i as it
-    was recorded. A clip counts once, however many augmented copies of it there are.
+    was recorded. A clip counts once, however many augmented copies it has.
 
     Args:
-        folders: of the corpora, made by the same autoencoder and CLIP.
+        folders: of the corpora, encoded by the same autoencoder and CLIP.
         held_out: share of the sources that are held out from training; see `splits.is_held_out`.
-        part: which side to open. Clips that are held out are there as they were recorded, without the copies.
+        split: which side to open. The held-out side has no augmented copies.
 
     Attributes:
         folders: of the corpora.
@@ -43,19 +42,19 @@ class LatentDataset:
         latent_rate: latent frames a second.
         latent_channels: width of the latents.
         embedding_dim: size of an embedding.
-        rows: [rows] of type `mapped.ROW`: where the values of each recording lie, and after it those of its copies.
-        starts: [clips + 1], the row each clip begins with.
+        rows: [rows] of type `part_index.ROW`: each recording, followed by its copies.
+        starts: [clips + 1], the first row of each clip.
 
     Raises:
-        ValueError: a folder is no finished encoded corpus, holds no clips on this side, or damaged ones; or the
-            corpora were made by different models.
+        ValueError: a folder is no finished encoded corpus, is damaged or has no clips on this side; or the corpora
+            were encoded by different models.
     """
 
     def __init__(
-        self, *folders: str | Path, held_out: float = 0.0, part: Literal["train", "held_out"] = "train"
+        self, *folders: str | Path, held_out: float = 0.0, split: Literal["train", "held_out"] = "train"
     ) -> None:
-        if part not in ("train", "held_out"):
-            raise UserError(f"part '{part}' is unknown; choose from train, held_out")
+        if split not in ("train", "held_out"):
+            raise UserError(f"split '{split}' is unknown; choose from train, held_out")
         self.folders = [Path(folder) for folder in folders]
         manifest = _common_manifest(self.folders)
         self.autoencoder: dict[str, Any] = manifest["autoencoder"]
@@ -63,26 +62,26 @@ class LatentDataset:
         self.latent_rate: float = self.autoencoder["latent_rate"]
         self.latent_channels: int = self.autoencoder["latent_channels"]
         self.embedding_dim: int = self.clip["embedding_dim"]
-        self._files = MappedFiles()
-        rows = [self._open(folder, held_out, part) for folder in self.folders]
+        self._parts = MappedParts()
+        rows = [self._open(folder, held_out, split) for folder in self.folders]
         self.sizes = tuple(int((of_corpus["copy"] == 0).sum()) for of_corpus in rows)
         self.rows = np.concatenate(rows)
         self.starts = np.append(np.flatnonzero(self.rows["copy"] == 0), len(self.rows))
         if not len(self):
             raise UserError(f"held_out {held_out:g} holds out no source of {', '.join(map(str, folders))}; raise it")
 
-    def _open(self, folder: Path, held_out: float, part: str) -> np.ndarray:
-        """The rows of a corpus that are on this side."""
+    def _open(self, folder: Path, held_out: float, split: str) -> np.ndarray:
+        """The rows of a corpus that are on this side of the split."""
         all_rows, sides = [], []
         for path in store.part_files(folder, "latents"):
-            index = index_part(path, self.latent_channels, self.embedding_dim, number=len(self._files))
-            self._files.add(path, index.held)
+            index = index_part(path, self.latent_channels, self.embedding_dim, number=len(self._parts))
+            self._parts.paths.append(path)
             all_rows.append(index.rows)
-            sides.append(_is_on_side(index.rows, index.sources, held_out, part))
+            sides.append(_is_in_split(index.rows, index.sources, held_out, split))
         if not sum(map(len, all_rows)):
             raise UserError(f"{folder}: holds no clips; see dropped.csv of the corpus it was encoded from")
         rows = np.concatenate(all_rows)[np.concatenate(sides)]
-        if part == "train" and not len(rows):
+        if split == "train" and not len(rows):
             raise UserError(f"{folder}: held_out {held_out:g} leaves no clips to train on; lower it")
         return rows
 
@@ -91,47 +90,66 @@ class LatentDataset:
 
     def __getitem__(self, clip: int) -> dict[str, Tensor]:
         row = self._row(clip)
-        latents, embeddings = self._latents(row).copy(), self._embeddings(row).copy()
-        return {
-            "latents": torch.from_numpy(latents.view(np.float16)[..., 0]).float(),
-            "embeddings": torch.from_numpy(embeddings.view(np.float16)).float(),
-        }
+        values = self._latents(row), self._embeddings(row)
+        latents, embeddings = (torch.from_numpy(each.astype(np.float32)) for each in values)
+        if not (_is_finite(latents) and _is_finite(embeddings)):
+            raise self._not_finite(row)
+        return {"latents": latents, "embeddings": embeddings}
 
     def describe(self, clip: int) -> dict[str, Any]:
         """All other columns of the clip's row, such as id, source, start_s and caption; it takes a millisecond."""
-        row = self._row(clip)
-        with pq.ParquetFile(self._files.paths[row["part"]]) as file:
-            names = [name for name in file.schema_arrow.names if name not in ("latents", "embeddings")]
-            return file.read(names).slice(int(row["row"]), 1).to_pylist()[0]
+        return self._describe(self._row(clip))
 
-    def pictures(self, most: int | None = None) -> Tensor:
-        """Embeddings of the pictures of all recordings, or of so many drawn from them at random: [pictures, dim]."""
+    def picture_embeddings(self, max_count: int | None = None) -> Tensor:
+        """Embeddings of the pictures of all recordings, or of `max_count` drawn at random: [pictures, dim]."""
         rows = self.rows[self.starts[:-1]]
         ends = rows["pictures"].cumsum(dtype=np.int64)
-        chosen = np.arange(ends[-1])
-        if most is not None and most < len(chosen):
-            chosen = np.sort(np.random.default_rng(0).choice(len(chosen), most, replace=False))
-        of_row = np.searchsorted(ends, chosen, side="right")
-        picture = chosen - (ends - rows["pictures"])[of_row]
-        found = [self._embeddings(row)[place] for row, place in zip(rows[of_row], picture, strict=True)]
-        return torch.from_numpy(np.stack(found).view(np.float16)).float()
+        if max_count is None or max_count >= ends[-1]:
+            chosen = np.arange(ends[-1])
+        else:
+            chosen = np.sort(np.random.default_rng(0).choice(ends[-1], max_count, replace=False))
+        row_of = np.searchsorted(ends, chosen, side="right")
+        picture = chosen - (ends - rows["pictures"])[row_of]
+        found = [self._embeddings(row)[index] for row, index in zip(rows[row_of], picture, strict=True)]
+        embeddings = torch.from_numpy(np.stack(found)).float()
+        if not _is_finite(embeddings):
+            finite = embeddings.isfinite().all(dim=1)
+            raise self._not_finite(rows[row_of][int((~finite).nonzero()[0])])
+        return embeddings
 
     def _row(self, clip: int) -> Any:
         if not -len(self) <= clip < len(self):
             raise IndexError(f"there is no clip {clip} among {len(self)}")
         return self.rows[self.starts[:-1][clip]]
 
+    def _describe(self, row: Any) -> dict[str, Any]:
+        index, path = int(row["row"]), self._parts.paths[row["part"]]
+        names = [name for name in latent_parts.LATENT_SCHEMA.names if name not in ("latents", "embeddings")]
+        for batch in latent_parts.read_batches(path, names):
+            if index < batch.num_rows:
+                return batch.slice(index, 1).to_pylist()[0]
+            index -= batch.num_rows
+        raise AssertionError
+
     def _latents(self, row: Any) -> np.ndarray:
-        """[latent_channels, frames, 2 bytes]"""
+        """[latent_channels, frames] float16, in the file."""
         first, num_frames = int(row["latents"]), int(row["frames"])
-        end = first + 2 * self.latent_channels * num_frames
-        return self._files[int(row["part"])][first:end].reshape(self.latent_channels, num_frames, 2)
+        end = first + self.latent_channels * num_frames
+        return self._parts[int(row["part"])][first:end].reshape(self.latent_channels, num_frames)
 
     def _embeddings(self, row: Any) -> np.ndarray:
-        """[pictures, 2 embedding_dim bytes]"""
+        """[pictures, embedding_dim] float16, in the file."""
         first, num_pictures = int(row["embeddings"]), int(row["pictures"])
-        end = first + 2 * self.embedding_dim * num_pictures
-        return self._files[int(row["part"])][first:end].reshape(num_pictures, -1)
+        end = first + self.embedding_dim * num_pictures
+        return self._parts[int(row["part"])][first:end].reshape(num_pictures, self.embedding_dim)
+
+    def _not_finite(self, row: Any) -> UserError:
+        described, path = self._describe(row), self._parts.paths[row["part"]]
+        return UserError(
+            f"{path}: clip {described['id']} of {described['source']} (copy {described['copy']}) has latents or "
+            f"embeddings that are not finite; `diffaudio validate {path.parent}` lists all such clips, delete their "
+            "parts and run `diffaudio encode` again"
+        )
 
 
 def draw_batch(
@@ -142,19 +160,19 @@ def draw_batch(
     generator: torch.Generator,
     tile: bool = True,
 ) -> tuple[Tensor, Tensor]:
-    """Of each clip a stretch of the recording or of one of its copies, and the embedding of one of its pictures.
+    """Draw a segment of each clip, from its recording or one of its copies, and the embedding of one of its pictures.
 
     Args:
-        clips: places in the dataset.
-        num_frames: length of the stretch, which begins anywhere.
-        generator: a CPU generator; copies, stretches and pictures depend on nothing else.
-        tile: whether what is shorter is repeated end to end, beginning anywhere; otherwise it is followed by zeros.
+        clips: indices into the dataset.
+        num_frames: length of the segments, which begin anywhere.
+        generator: a CPU generator; copies, segments and pictures depend on nothing else.
+        tile: whether a shorter clip is repeated end to end, from a random frame on; otherwise zeros follow it.
 
     Returns:
         latents [clips, latent_channels, num_frames] and embeddings [clips, embedding_dim], float32.
 
     Raises:
-        ValueError: there are no clips, or `num_frames` is not positive.
+        ValueError: there are no clips, `num_frames` is not positive, or what was drawn is not finite.
     """
     if len(clips) < 1 or num_frames < 1:
         raise UserError(f"{len(clips)} clips of {num_frames} frames are no batch; both must be at least 1")
@@ -165,23 +183,30 @@ def draw_batch(
     starts = _below(np.where(spare > 0, spare, rows["frames"] if tile else 1), draws[1])
     pictures = _below(rows["pictures"], draws[2])
 
-    # bytes, as values in a file need not lie where a processor reads them as numbers
-    latents = np.zeros((len(clips), dataset.latent_channels, num_frames, 2), np.uint8)
-    embeddings = np.empty((len(clips), 2 * dataset.embedding_dim), np.uint8)
+    latents = np.zeros((len(clips), dataset.latent_channels, num_frames), np.float16)
+    embeddings = np.empty((len(clips), dataset.embedding_dim), np.float16)
     for item, (row, start, picture) in enumerate(zip(rows, starts.tolist(), pictures.tolist(), strict=True)):
-        _lay(dataset._latents(row), latents[item], start, tile)
+        _copy_segment(dataset._latents(row), latents[item], start, tile)
         embeddings[item] = dataset._embeddings(row)[picture]
-    values = torch.from_numpy(latents.view(np.float16)[..., 0]), torch.from_numpy(embeddings.view(np.float16))
-    return values[0].float(), values[1].float()
+    batch = torch.from_numpy(latents).float(), torch.from_numpy(embeddings).float()
+    if not (_is_finite(batch[0]) and _is_finite(batch[1])):
+        finite = batch[0].isfinite().all(dim=2).all(dim=1) & batch[1].isfinite().all(dim=1)
+        raise dataset._not_finite(rows[int((~finite).nonzero()[0])])
+    return batch
 
 
-def _lay(whole: np.ndarray, out: np.ndarray, start: int, tile: bool) -> None:
-    """Fill `out` [channels, any, 2] with what `whole` [channels, frames, 2] holds from `start` on, then from 0 on."""
-    place = 0
-    while place < out.shape[1]:
-        count = min(whole.shape[1] - start, out.shape[1] - place)
-        out[:, place : place + count] = whole[:, start : start + count]
-        place, start = (place + count if tile else out.shape[1]), 0
+def _copy_segment(source: np.ndarray, out: np.ndarray, start: int, tile: bool) -> None:
+    """Fill `out` [channels, any] with what `source` [channels, frames] holds from `start` on, then from 0 on."""
+    filled = 0
+    while filled < out.shape[1]:
+        count = min(source.shape[1] - start, out.shape[1] - filled)
+        out[:, filled : filled + count] = source[:, start : start + count]
+        filled, start = (filled + count if tile else out.shape[1]), 0
+
+
+def _is_finite(values: Tensor) -> bool:
+    """Whether all of some float32 values that come from float16 are finite, whose sum cannot overflow."""
+    return math.isfinite(float(values.sum()))
 
 
 def _below(limits: np.ndarray, draws: np.ndarray) -> np.ndarray:
@@ -189,14 +214,13 @@ def _below(limits: np.ndarray, draws: np.ndarray) -> np.ndarray:
     return (limits * draws).astype(np.int64)
 
 
-def _is_on_side(rows: np.ndarray, sources: pa.ChunkedArray, held_out: float, part: str) -> np.ndarray:
+def _is_in_split(rows: np.ndarray, sources: list[str], held_out: float, split: str) -> np.ndarray:
     """[rows] bool"""
-    if part == "train" and not held_out:
+    if split == "train" and not held_out:
         return np.ones(len(rows), bool)
-    encoded = sources.combine_chunks().dictionary_encode()
-    sides = np.array([is_held_out(source, held_out) for source in encoded.dictionary.to_pylist()], bool)
-    out = sides[encoded.indices.to_numpy()]
-    return ~out if part == "train" else out & (rows["copy"] == 0)
+    by_source = {source: is_held_out(source, held_out) for source in set(sources)}
+    out = np.array([by_source[source] for source in sources], bool)
+    return ~out if split == "train" else out & (rows["copy"] == 0)
 
 
 def _common_manifest(folders: list[Path]) -> dict[str, Any]:

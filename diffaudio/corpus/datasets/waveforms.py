@@ -2,10 +2,10 @@
 
     samples.s16     all clips one after the other, [channels, samples] each, 16 bits, full scale at 1
     index.parquet   id, source, first value and number of samples of each clip
-    made_from.json  the corpus' parts, sample rate, channels and peak
+    made_from.json  names and checksums of the corpus' parts, sample rate, channels and peak
 
-What is random access here would be decoding a FLAC, resampling, and unpacking a row group of Parquet for each crop.
-An hour takes 173 MB a channel at 24 kHz, on disk; processes share what the system holds of it in memory.
+Without it each crop would decode a FLAC, resample it, and read a row group of Parquet. An hour takes 173 MB a channel
+at 24 kHz, on disk; processes share what the system holds of it in memory.
 """
 
 import json
@@ -36,12 +36,12 @@ FULL_SCALE = 32767
 def read_waveforms(
     corpus: Path, parts: Sequence[Path], *, sample_rate: int, audio_channels: int, peak: float
 ) -> Iterator[tuple[dict[str, Any], Tensor]]:
-    """The usable clips of some parts of a corpus, as they are trained on.
+    """The usable clips of some parts of a corpus, in the form that training reads.
 
     Args:
-        corpus: of clips, made by `diffaudio prepare`.
+        corpus: folder of clips, made by `diffaudio prepare`.
         parts: see `store.part_files`.
-        peak: each clip is scaled to this largest sample, as `diffaudio encode` does.
+        peak: each clip is scaled so that its largest sample is this, as `diffaudio encode` does.
 
     Yields:
         id and source of a clip, and its waveform [audio_channels, samples].
@@ -61,20 +61,20 @@ def read_waveforms(
 def decode_corpus(
     corpus: Path, folder: Path, *, sample_rate: int, audio_channels: int, peak: float, progress: bool = False
 ) -> None:
-    """Decode all clips of a corpus into `folder`, unless they are there already; see the module for what is written.
+    """Decode all clips of a corpus into `folder`, unless it holds them already; the module's header lists the files.
 
     Args:
-        corpus: of clips, made by `diffaudio prepare`.
-        peak: each clip is scaled to this largest sample.
+        corpus: folder of clips, made by `diffaudio prepare`.
+        peak: each clip is scaled so that its largest sample is this.
         progress: whether to show a bar.
 
     Raises:
-        ValueError: the corpus is none, or holds no clips.
+        ValueError: the folder is no corpus of clips, or holds none.
     """
     store.read_manifest(corpus, *store.FORMATS["clips"])
     parts = store.part_files(corpus, "clips")
     made_from = {
-        "parts": [[part.name, part.stat().st_size] for part in parts],
+        "parts": [[part.name, store.checksum(part)] for part in parts],
         "sample_rate": sample_rate, "audio_channels": audio_channels, "peak": peak,
     }  # fmt: skip
     note = folder / "made_from.json"
@@ -100,27 +100,27 @@ class WaveformDataset:
     """The clips that `decode_corpus` wrote; `dataset[i]` is one of them, [audio_channels, samples] float32.
 
     Args:
-        folder: that they were written to.
+        folder: that `decode_corpus` wrote.
         held_out: share of the sources that are held out from training; see `splits.is_held_out`.
-        part: which side to open.
+        split: which side to open.
 
     Attributes:
         sample_rate: in Hz.
         audio_channels: 1 or 2.
-        ids, sources: of the clips.
+        ids, sources: of each clip.
 
     Raises:
-        ValueError: there are no clips on this side.
+        ValueError: this side holds no clips.
     """
 
-    def __init__(self, folder: Path, *, held_out: float = 0.0, part: Literal["train", "held_out"] = "train") -> None:
+    def __init__(self, folder: Path, *, held_out: float = 0.0, split: Literal["train", "held_out"] = "train") -> None:
         made_from = json.loads((folder / "made_from.json").read_text(encoding="utf-8"))
         self.sample_rate: int = made_from["sample_rate"]
         self.audio_channels: int = made_from["audio_channels"]
         index = pq.read_table(folder / "index.parquet")
         sources: list[str] = index["source"].to_pylist()
-        sides = np.array([is_held_out(source, held_out) for source in sources]) == (part == "held_out")
-        if not sides.any() and part == "train":
+        sides = np.array([is_held_out(source, held_out) for source in sources]) == (split == "held_out")
+        if not sides.any() and split == "train":
             raise UserError(f"held_out {held_out:g} leaves no clips to train on; lower it")
         if not sides.any():
             raise UserError(f"held_out {held_out:g} holds out none of {len(set(sources))} sources; raise it")
@@ -134,14 +134,14 @@ class WaveformDataset:
         return len(self.ids)
 
     def __getitem__(self, clip: int) -> Tensor:
-        return self.stretch(clip, 0, self.num_samples(clip))
+        return self.segment(clip, 0, self.num_samples(clip))
 
     def num_samples(self, clip: int) -> int:
-        """How long a clip is."""
+        """Length of a clip."""
         return int(self._sizes[clip])
 
-    def stretch(self, clip: int, start: int, num_samples: int) -> Tensor:
-        """[audio_channels, num_samples] of a clip, from a sample on; fewer where it ends before."""
+    def segment(self, clip: int, start: int, num_samples: int) -> Tensor:
+        """[audio_channels, num_samples] of a clip from sample `start` on; fewer where the clip ends earlier."""
         first, size = int(self._firsts[clip]), int(self._sizes[clip])
         whole = self._samples[first : first + self.audio_channels * size].reshape(self.audio_channels, size)
         return torch.from_numpy(whole[:, start : start + num_samples].astype(np.float32)) / FULL_SCALE
@@ -155,22 +155,22 @@ def draw_crops(
     generator: torch.Generator,
     augment: AugmentSettings | None = None,
 ) -> Tensor:
-    """A stretch of each clip that begins anywhere; a clip that is shorter is laid into silence, anywhere.
+    """A random segment of each clip; a shorter clip is put at a random place in silence.
 
     Args:
-        clips: places in the dataset.
-        generator: a CPU generator, on which alone it depends what is drawn.
-        augment: what is changed in a stretch.
+        clips: indices into the dataset.
+        generator: a CPU generator; what is drawn depends on nothing else.
+        augment: how the segments are augmented.
 
     Returns:
         [clips, audio_channels, num_samples]
     """
-    taken = num_samples
-    if augment and augment.changes_sound:  # what is played faster has to be longer before
-        taken = round(num_samples * (1 + augment.speed)) + 1 if augment.speed else num_samples
+    num_source = num_samples
+    if augment and augment.changes_sound:  # a segment that is played faster has to be longer before
+        num_source = round(num_samples * (1 + augment.speed)) + 1 if augment.speed else num_samples
     crops = []
     for clip in map(int, clips):
-        x = dataset.stretch(clip, _below(dataset.num_samples(clip) - taken + 1, generator), taken)
+        x = dataset.segment(clip, _below(dataset.num_samples(clip) - num_source + 1, generator), num_source)
         if augment and augment.changes_sound:
             x = augment_sound(x, dataset.sample_rate, augment, generator)[:, :num_samples]
         start = _below(num_samples - x.shape[1] + 1, generator)

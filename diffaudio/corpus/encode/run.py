@@ -1,11 +1,14 @@
 """Clips -> latents and CLIP embeddings: what training reads, so that it needs neither sound nor pictures.
 
-Every part of the clips becomes one part of latents. Running again does what is missing or has changed. Several
+Every part of the clips becomes one part of latents, which notes the checksum of the clips it was made from. Running
+again encodes the parts that are missing or whose clips have changed, and deletes those whose clips are gone. Several
 processes share the parts by their place in the list. Each clip is brought to the same peak first: recordings differ
 in level by 40 dB for reasons that no picture shows.
 """
 
+import contextlib
 import hashlib
+import json
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -16,10 +19,12 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from diffaudio.corpus import store
+from diffaudio.atomic_io import atomic_file
+from diffaudio.corpus import latent_parts, store
 from diffaudio.corpus.encode.rows import Encoders, EncodeSettings, encoded_rows
 from diffaudio.corpus.prepare import run as prepare
 from diffaudio.errors import UserError
+from diffaudio.folder_lock import locked_folder
 
 __all__ = ["EncodeReport", "EncodeSettings", "encode"]
 
@@ -38,12 +43,23 @@ manifest.json.
 | num_latent_frames, num_pictures | how many of each |
 | latents | {channels} channels, one after the other, of num_latent_frames numbers each |
 | embeddings | of each picture |
+
+The parts are Arrow streams, which are read where they lie, without a copy:
+
+```python
+datasets.load_from_disk("FOLDER")  # or Dataset.from_file("FOLDER/latents-00000.arrow") for one part
+table = pyarrow.ipc.open_stream(pyarrow.memory_map("FOLDER/latents-00000.arrow")).read_all()
+table.to_pandas()
+duckdb.sql("select source, count(*) from halves group by source")  # with halves = table.drop_columns(["latents",
+# "embeddings"]), as DuckDB knows no half precision; cast them to float32 to read them there
+```
 """
+LOCK_PATIENCE_S = 5.0  # a run that was just killed may take a moment to end
 
 
 @dataclass(frozen=True)
 class EncodeReport:
-    """What an encoded corpus holds, and what this run took.
+    """An encoded corpus, and what this run did.
 
     Attributes:
         manifest: of the corpus.
@@ -72,20 +88,21 @@ def encode(
     """Encode a corpus of clips; one begun in `out` is continued.
 
     Args:
-        corpus: folder that `prepare` has finished. Rows that are kept in it with a reason are left out.
-        out: folder of the encoded corpus, made where it is missing.
+        corpus: folder that `prepare` has finished. Rows that it keeps although a filter rejected them are left out.
+        out: folder of the encoded corpus, made where it is missing, and locked while this runs.
         autoencoder: encodes the sound, resampled to its rate and mixed to its channels.
         clip: encodes the pictures.
-        settings: what becomes of each clip.
+        settings: how clips become rows.
         device: both models are moved there.
         batch_size: pieces of equal length, and pictures, that are encoded at once.
-        num_threads: that read and lay out what comes next while the device computes.
+        num_threads: that read and augment the next clips while the device computes.
         state: of the processes that share the work (`distributed.join_processes`); None is this one alone.
         progress: show a progress bar.
 
     Raises:
-        ValueError: `corpus` is no finished corpus of clips, or `out` holds something else, or latents made by
-            another autoencoder or CLIP, or with other settings.
+        ValueError: `corpus` is no finished corpus of clips or is damaged; `out` holds something else, or latents made
+            by another autoencoder or CLIP, or with other settings, or another process is writing to it; or latents or
+            embeddings of a clip are not finite.
     """
     settings = settings or EncodeSettings()
     if not store.read_manifest(corpus, prepare.FORMAT, prepare.VERSION)["finished"]:
@@ -94,40 +111,77 @@ def encode(
     encoders = Encoders(autoencoder.to(device).eval(), clip.to(device).eval(), device, batch_size, num_threads)
     manifest = _manifest(encoders, settings)
     _check(out, manifest)
-    targets = {part: out / part.name.replace("clips", "latents", 1) for part in store.part_files(corpus, "clips")}
-    missing = [part for part, target in targets.items() if not _is_encoded(part, target)]
-    _wait(state)  # everybody looks before anybody begins, so that all know the same list
-    if rank == 0:
-        store.write_manifest(out, manifest)
-    _wait(state)
-    mine = missing[rank::count]
-    clips_s, begin = sum(store.count_rows(part)[1] for part in mine), time.monotonic()
-    with tqdm(total=round(clips_s), unit="s", disable=not progress) as bar:
-        for part in mine:
-            note = {"clips": part.name, "bytes": part.stat().st_size}
-            store.write_part(targets[part], "latents", _rows(part, encoders, settings, bar), note)
-    took_s = time.monotonic() - begin
-    _wait(state)
-    if rank == 0:
-        manifest |= _totals(out) | {"finished": True}
-        _write_card(out, manifest)
-        store.write_manifest(out, manifest)
-    _wait(state)
-    manifest = store.read_manifest(out, FORMAT, VERSION)
-    return EncodeReport(manifest, clips_s, took_s)
+    is_main = rank == 0
+    with locked_folder(out, "diffaudio encode", patience_s=LOCK_PATIENCE_S) if is_main else contextlib.nullcontext():
+        targets = _targets(corpus, out)
+        missing = [(part, target) for part, target in targets.items() if not _is_encoded(part, target)]
+        _wait(state)  # all processes look before one begins, so that all have the same list
+        if is_main:
+            _check(out, manifest)  # again, as another process may have written here before the lock was taken
+            store.write_manifest(out, manifest)
+            for part in set(store.part_files(out, "latents")) - set(targets.values()):
+                part.unlink()
+        _wait(state)
+        clips_s, took_s = _encode_parts(missing[rank::count], encoders, settings, progress)
+        _wait(state)
+        if is_main:
+            _finish(out, manifest)
+        _wait(state)
+    return EncodeReport(store.read_manifest(out, FORMAT, VERSION), clips_s, took_s)
+
+
+def _targets(corpus: Path, out: Path) -> dict[Path, Path]:
+    """The part of latents that each part of the clips becomes."""
+    suffix = store.SUFFIXES["latents"]
+    parts = store.part_files(corpus, "clips")
+    return {part: out / f"{part.stem.replace('clips', 'latents', 1)}{suffix}" for part in parts}
 
 
 def _is_encoded(part: Path, target: Path) -> bool:
-    """Whether a part was encoded as it is now: finding duplicates of new clips rewrites parts."""
-    return target.exists() and store.read_note(target).get("bytes", part.stat().st_size) == part.stat().st_size
+    """Whether a part was encoded from the clips as they are now: finding duplicates of new clips rewrites parts."""
+    return target.exists() and latent_parts.read_note(target).get("checksum") == store.checksum(part)
+
+
+def _encode_parts(
+    parts: list[tuple[Path, Path]], encoders: Encoders, settings: EncodeSettings, progress: bool
+) -> tuple[float, float]:
+    """Encode these parts; returns the seconds of sound that were encoded, and those that it took."""
+    clips_s, begin = sum(store.count_rows(part)[1] for part, _ in parts), time.monotonic()
+    layout = "{l_bar}{bar}| {n:.0f}/{total:.0f} s [{elapsed}<{remaining}, {rate_fmt}]"
+    with tqdm(total=clips_s, unit="s", bar_format=layout, disable=not progress) as bar:
+        for part, target in parts:
+            note = {"clips": part.name, "checksum": store.checksum(part)}
+            latent_parts.write_part(target, _rows(part, encoders, settings, bar), note)
+    return clips_s, time.monotonic() - begin
 
 
 def _rows(part: Path, encoders: Encoders, settings: EncodeSettings, bar: Any) -> Iterator[dict[str, Any]]:
-    """The rows of a part, told to the progress bar by the seconds of what was recorded."""
+    """The rows of a part; the progress bar counts the seconds of the recordings."""
     clips = (row for rows in store.read_groups(part) for row in rows)
     for rows in encoded_rows(clips, encoders, settings):
         yield from rows
         bar.update(sum(row["duration_s"] for row in rows if row["copy"] == 0))
+
+
+def _finish(out: Path, manifest: dict[str, Any]) -> None:
+    """Write what describes the whole corpus: card, `datasets`' own two files, and the finished manifest."""
+    manifest = manifest | _totals(out) | {"finished": True}
+    _write_card(out, manifest)
+    parts = store.part_files(out, "latents")
+    names = "".join(f"{part.name} {latent_parts.read_note(part)['checksum']}\n" for part in parts)
+    state = {  # what `datasets.load_from_disk` reads; `_fingerprint` names its cached results
+        "_data_files": [{"filename": part.name} for part in parts],
+        "_fingerprint": hashlib.blake2b((names + json.dumps(manifest)).encode(), digest_size=8).hexdigest(),
+        "_format_columns": None,
+        "_format_kwargs": {},
+        "_format_type": None,
+        "_output_all_columns": False,
+        "_split": "train",
+    }
+    for name, content in (("state.json", state), ("dataset_info.json", {})):
+        with atomic_file(out / name) as temporary:
+            temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    store.write_manifest(out, manifest)
 
 
 def _manifest(encoders: Encoders, settings: EncodeSettings) -> dict[str, Any]:
@@ -135,18 +189,17 @@ def _manifest(encoders: Encoders, settings: EncodeSettings) -> dict[str, Any]:
     autoencoder, clip = encoders.autoencoder, encoders.clip
     properties = ("name", "sample_rate", "audio_channels", "latent_channels", "latent_rate")
     made_by = {key: getattr(autoencoder, key) for key in properties} | {"weights": _fingerprint(autoencoder)}
-    seen_by = {"name": clip.name, "embedding_dim": clip.embedding_dim, "weights": _fingerprint(clip)}
-    head = {"format": FORMAT, "version": VERSION, "autoencoder": made_by, "clip": seen_by}
+    encoded_by = {"name": clip.name, "embedding_dim": clip.embedding_dim, "weights": _fingerprint(clip)}
+    head = {"format": FORMAT, "version": VERSION, "autoencoder": made_by, "clip": encoded_by}
     return {**head, "settings": asdict(settings), "clips": 0, "seconds": 0.0, "finished": False}
 
 
 def _check(out: Path, manifest: dict[str, Any]) -> None:
-    """Make the folder, or see that what is there was made by the same models with the same settings."""
+    """Make the folder, or check that its corpus was encoded by the same models with the same settings."""
     if not (out / "manifest.json").is_file():
         store.make_folder(out)
         return
     before = store.read_manifest(out, FORMAT, VERSION)
-    before["settings"] = asdict(EncodeSettings()) | before["settings"]  # older ones name fewer
     for key in ("autoencoder", "clip", "settings"):
         was, now = before[key], manifest[key]
         if was != now:
@@ -158,7 +211,7 @@ def _check(out: Path, manifest: dict[str, Any]) -> None:
 
 
 def _fingerprint(model: nn.Module) -> str:
-    """Tells models apart that have the same name, such as one trained again."""
+    """Distinguishes models of the same name, such as one that was trained again."""
     digest = hashlib.blake2b(digest_size=8)
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(name.encode())
@@ -167,8 +220,8 @@ def _fingerprint(model: nn.Module) -> str:
 
 
 def _totals(out: Path) -> dict[str, Any]:
-    """Rows, copies among them, and seconds of both."""
-    counts = [store.count_rows(part) for part in store.part_files(out, "latents")]
+    """Number of rows, augmented copies included, and their seconds."""
+    counts = [latent_parts.count_rows(part) for part in store.part_files(out, "latents")]
     return {"clips": sum(n for n, _ in counts), "seconds": round(sum(s for _, s in counts), 3)}
 
 

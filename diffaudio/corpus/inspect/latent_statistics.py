@@ -8,9 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 
-from diffaudio.corpus import store
+from diffaudio.corpus import latent_parts, store
 from diffaudio.errors import UserError
 
 __all__ = ["LatentStatistics", "encoded_latents", "latent_warnings"]
@@ -128,11 +127,14 @@ def latent_warnings(statistics: LatentStatistics) -> list[str]:
 
 
 def encoded_latents(folder: Path) -> Iterator[np.ndarray]:
-    """The latents [channels, frames] of every row of an encoded corpus, a few in memory at a time."""
+    """The latents [channels, frames] of every row of an encoded corpus, a few in memory at a time.
+
+    Raises:
+        ValueError: a part is damaged.
+    """
     for part in store.part_files(folder, "latents"):
-        with pq.ParquetFile(part) as file:
-            for batch in file.iter_batches(batch_size=32, columns=["latents", "num_latent_frames"]):
-                latents, frames = batch.column("latents"), batch.column("num_latent_frames").to_pylist()
-                ends = np.cumsum(latents.value_lengths().to_numpy())
-                rows = np.split(latents.flatten().to_numpy(zero_copy_only=False), ends[:-1])
-                yield from (row.reshape(-1, count) for row, count in zip(rows, frames, strict=True))
+        for batch in latent_parts.read_batches(part, ["latents", "num_latent_frames"]):
+            for latents, num_frames in zip(batch["latents"], batch["num_latent_frames"].to_pylist(), strict=True):
+                with store.name_damage(part):
+                    values = latents.values.to_numpy(zero_copy_only=False).reshape(-1, num_frames)
+                yield values

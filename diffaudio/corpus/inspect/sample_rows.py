@@ -2,12 +2,14 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from diffaudio.corpus import latent_parts, store
 from diffaudio.corpus.inspect import spectrum
 from diffaudio.corpus.snapshot import Corpus
 from diffaudio.errors import UserError
@@ -21,43 +23,59 @@ MOST_EMBEDDINGS = 1000  # that are compared, each with each
 
 
 def draw_rows(corpus: Corpus, number: int, *, seed: int = 0) -> Iterator[Mapping[str, Any]]:
-    """A sample of the rows, without repetition, in the order of the corpus; all of them where there are no more.
+    """A random sample of the rows without repetition, in the order of the corpus; all rows where there are fewer.
 
     Only row groups that hold one of them are read, one at a time.
 
     Returns:
-        Rows whose latents and embeddings, where there are any, are numpy arrays [values] and [pictures, dim] float32.
+        Rows whose latents and embeddings, in an encoded corpus, are arrays [values] and [pictures, dim] float32.
+
+    Raises:
+        ValueError: a part is damaged.
     """
-    sizes = np.array([pq.read_metadata(part).num_rows for part in corpus.parts], np.int64)
+    sizes = np.array([_num_rows(part, corpus.kind) for part in corpus.parts], np.int64)
     total = int(sizes.sum())
     drawn = np.sort(np.random.default_rng(seed).choice(total, min(number, total), replace=False)) if total else []
     for part, rows in _grouped(drawn, sizes):
-        with pq.ParquetFile(corpus.parts[part]) as file:
-            groups = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
-            for group, rows_of_group in _grouped(rows, groups):
-                table = file.read_row_group(group)
-                yield from (_as_row(table.slice(row, 1)) for row in rows_of_group)
+        read = _latent_rows if corpus.kind == "latents" else _clip_rows
+        yield from read(corpus.parts[part], rows)
 
 
-def _grouped(places: Iterable[int], sizes: Sequence[int] | np.ndarray) -> Iterator[tuple[int, list[int]]]:
-    """Rising places, counted through boxes of some sizes, as (box, places in that box)."""
+def _num_rows(part: Path, kind: str) -> int:
+    if kind == "latents":
+        return sum(batch.num_rows for batch in latent_parts.read_batches(part))
+    with store.name_damage(part):
+        return pq.read_metadata(part).num_rows
+
+
+def _clip_rows(part: Path, rows: list[int]) -> Iterator[Mapping[str, Any]]:
+    with store.name_damage(part), pq.ParquetFile(part) as file:
+        sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+        for group, rows_of_group in _grouped(rows, sizes):
+            table = file.read_row_group(group)
+            yield from (table.slice(row, 1).to_pylist()[0] for row in rows_of_group)
+
+
+def _latent_rows(part: Path, rows: list[int]) -> Iterator[Mapping[str, Any]]:
+    batches = list(latent_parts.read_batches(part))
+    for number, rows_of_batch in _grouped(rows, [batch.num_rows for batch in batches]):
+        for index in rows_of_batch:
+            row = batches[number].slice(index, 1)
+            with store.name_damage(part):
+                described = row.drop_columns(["latents", "embeddings"]).to_pylist()[0]
+                described["latents"] = _flat(row["latents"])
+                described["embeddings"] = _flat(row["embeddings"]).reshape(len(row["embeddings"][0]), -1)
+            yield described
+
+
+def _grouped(numbers: Iterable[int], sizes: Sequence[int] | np.ndarray) -> Iterator[tuple[int, list[int]]]:
+    """Ascending row numbers as (group, row numbers within that group), for consecutive groups of these sizes."""
     ends = np.cumsum(sizes)
-    for box, inside in groupby(places, key=lambda place: int(np.searchsorted(ends, place, side="right"))):
-        yield box, [int(place - ends[box] + sizes[box]) for place in inside]
+    for group, inside in groupby(numbers, key=lambda number: int(np.searchsorted(ends, number, side="right"))):
+        yield group, [int(number - ends[group] + sizes[group]) for number in inside]
 
 
-def _as_row(table: pa.Table) -> Mapping[str, Any]:
-    """A table of one row as a mapping."""
-    vectors = [name for name in ("latents", "embeddings") if name in table.column_names]
-    row = table.drop_columns(vectors).to_pylist()[0]
-    if vectors:
-        row["latents"] = _flat(table["latents"])
-        row["embeddings"] = _flat(table["embeddings"]).reshape(len(table["embeddings"][0]), -1)
-    return row
-
-
-def _flat(column: pa.ChunkedArray) -> np.ndarray:
-    values = column.combine_chunks()
+def _flat(values: pa.Array) -> np.ndarray:
     while pa.types.is_nested(values.type):
         values = values.flatten()  # pyright: ignore
     return values.to_numpy(zero_copy_only=False).astype(np.float32)

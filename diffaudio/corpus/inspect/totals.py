@@ -2,9 +2,10 @@
 
 import random
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from diffaudio.corpus import store
+from diffaudio.corpus import latent_parts, store
 from diffaudio.corpus.snapshot import Corpus
 
 __all__ = ["BIN", "EXAMPLES", "QUANTILES", "Histogram", "Left", "Totals", "count", "counted_quantiles"]
@@ -115,19 +116,37 @@ def count(corpus: Corpus, *, seed: int = 0) -> Totals:
     """
     totals, rng = Totals(), random.Random(seed)
     for part in corpus.parts:
-        note = store.read_note(part)
+        note = corpus.read_note(part)
         for table in store.read_dropped(part) if corpus.kind == "clips" else ():
             for row in table.to_pylist():
                 totals.left_out.setdefault(row["reason"], Left()).add(row, rng)
-        with pq.ParquetFile(part) as file:
-            columns = [name for name in _LIGHT[corpus.kind] if name.split(".")[0] in file.schema_arrow.names]
-            runs = Counter[str]()
-            for batch in file.iter_batches(BATCH, columns=columns):
+        runs = Counter[str]()
+        with store.name_damage(part):
+            for batch in _light_batches(part, corpus.kind, totals.bytes_of):
                 _count_batch(batch, totals, runs)
-            _count_bytes(file.metadata, part.stat().st_size, totals.bytes_of)
         totals.sources += len(note.get("sources", runs))
         totals.rows_a_source.update(runs.values())
     return totals
+
+
+def _light_batches(part: Path, kind: str, bytes_of: Counter[str]) -> Iterator[pa.RecordBatch]:
+    """The columns that are counted; adds up the size of all columns."""
+    size = part.stat().st_size
+    if kind == "latents":
+        for batch in latent_parts.read_batches(part):
+            for name, column in zip(batch.schema.names, batch.columns, strict=True):
+                bytes_of[name] += column.nbytes
+                size -= column.nbytes
+            yield batch.select(_LIGHT[kind])
+    else:
+        with pq.ParquetFile(part) as file:
+            columns = [name for name in _LIGHT[kind] if name.split(".")[0] in file.schema_arrow.names]
+            yield from file.iter_batches(BATCH, columns=columns)
+            for group in map(file.metadata.row_group, range(file.num_row_groups)):
+                for column in map(group.column, range(group.num_columns)):
+                    bytes_of[column.path_in_schema.split(".")[0]] += column.total_compressed_size
+                    size -= column.total_compressed_size
+    bytes_of[""] += size
 
 
 _LIGHT = {
@@ -153,15 +172,6 @@ def _count_batch(batch: pa.RecordBatch, totals: Totals, runs: Counter[str]) -> N
         totals.pictures.update(pc.list_value_length(batch["frames"]).to_pylist())  # pyright: ignore
     elif "num_pictures" in there:
         totals.pictures.update(batch["num_pictures"].to_pylist())
-
-
-def _count_bytes(metadata: Any, size: int, bytes_of: Counter[str]) -> None:
-    for group in range(metadata.num_row_groups):
-        for index in range(metadata.num_columns):
-            column = metadata.row_group(group).column(index)
-            bytes_of[column.path_in_schema.split(".")[0]] += column.total_compressed_size
-            size -= column.total_compressed_size
-    bytes_of[""] += size
 
 
 def counted_quantiles(counts: Mapping[int, int]) -> list[float]:

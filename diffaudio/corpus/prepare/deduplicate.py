@@ -77,4 +77,4 @@ def _rewrite(part: Path, note: dict[str, Any], duplicates: list[dict[str, Any]],
     note["clips"] -= len(duplicates)
     note["rejected"] += len(duplicates) if keep else 0
     note["seconds"] -= sum(row["duration_s"] for row in duplicates)
-    store.write_tables(part, "clips", tables(), note)
+    store.write_tables(part, tables(), note)

@@ -238,7 +238,7 @@ def _join(path: Path, media: list[Media], fragments: list[Path]) -> None:
 
     dropped = pa.Table.from_pylist([row for each in notes for row in each["dropped"]], store.DROPPED_SCHEMA)
     note["dropped"] = store.write_dropped(path, [dropped])
-    store.write_tables(path, "clips", tables(), note)
+    store.write_tables(path, tables(), note)
 
 
 def _finish(out: Path, settings: PrepareSettings, job: _Job, notes: Notes) -> PrepareReport:

@@ -1,18 +1,19 @@
 """One part of a corpus, checked row by row; and the totals by which it is compared with the others."""
 
 import hashlib
+from array import array
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from diffaudio.corpus import store
+from diffaudio.corpus import latent_parts, store
 from diffaudio.corpus.validate.row_checks import clip_problems, latent_problems
+from diffaudio.errors import UserError
 from diffaudio.tables import csv_text
 
 __all__ = ["Dropped", "PartReport", "Problem", "check_part", "row_key", "source_key"]
@@ -79,16 +80,23 @@ class PartReport:
     Attributes:
         num_rows: that could be read.
         totals: of what manifest.json adds up, by the same names.
-        row_keys: [rows] uint64.
-        source_keys: [sources] uint64, of what its note says.
+        row_keys: a key of 8 bytes for each row.
+        source_keys: one for each source in its note.
     """
 
     problems: list[Problem] = field(default_factory=list)
     num_rows: int = 0
     totals: Counter[str] = field(default_factory=Counter)
     dropped: Dropped = field(default_factory=Dropped)
-    row_keys: np.ndarray = field(default_factory=lambda: np.empty(0, np.uint64))
-    source_keys: np.ndarray = field(default_factory=lambda: np.empty(0, np.uint64))
+    row_keys: "array[int]" = field(default_factory=lambda: array("Q"))
+    source_keys: "array[int]" = field(default_factory=lambda: array("Q"))
+
+    def add_row(self, file: str, place: int, row: Mapping[str, Any], problems: list[str]) -> None:
+        """Count a row of a file, with what is wrong with it."""
+        self.problems += [Problem(file, what, place, row["id"], row["source"]) for what in problems]
+        self.num_rows += 1
+        self.totals.update(_counted(row))
+        self.row_keys.append(row_key(row))
 
 
 def check_part(path: Path, *, kind: str, manifest: Mapping[str, Any], decode: bool) -> PartReport:
@@ -101,17 +109,19 @@ def check_part(path: Path, *, kind: str, manifest: Mapping[str, Any], decode: bo
     """
     report = PartReport()
     try:
-        note = store.read_note(path)
-        with pq.ParquetFile(path) as file:
-            wrong = list(_schema_problems(file.schema_arrow, kind, manifest["version"]))
-            report.problems += [Problem(path.name, what) for what in wrong]
-            if not wrong:
-                sources = set(note.get("sources", [])) if kind == "clips" else None
-                _check_rows(file, report, path.name, kind, manifest, decode, sources)
-    except ValueError as error:
+        if kind == "latents":
+            note = latent_parts.read_note(path)
+            _check_latents(path, report, manifest)
+        else:
+            note = store.read_note(path)
+            _check_clips(path, report, manifest, decode, set(note.get("sources", [])))
+    except UserError as error:
         report.problems.append(Problem(path.name, str(error).removeprefix(f"{path}: ")))
         return report
-    report.source_keys = np.array([source_key(source) for source in note.get("sources", [])], np.uint64)
+    except OSError as error:  # of the disk: the other parts may be read
+        report.problems.append(Problem(path.name, f"cannot be read ({error.strerror})"))
+        return report
+    report.source_keys = array("Q", map(source_key, note.get("sources", [])))
     if kind == "clips":
         _check_dropped(path, note, report)
         for name in ("clips", "rejected", "seconds"):
@@ -151,50 +161,67 @@ def _key(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=8).digest())
 
 
-def _schema_problems(schema: pa.Schema, kind: str, version: int) -> Iterator[str]:
-    wanted = store.SCHEMAS[kind]
-    for column in wanted:
+def _schema_problems(schema: pa.Schema, expected: pa.Schema, version: int) -> Iterator[str]:
+    for column in expected:
         if column.name not in schema.names:
             if version > 1 or column.name not in NEW_IN_2:
                 yield f"lacks the column {column.name}"
         elif schema.field(column.name).type != column.type:
             yield f"has {column.name} as {schema.field(column.name).type}, not {column.type}"
     for name in schema.names:
-        if name not in wanted.names:
+        if name not in expected.names:
             yield f"has a column {name} that no corpus has"
 
 
-def _check_rows(
-    file: pq.ParquetFile,
-    report: PartReport,
-    name: str,
-    kind: str,
-    manifest: Mapping[str, Any],
-    decode: bool,
-    sources: set[str] | None,
-) -> None:
-    """Add the rows to the report; what a row group that cannot be read held is lost."""
-    first, keys = 0, []
-    columns = None if decode or kind == "latents" else _light_columns(file)
-    for group in range(file.num_row_groups):
-        size = file.metadata.row_group(group).num_rows
-        try:
-            table = file.read_row_group(group, columns=columns)
-        except (pa.ArrowException, OSError) as error:
-            what = f"rows {first} to {first + size - 1} cannot be read ({' '.join(str(error).split())})"
-            report.problems.append(Problem(name, what))
-        else:
-            rows = table.drop_columns([c for c in ("latents", "embeddings") if c in table.column_names]).to_pylist()
-            checks = _clip_checks(rows, manifest, decode) if kind == "clips" else _latent_checks(table, rows, manifest)
-            for place, (row, found) in enumerate(zip(rows, checks, strict=True), first):
-                if sources is not None and row["source"] not in sources:
+def _check_clips(path: Path, report: PartReport, manifest: Mapping[str, Any], decode: bool, sources: set[str]) -> None:
+    """Add the rows of a part of clips to the report; a row group that cannot be read is one problem."""
+    with store.name_damage(path), pq.ParquetFile(path) as file:
+        problems = list(_schema_problems(file.schema_arrow, store.CLIP_SCHEMA, manifest["version"]))
+        report.problems += [Problem(path.name, what) for what in problems]
+        if problems:
+            return
+        columns, first = None if decode else _light_columns(file), 0
+        for group in range(file.num_row_groups):
+            size = file.metadata.row_group(group).num_rows
+            try:
+                rows = file.read_row_group(group, columns=columns).to_pylist()
+            except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+                what = f"rows {first} to {first + size - 1} cannot be read ({' '.join(str(error).split())})"
+                report.problems.append(Problem(path.name, what))
+                rows = []
+            for place, row in enumerate(rows, first):
+                found = list(clip_problems(row, manifest["settings"], decode=decode))
+                if row["source"] not in sources:
                     found.append("is of a source that the part does not name among its own")
-                report.problems += [Problem(name, what, place, row["id"], row["source"]) for what in found]
-                report.num_rows += 1
-                report.totals.update(_counted(row))
-                keys.append(row_key(row))
-        first += size
-    report.row_keys = np.array(keys, np.uint64)
+                report.add_row(path.name, place, row, found)
+            first += size
+
+
+def _check_latents(path: Path, report: PartReport, manifest: Mapping[str, Any]) -> None:
+    """Add the rows of a part of latents to the report."""
+    first = 0
+    for batch in latent_parts.read_batches(path):
+        if first == 0:
+            problems = list(_schema_problems(batch.schema, latent_parts.LATENT_SCHEMA, manifest["version"]))
+            report.problems += [Problem(path.name, what) for what in problems]
+            if problems:
+                return
+        with store.name_damage(path):
+            rows = batch.drop_columns(["latents", "embeddings"]).to_pylist()
+        for index, row in enumerate(rows):
+            found = _latent_row_problems(batch, index, row, manifest)
+            report.add_row(path.name, first + index, row, found)
+        first += batch.num_rows
+
+
+def _latent_row_problems(
+    batch: pa.RecordBatch, index: int, row: dict[str, Any], manifest: Mapping[str, Any]
+) -> list[str]:
+    values, embeddings = batch["latents"][index].values, batch["embeddings"][index].values
+    if values is None or embeddings is None or any(vector.values is None for vector in embeddings):
+        return ["lacks its latents or embeddings"]
+    arrays = [vector.values.to_numpy(zero_copy_only=False) for vector in embeddings]
+    return list(latent_problems(row, values.to_numpy(zero_copy_only=False), arrays, manifest))
 
 
 def _counted(row: Mapping[str, Any]) -> dict[str, float]:
@@ -209,19 +236,3 @@ def _light_columns(file: pq.ParquetFile) -> list[str]:
     schema = file.schema
     leaves = [schema.column(index).path for index in range(len(schema))]
     return [leaf for leaf in leaves if leaf != "audio" and not leaf.endswith(".image")]
-
-
-def _clip_checks(rows: list[dict[str, Any]], manifest: Mapping[str, Any], decode: bool) -> Iterator[list[str]]:
-    for row in rows:
-        yield list(clip_problems(row, manifest["settings"], decode=decode))
-
-
-def _latent_checks(table: pa.Table, rows: list[dict[str, Any]], manifest: Mapping[str, Any]) -> Iterator[list[str]]:
-    latents, pictures = table["latents"].combine_chunks(), table["embeddings"].combine_chunks()
-    for index, row in enumerate(rows):
-        values, embeddings = latents[index].values, pictures[index].values
-        if values is None or embeddings is None or any(vector.values is None for vector in embeddings):
-            yield ["lacks its latents or embeddings"]
-            continue
-        arrays = [vector.values.to_numpy(zero_copy_only=False) for vector in embeddings]
-        yield list(latent_problems(row, values.to_numpy(zero_copy_only=False), arrays, manifest))

@@ -4,20 +4,25 @@ Parts are checked on their own, by several processes where that is wanted. Of ea
 8 bytes a row and a source, by which those that come twice are found.
 """
 
+import contextlib
 import csv
 import multiprocessing
+from array import array
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from diffaudio.corpus import store
+from diffaudio.corpus import latent_parts, store
 from diffaudio.corpus.snapshot import Corpus
 from diffaudio.corpus.validate.part_checks import Dropped, PartReport, Problem, check_part, row_key, source_key
 from diffaudio.errors import UserError
+from diffaudio.folder_lock import LOCK_NAME
 
 __all__ = ["Problem", "validate"]
 
@@ -52,7 +57,7 @@ def validate(
         yield from _wrong_totals(corpus, reports)
         if corpus.kind == "clips":
             yield from _wrong_dropped(corpus, reports)
-        for path in sorted(corpus.folder.glob(".*")):
+        for path in sorted(path for path in corpus.folder.glob(".*") if path.name != LOCK_NAME):
             yield Problem(path.name, f"was left by a run that was killed; run `{corpus.made_by}` again, or delete it")
 
 
@@ -78,9 +83,9 @@ def _checked(corpus: Corpus, decode: bool, num_workers: int) -> Iterator[PartRep
             ) from error
 
 
-def _repeated(keys: list[np.ndarray]) -> set[int]:
+def _repeated(keys: "list[array[int]]") -> set[int]:
     """Keys that come more than once in several arrays."""
-    together = np.sort(np.concatenate([*keys, np.empty(0, np.uint64)]))
+    together = np.sort(np.concatenate([np.empty(0, np.uint64), *(np.asarray(each, np.uint64) for each in keys)]))
     return set(together[1:][together[1:] == together[:-1]].tolist())
 
 
@@ -89,23 +94,33 @@ def _repeated_rows(corpus: Corpus, reports: list[PartReport]) -> Iterator[Proble
     repeated = _repeated([report.row_keys for report in reports])
     first: dict[tuple[str, int], str] = {}
     for part, report in zip(corpus.parts, reports, strict=True):
-        if repeated.isdisjoint(report.row_keys.tolist()):
+        if repeated.isdisjoint(report.row_keys):
             continue
-        columns = ["id", "source", "copy"][: 3 if corpus.kind == "latents" else 2]
-        for place, row in enumerate(row for group in store.read_groups(part, columns, rejected=True) for row in group):
-            if row_key(row) in repeated:
-                identity = (row["id"], row.get("copy") or 0)
-                if identity in first:
-                    what = f"the same id stands in {first[identity]}"
-                    yield Problem(part.name, what, row=place, id=row["id"], source=row["source"])
-                first.setdefault(identity, f"{part.name} row {place}")
+        with contextlib.suppress(UserError):  # rows that cannot be read were reported before
+            for number, row in enumerate(_identities(corpus, part)):
+                if row_key(row) in repeated:
+                    identity = (row["id"], row.get("copy") or 0)
+                    if identity in first:
+                        what = f"the same id stands in {first[identity]}"
+                        yield Problem(part.name, what, row=number, id=row["id"], source=row["source"])
+                    first.setdefault(identity, f"{part.name} row {number}")
+
+
+def _identities(corpus: Corpus, part: Path) -> Iterator[dict[str, Any]]:
+    """Id, source and, in an encoded corpus, copy of each row."""
+    if corpus.kind == "latents":
+        for batch in latent_parts.read_batches(part, ["id", "source", "copy"]):
+            yield from batch.to_pylist()
+    else:
+        for rows in store.read_groups(part, ["id", "source"], rejected=True):
+            yield from rows
 
 
 def _repeated_sources(corpus: Corpus, reports: list[PartReport]) -> Iterator[Problem]:
     repeated = _repeated([report.source_keys for report in reports])
     first: dict[str, str] = {}
     for part, report in zip(corpus.parts, reports, strict=True):
-        if not repeated.isdisjoint(report.source_keys.tolist()):
+        if not repeated.isdisjoint(report.source_keys):
             for source in store.read_note(part)["sources"]:
                 if source in first:
                     yield Problem(part.name, f"holds '{source}', which {first[source]} holds")

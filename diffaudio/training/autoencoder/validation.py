@@ -75,7 +75,7 @@ def _round_trips(
     """Originals and reconstructions [audio_channels, samples]."""
     device = next(autoencoder.parameters()).device
     for clip in ClipOrder((len(dataset),)).clips(0, min(settings.clips, len(dataset))).tolist():
-        original = dataset.stretch(clip, 0, round(settings.duration_s * dataset.sample_rate))
+        original = dataset.segment(clip, 0, round(settings.duration_s * dataset.sample_rate))
         latents = autoencoder.encode(original[None].to(device))
         reconstruction = autoencoder.decode(latents, num_samples=original.shape[1])
         yield original, reconstruction[0].float().cpu()

@@ -5,7 +5,7 @@ import pytest
 import torch
 from fakes import FakeAutoencoder, FakeClip, write_clips
 
-from diffaudio.corpus import store
+from diffaudio.corpus import latent_parts, store
 from diffaudio.corpus.datasets.latents import LatentDataset, draw_batch
 from diffaudio.corpus.datasets.splits import is_held_out
 from diffaudio.corpus.encode.run import encode
@@ -60,7 +60,7 @@ def test_items_are_the_clips(dataset):
 
 
 def test_all_embeddings_are_those_of_every_picture(dataset):
-    everything = dataset.pictures()
+    everything = dataset.picture_embeddings()
     assert torch.equal(everything, torch.cat([dataset[index]["embeddings"] for index in range(3)]))
 
 
@@ -117,9 +117,9 @@ def write_latents(folder, clips, *, copies=0, first=0, **autoencoder):
     folder.mkdir()
     middle = clips // 2 * (1 + copies)
     for part, of_part in enumerate((rows[:middle], rows[middle:])):
-        store.write_part(store.part_path(folder, "latents", part), "latents", of_part, {}, rows_per_group=7)
+        latent_parts.write_part(store.part_path(folder, "latents", part), of_part, {}, rows_per_batch=7)
     made_by = {"name": "fake", "latent_channels": 3, "latent_rate": 10.0, "weights": "aa"} | autoencoder
-    manifest = {"format": "diffaudio-latents", "version": 2, "autoencoder": made_by, "finished": True}
+    manifest = {"format": "diffaudio-latents", "version": 3, "autoencoder": made_by, "finished": True}
     store.write_manifest(folder, manifest | {"clip": {"name": "colours", "embedding_dim": 2, "weights": "bb"}})
     return folder
 
@@ -135,12 +135,12 @@ def test_values_stay_on_disk_and_are_read_when_they_are_drawn(tmp_path):
     dataset = LatentDataset(folder)
     path = store.part_path(folder, "latents", 0)
     content = path.read_bytes()
-    old, new = (np.full(9, value, np.float16).tobytes() for value in (0, 77))
+    old, new = (np.full(12, value, np.float16).tobytes() for value in (1, 77))
     assert content.count(old) == 1
     with path.open("r+b") as file:
         file.seek(content.index(old))
         file.write(new)
-    assert (dataset[0]["latents"] == 77).all()
+    assert (dataset[1]["latents"] == 77).all()
 
 
 def test_another_process_draws_the_same(copied):
@@ -169,7 +169,7 @@ def test_a_clip_counts_once_and_is_drawn_as_recorded_or_as_one_of_its_copies(cop
 
 
 def test_what_is_held_out_is_there_as_it_was_recorded_and_is_not_trained_on(copied):
-    train, held_out = (LatentDataset(copied, held_out=0.3, part=part) for part in ("train", "held_out"))
+    train, held_out = (LatentDataset(copied, held_out=0.3, split=split) for split in ("train", "held_out"))
     assert len(train) + len(held_out) == 40 and len(held_out) >= 4
     sources = [{dataset.describe(clip)["source"] for clip in range(len(dataset))} for dataset in (train, held_out)]
     assert not sources[0] & sources[1]
@@ -203,12 +203,12 @@ def test_corpora_of_different_models_are_not_mixed(copied, tmp_path):
 
 def test_pictures_are_those_of_the_recordings_and_so_many_as_are_asked_for(copied):
     dataset = LatentDataset(copied)
-    everything = dataset.pictures()
+    everything = dataset.picture_embeddings()
     assert torch.equal(everything, torch.cat([dataset[clip]["embeddings"] for clip in range(40)]))
-    some = dataset.pictures(30)
+    some = dataset.picture_embeddings(30)
     assert len(some) == 30 == len(some.unique(dim=0)) and set(some[:, 0].tolist()) < set(everything[:, 0].tolist())
     assert 20 < some[:, 0].mean() < 100
-    assert torch.equal(dataset.pictures(1000), everything)
+    assert torch.equal(dataset.picture_embeddings(1000), everything)
 
 
 def test_batches_of_nothing_are_refused(dataset):
@@ -220,9 +220,9 @@ def test_a_side_without_clips_is_refused(copied, tmp_path):
     with pytest.raises(ValueError, match="latents: held_out 1 leaves no clips to train on; lower it"):
         LatentDataset(copied, held_out=1)
     with pytest.raises(ValueError, match="held_out 1e-09 holds out no source of .*latents; raise it"):
-        LatentDataset(copied, held_out=1e-9, part="held_out")
-    with pytest.raises(ValueError, match="part 'test' is unknown; choose from train, held_out"):
-        LatentDataset(copied, part="test")
+        LatentDataset(copied, held_out=1e-9, split="held_out")
+    with pytest.raises(ValueError, match="split 'test' is unknown; choose from train, held_out"):
+        LatentDataset(copied, split="test")
     with pytest.raises(ValueError, match="no corpus was given; name at least one"):
         LatentDataset()
 
@@ -232,14 +232,14 @@ def test_what_is_no_finished_encoded_corpus_is_refused(folder, tmp_path):
         LatentDataset(tmp_path)
     with pytest.raises(ValueError, match="format 'diffaudio-clips', wanted is 'diffaudio-latents'"):
         LatentDataset(folder.parent / "clips")
-    manifest = store.read_manifest(folder, "diffaudio-latents", 2)
+    manifest = store.read_manifest(folder, "diffaudio-latents", 3)
     store.write_manifest(tmp_path, manifest | {"finished": False})
     with pytest.raises(ValueError, match="is not finished; run `diffaudio encode` on it again"):
         LatentDataset(tmp_path)
     store.write_manifest(tmp_path, manifest)
     with pytest.raises(ValueError, match="holds no clips"):
         LatentDataset(tmp_path)
-    (tmp_path / "latents-00000.parquet").write_bytes((folder / "latents-00000.parquet").read_bytes())
+    (tmp_path / "latents-00000.arrow").write_bytes((folder / "latents-00000.arrow").read_bytes())
     store.write_manifest(tmp_path, manifest | {"autoencoder": manifest["autoencoder"] | {"latent_channels": 99}})
     with pytest.raises(ValueError, match="sizes do not agree with manifest.json; encode the corpus again"):
         LatentDataset(tmp_path)

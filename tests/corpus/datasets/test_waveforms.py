@@ -41,7 +41,7 @@ def test_decoded_clips_are_those_of_the_corpus_at_the_peak_to_16_bits(corpus, de
     for clip, row in enumerate(rows):
         waveform = scale_to_peak(decode_flac(row["audio"])[0], 0.7)
         torch.testing.assert_close(dataset[clip], waveform, rtol=0, atol=0.51 / 32767)
-        torch.testing.assert_close(dataset.stretch(clip, 100, 50), dataset[clip][:, 100:150], rtol=0, atol=0)
+        torch.testing.assert_close(dataset.segment(clip, 100, 50), dataset[clip][:, 100:150], rtol=0, atol=0)
 
 
 def test_clips_are_decoded_at_another_rate_and_in_stereo(corpus, tmp_path):
@@ -69,15 +69,15 @@ def test_decoding_is_done_once_and_again_for_other_parts_or_another_format(corpu
 
 
 def test_sources_that_are_held_out_are_on_the_other_side(decoded):
-    sides = {part: WaveformDataset(decoded, held_out=0.3, part=part).sources for part in ("train", "held_out")}
+    sides = {split: WaveformDataset(decoded, held_out=0.3, split=split).sources for split in ("train", "held_out")}
     assert sides["held_out"] == [f"{index}.mp4" for index in range(5) if is_held_out(f"{index}.mp4", 0.3)]
     assert sorted(sides["train"] + sides["held_out"]) == [f"{index}.mp4" for index in range(5)]
-    held_out = WaveformDataset(decoded, held_out=0.3, part="held_out")
+    held_out = WaveformDataset(decoded, held_out=0.3, split="held_out")
     torch.testing.assert_close(held_out[1], WaveformDataset(decoded)[2], rtol=0, atol=0)
     with pytest.raises(ValueError, match="held_out 1 leaves no clips to train on; lower it"):
         WaveformDataset(decoded, held_out=1.0)
     with pytest.raises(ValueError, match=r"held_out 0.01 holds out none of 5 sources; raise it"):
-        WaveformDataset(decoded, held_out=0.01, part="held_out")
+        WaveformDataset(decoded, held_out=0.01, split="held_out")
 
 
 def test_a_crop_is_a_stretch_of_its_clip_and_a_short_clip_lies_in_silence(decoded):

@@ -11,7 +11,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from corpora import clip_row, dies, dropped_row, flac, jpeg, latent_row, sine, write_clips_corpus, write_latents_corpus
+from corpora import (
+    clip_row,
+    dies,
+    dropped_row,
+    flac,
+    jpeg,
+    latent_row,
+    sine,
+    write_clips_corpus,
+    write_clips_part,
+    write_latents_corpus,
+)
 
 from diffaudio.cli.main import main
 from diffaudio.corpus import store
@@ -121,7 +132,7 @@ def test_a_marked_clip_is_wrong_where_none_should_be_kept(tmp_path):
 )
 def test_a_wrong_encoded_row_is_named_with_what_is_wrong(tmp_path, changes, what):
     (found,) = [line for line in wrong_latents(tmp_path, **changes) if what in line]
-    assert found.startswith(f"latents-00000.parquet row 1 (b, b): {what}")
+    assert found.startswith(f"latents-00000.arrow row 1 (b, b): {what}")
 
 
 def test_ids_and_sources_that_come_twice_are_named_with_both_places(tmp_path):
@@ -132,7 +143,7 @@ def test_ids_and_sources_that_come_twice_are_named_with_both_places(tmp_path):
     ]
     copies = [latent_row("a"), latent_row("a", copy=1), latent_row("a", copy=1)]
     assert problems(write_latents_corpus(tmp_path / "latents", [copies])) == [
-        "latents-00000.parquet row 2 (a, a): the same id stands in latents-00000.parquet row 1"
+        "latents-00000.arrow row 2 (a, a): the same id stands in latents-00000.arrow row 1"
     ]
 
 
@@ -177,7 +188,8 @@ def test_the_tables_of_what_was_dropped_have_to_be_there_and_whole(corpus):
     part = store.part_files(corpus, "clips")[0]
     path = store.dropped_path(part)
     path.write_bytes(path.read_bytes()[:-10])
-    assert problems(corpus)[0].startswith(f"{path.name}: is damaged; delete it and {part.name}, and run the same")
+    assert problems(corpus)[0].startswith(f"{path.name}: is damaged (")
+    assert problems(corpus)[0].endswith(f"; delete it and {part.name}, and run the same command again")
     path.unlink()
     assert f"{path.name}: holds 0 rows, {part.name} says 2" in problems(corpus)
 
@@ -190,10 +202,10 @@ def test_a_name_that_a_spreadsheet_would_run_is_the_same_in_the_table_and_in_dro
 
 
 def test_parts_that_are_missing_damaged_or_of_another_layout_are_named(corpus):
-    store.write_part(store.part_path(corpus, "clips", 4), "clips", [], {"sources": []})
+    write_clips_part(store.part_path(corpus, "clips", 4), [], {"sources": []})
     assert problems(corpus) == ["clips-00002.parquet: is missing; run `diffaudio prepare` again"]
     (corpus / "clips-00004.parquet").write_bytes(b"PAR1")
-    assert problems(corpus)[0].startswith("clips-00004.parquet: is damaged; delete it and run the same command again")
+    assert problems(corpus)[0].startswith("clips-00004.parquet: is damaged (Parquet file size is 4 bytes")
     rows = pa.Table.from_pylist([clip_row("f")], schema=store.CLIP_SCHEMA)
     rows = rows.set_column(3, "duration_s", rows["duration_s"].cast(pa.float32())).drop_columns(["frames"])
     rows = rows.append_column("colour", pa.array(["red"])).replace_schema_metadata({store.NOTE: b'{"sources": ["f"]}'})
@@ -221,7 +233,7 @@ def test_rows_that_cannot_be_read_are_named_and_the_others_checked(corpus):
 def test_a_row_of_a_source_that_its_part_does_not_name_is_wrong(corpus):
     part = store.part_path(corpus, "clips", 1)
     rows = [row for group in store.read_groups(part, rejected=True) for row in group]
-    store.write_part(part, "clips", rows, {"sources": ["b"]})
+    write_clips_part(part, rows, {"sources": ["b"]})
     (found,) = problems(corpus)
     assert found.endswith("row 1 (c-0, c): is of a source that the part does not name among its own")
 
@@ -229,7 +241,7 @@ def test_a_row_of_a_source_that_its_part_does_not_name_is_wrong(corpus):
 def test_the_totals_of_a_parts_note_are_those_of_its_rows(tmp_path):
     folder = write_clips_corpus(tmp_path / "corpus", [[clip_row("a")]])
     note = {"sources": ["a"], "clips": 2, "seconds": 1.0, "rejected": 0}
-    store.write_part(store.part_path(folder, "clips", 0), "clips", [clip_row("a")], note)
+    write_clips_part(store.part_path(folder, "clips", 0), [clip_row("a")], note)
     assert problems(folder) == ["clips-00000.parquet: holds 1 clips, its note says 2"]
 
 
