@@ -20,6 +20,10 @@ CODECS = {
     ".avi": ("mpeg4", "libmp3lame", 44100),
     ".ts": ("libx264", "aac", 44100),
 }
+MPEG2 = ("mpeg2video", "mp2", 48000)  # of .mpg files, whose pictures come at 25 a second
+
+
+LAYOUTS = {1: "mono", 2: "stereo", 6: "5.1", 8: "7.1"}
 
 
 def tone(duration_s: float, rate: int, *, frequency: float = 440.0, gain: float = 0.3, channels: int = 1) -> np.ndarray:
@@ -56,12 +60,15 @@ def write_media(
     picture_codec: str | None = None,
     pixel_aspect: Fraction | None = None,
     cover: bool = False,
+    gop_size: int = 8,
+    rate: int | None = None,
+    muxer: dict[str, str] | None = None,
 ) -> Path:
     """Write a file with the codecs of its suffix.
 
     Args:
         sound: [channels, samples] at the rate that `CODECS` says.
-        pictures: at FRAME_RATE.
+        pictures: at FRAME_RATE; 25 a second in a .mpg file.
         begin_s: time stamp that everything begins with.
         sound_start_s: when the sound begins, counted from there.
         gap: from this second of the sound on, everything comes so many seconds later.
@@ -70,17 +77,24 @@ def write_media(
         picture_codec: likewise.
         pixel_aspect: how much wider than high a pixel is to be shown.
         cover: whether the picture is cover art.
+        gop_size: pictures from one key frame to the next.
+        rate: sample rate of the sound instead of the one in `CODECS`.
+        muxer: options of it.
     """
-    usual_picture_codec, usual_sound_codec, rate = CODECS[path.suffix]
-    with av.open(str(path), "w") as container:
+    usual_picture_codec, usual_sound_codec, usual_rate = CODECS.get(path.suffix, MPEG2)
+    rate = rate or usual_rate
+    with av.open(str(path), "w", container_options=muxer or {}) as container:
         video = audio = None
         if pictures:
             picture_codec = picture_codec or usual_picture_codec
-            video = container.add_stream(picture_codec, rate=FRAME_RATE)
+            frame_rate = 25 if picture_codec == "mpeg2video" else FRAME_RATE  # which knows no such low rate
+            video = container.add_stream(picture_codec, rate=frame_rate)
             video.width, video.height = pictures[0].size
             video.pix_fmt = "yuvj420p" if picture_codec == "mjpeg" else "yuv420p"
-            video.codec_context.gop_size = 8
+            video.codec_context.gop_size = gop_size
             video.bit_rate = 2_000_000
+            if picture_codec == "mpeg4":
+                video.options = {"sc_threshold": "1000000000"}
             if picture_codec == "libx264":
                 video.options = {"threads": "1", "preset": "ultrafast", "crf": "10"}
             if cover:
@@ -90,12 +104,12 @@ def write_media(
             if rotation:
                 video.set_display_rotation(rotation)
         if sound is not None:
-            layout = {1: "mono", 2: "stereo", 6: "5.1"}[len(sound)]
+            layout = LAYOUTS.get(len(sound)) or f"{len(sound)} channels"
             audio = container.add_stream(sound_codec or usual_sound_codec, rate=rate, layout=layout)
         if video:
             for index, picture in enumerate(pictures or []):
                 frame = av.VideoFrame.from_image(picture)
-                frame.pts, frame.time_base = index + round(begin_s * FRAME_RATE), Fraction(1, FRAME_RATE)
+                frame.pts, frame.time_base = index + round(begin_s * frame_rate), Fraction(1, frame_rate)
                 container.mux(video.encode(frame))
             container.mux(video.encode(None))
         if audio and sound is not None:
@@ -125,11 +139,20 @@ def _write_sound(container, audio, sound, rate, start_s, gap) -> None:
     resampler = av.AudioResampler(format=audio.codec_context.format, layout=audio.layout, rate=rate)
     block = audio.codec_context.frame_size or 1024
     for first in range(0, sound.shape[1], block):
-        samples = np.ascontiguousarray(sound[:, first : first + block])
-        frame = av.AudioFrame.from_ndarray(samples, format="fltp", layout=audio.layout.name)
+        samples = np.ascontiguousarray(sound[:, first : first + block].T).reshape(1, -1)
+        frame = av.AudioFrame.from_ndarray(samples, format="flt", layout=audio.layout.name)
         late_s = start_s + (gap[1] if gap and first / rate >= gap[0] else 0.0)
         frame.sample_rate, frame.pts, frame.time_base = rate, first + round(late_s * rate), Fraction(1, rate)
         for converted in resampler.resample(frame):
             converted.pts, converted.time_base = frame.pts, Fraction(1, rate)
             container.mux(audio.encode(converted))
     container.mux(audio.encode(None))
+
+
+def patched(path: Path, target: Path, old: bytes, new: bytes, *, after: bytes = b"", skip: int = 0) -> Path:
+    """A copy of a file with some bytes replaced: the first `old`, or what lies `skip` bytes after the first `after`."""
+    data = bytearray(path.read_bytes())
+    at = data.index(after) + len(after) + skip if after else data.index(old)
+    data[at : at + len(new)] = new
+    target.write_bytes(data)
+    return target

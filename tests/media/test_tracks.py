@@ -137,7 +137,7 @@ def listen(path):
 def test_sound_is_cut_where_it_is_asked_for(tmp_path):
     sound = noise(3, 8000)
     track = listen(write_media(tmp_path / "a.mkv", sound=sound, gap=(1.0, 0.5)))
-    assert track.format == (8000, 1) and track.end_s == 3.5
+    assert track.sample_rate == 8000 and track.end_s == 3.5
     laid = track.cut(0.0, None)
     assert laid.shape == (1, 28000)
     assert np.allclose(np.sort(laid[laid != 0])[:9], np.sort(sound[0])[:9], atol=1e-4)  # all of it is there
@@ -171,15 +171,23 @@ def test_stamps_that_go_back_put_sound_over_what_was_there(tmp_path):
     assert track.decoded_s == 4.0
 
 
-def test_sound_that_changes_its_rate_midway_is_refused(tmp_path):
+def test_sound_that_changes_its_rate_and_channels_midway_is_kept_and_mixed(tmp_path):
+    left = np.concatenate([tone(1, 44100, frequency=1000), np.zeros((1, 44100), np.float32)])
     first = write_media(tmp_path / "a.mkv", sound=tone(1, 8000))
-    second = write_media(tmp_path / "b.mp4", sound=tone(1, 44100))
+    second = write_media(tmp_path / "b.mov", sound=left)
     track = listen(first)
-    with (
-        open_media(second) as media,
-        pytest.raises(ValueError, match="the sound changes its sample rate or channels midway"),
-    ):
-        track.feed(media.packets(media.audio))
+    with open_media(second) as media:
+        for packet in media.packets(media.audio):
+            packet.pts = packet.dts = None
+            track.feed([packet])
+    track.reset()
+    assert track.sample_rate == 8000 and track.end_s == pytest.approx(2.0, abs=1e-3)
+    before, after = track.cut(0, 1), track.cut(1.1, 1.9)
+    assert before.shape == (1, 8000) and after.shape == (2, 6400)
+    assert np.abs(after[0]).max() == pytest.approx(0.3, abs=0.02) and np.abs(after[1]).max() < 1e-3
+    both = track.cut(0.5, 1.5)
+    assert len(both) == 2 and np.abs(both[1, :3900]).max() == pytest.approx(0.3, abs=0.02)
+    assert np.abs(track.cut(1.1, 1.9, channels=1)).max() == pytest.approx(0.15, abs=0.01)
 
 
 def test_large_pictures_waiting_undecoded_take_no_endless_memory(moving, fed, monkeypatch):

@@ -30,7 +30,7 @@ from diffaudio.media.audio_arrays import encode_flac, mix_channels, resample
 from diffaudio.media.audio_track import AudioTrack
 from diffaudio.media.container import PREROLL_S, SEEK_S, MediaError, OpenMedia, open_media
 from diffaudio.media.video import read_frames
-from diffaudio.media.video_track import VideoTrack
+from diffaudio.media.video_track import Take, VideoTrack
 
 __all__ = ["cut_clips"]
 
@@ -107,7 +107,7 @@ class _Cutter:
         self._media, self._settings, self._note, self._opened = media, settings, note, opened
         self._plan = Plan(media.segments, settings.clip_s, settings.hop_s or settings.clip_s, settings.min_clip_s)
         self._sound = AudioTrack(opened.begin_s)
-        self._pictures = VideoTrack(opened.video, opened.begin_s, settings.frame_size)
+        self._pictures = VideoTrack(opened.video, opened.begin_s, settings.frame_size, on_miss=self._miss)
         self._open: deque[_Clip] = deque()
         self._unheard: deque[_Clip] = deque()  # of these, those whose sound is not complete
         self._max_open = max(MAX_OPEN, 2 * math.ceil(settings.clip_s / (settings.hop_s or settings.clip_s)))
@@ -144,7 +144,7 @@ class _Cutter:
         self._decode_sound()
         self._begin_clips(self._sound.end_s)
         self._pictures.finish()
-        if self._sound.format is None and self._damaged:
+        if self._sound.sample_rate is None and self._damaged:
             raise MediaError(f"{self._media.path}: no sound decodes")
         while self._unheard:
             self._complete_sound(self._unheard.popleft())
@@ -237,20 +237,21 @@ class _Cutter:
     def _complete_sound(self, clip: _Clip) -> None:
         stretch, settings = clip.stretch, self._settings
         x = self._sound.cut(stretch.start_s, self._end_s(stretch))
-        rate = self._sound.format[0] if self._sound.format else 1
+        mixed = self._sound.cut(stretch.start_s, self._end_s(stretch), channels=settings.channels)
+        rate = self._sound.sample_rate or 1
         clip.duration_s = duration_s = x.shape[1] / rate
         self._note["media_seconds"] = self._sound.decoded_s
         if duration_s < settings.min_clip_s:
             clip.verdict = _too_short(duration_s, settings)
         else:
-            clip.verdict = filters.judge_sound(x, rate, settings)
+            clip.verdict = filters.judge_sound(x, rate, settings, mixed=mixed)
         is_rest = duration_s < settings.min_clip_s and not stretch.is_first
         if (clip.verdict and not settings.keep_dropped) or is_rest or not math.isfinite(_peak(x)):
             self._take_anew(clip)
             return
         if abs(duration_s - clip.planned_s) > TOLERANCE_S:
             self._take_anew(clip)
-        x = resample(mix_channels(x, settings.channels), rate, settings.sample_rate)
+        x = resample(mixed, rate, settings.sample_rate)
         if _peak(x) > 1:  # what reaches beyond full scale is made softer, not cut off
             x = x / _peak(x)
         wants_fingerprint = settings.max_duplicate_distance is not None
@@ -270,6 +271,12 @@ class _Cutter:
         """Have no pictures taken in passing; those that the clip needs are fetched when it is finished."""
         clip.taken_anew, clip.awaited = True, 0
         self._pictures.cancel(clip.take)
+
+    def _miss(self, take: Take) -> None:
+        """Key frames were flagged falsely: the pictures of this clip have to be decoded from further back."""
+        for clip in self._open:
+            if clip.take == take:
+                self._take_anew(clip)
 
     def _is_first_finished(self) -> bool:
         return bool(self._open) and self._open[0].duration_s is not None and self._open[0].awaited <= 0

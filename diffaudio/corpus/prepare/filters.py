@@ -78,9 +78,9 @@ class FilterSettings:
 def judge_file(info: MediaInfo, settings: FilterSettings) -> Verdict | None:
     """Reasons no_sound, no_picture, low_sample_rate, length_mismatch; what the header does not say passes."""
     if not info.has_audio:
-        return "no_sound", "the file has no sound track"
+        return "no_sound", _missing("sound", info.unknown_audio_codec)
     if not info.has_video:
-        return "no_picture", "the file has no picture track"
+        return "no_picture", _missing("picture", info.unknown_video_codec)
     if info.sample_rate is not None and info.sample_rate < settings.min_sample_rate:
         return "low_sample_rate", f"sound at {info.sample_rate} Hz, below {settings.min_sample_rate} Hz"
     sound_s, picture_s = info.audio_duration_s, info.video_duration_s
@@ -92,18 +92,27 @@ def judge_file(info: MediaInfo, settings: FilterSettings) -> Verdict | None:
     return None
 
 
-def judge_sound(x: np.ndarray, sample_rate: int, settings: FilterSettings) -> Verdict | None:
+def _missing(track: str, unknown_codec: str | None) -> str:
+    if unknown_codec is None:
+        return f"the file has no {track} track"
+    return f"the {track} is coded as {unknown_codec}, which cannot be decoded"
+
+
+def judge_sound(
+    x: np.ndarray, sample_rate: int, settings: FilterSettings, *, mixed: np.ndarray | None = None
+) -> Verdict | None:
     """Reasons damaged, silent, clipped, upsampled.
 
     Args:
         x: at least one sample.
+        mixed: the same sound as the clip will have it, which alone can be silent: channels can cancel out.
     """
     peak = float(max(x.max(), -x.min()))  # NaN where there is one
     if not math.isfinite(peak):
         return "damaged", "samples that are not finite"
     if peak > settings.max_peak:
         return "damaged", f"peak {peak:.3g} is far beyond full scale, above {settings.max_peak:g}"
-    level_db = loudest_level_db(x, sample_rate)
+    level_db = loudest_level_db(x if mixed is None else mixed, sample_rate)
     if level_db < settings.min_level_db:
         return "silent", f"loudest {WINDOW_S} s at {level_db:.1f} dB, below {settings.min_level_db:g} dB"
     clipped = float((np.abs(x) >= FULL_SCALE).mean(axis=1).max()) if peak >= FULL_SCALE else 0.0
