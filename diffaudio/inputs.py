@@ -1,34 +1,20 @@
 """What a call of the pipeline is given: checked, and read where it is a file."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import torch
-from PIL import Image
 
 from diffaudio.diffusion.settings import Guidance
 from diffaudio.errors import UserError
-from diffaudio.media.container import probe
-from diffaudio.media.video import read_frames
 from diffaudio.models.unet import UNet1D
 
 __all__ = [
-    "Picture",
-    "Video",
     "check_numbers",
     "check_weak_unet",
     "one_generator_each",
-    "read_picture",
-    "read_video",
     "with_rescale",
 ]
-
-Picture = Image.Image | str | Path
-Video = Sequence[Image.Image] | str | Path
-
-VIDEO_FRAMES = 8
 
 
 def check_numbers(steps: int, duration_s: float, waveforms: int, output_type: str) -> None:
@@ -83,33 +69,3 @@ def one_generator_each(generator: torch.Generator | list[torch.Generator] | None
                 f"a generator is on {each.device}; make it on the CPU, so that a seed sounds alike everywhere"
             )
     return generators
-
-
-def read_picture(picture: Picture) -> Image.Image:
-    """A picture as it is, or out of its file.
-
-    Raises:
-        ValueError: the file is missing or no picture.
-    """
-    if isinstance(picture, Image.Image):
-        return picture
-    try:
-        with Image.open(picture) as opened:
-            return opened.convert("RGB")
-    except OSError as error:
-        raise UserError(f"{picture}: cannot be read as a picture") from error
-
-
-def read_video(video: Video) -> list[Image.Image]:
-    """Frames as they are, or 8 out of a video file, spread evenly over its time.
-
-    Raises:
-        ValueError: there are no frames, or the file is missing, damaged or without picture (`MediaError`).
-    """
-    if not isinstance(video, str | Path):
-        if not video:
-            raise UserError("the video has no frames")
-        return list(video)
-    duration_s = probe(video).duration_s or 0.0  # where the header says nothing: the first picture
-    times_s = [(index + 0.5) / VIDEO_FRAMES * duration_s for index in range(VIDEO_FRAMES)]
-    return [picture for _, picture in read_frames(video, times_s)]

@@ -23,15 +23,12 @@ from diffaudio.diffusion.samplers import draw_noise, make_sampler, num_steps, sa
 from diffaudio.diffusion.settings import GenerationSettings, Guidance
 from diffaudio.errors import UserError
 from diffaudio.inputs import (
-    Picture,
-    Video,
     check_numbers,
     check_weak_unet,
     one_generator_each,
-    read_picture,
-    read_video,
     with_rescale,
 )
+from diffaudio.media.pictures import Picture, Video, read_image, read_video
 from diffaudio.models.autoencoders import Autoencoder
 from diffaudio.models.bridge import Bridge
 from diffaudio.models.clip import Clip
@@ -272,10 +269,12 @@ class DiffAudioPipeline:
         if video is not None:
             return self.clip.encode_video(read_video(video))
         if image is not None:
-            pictures = [read_picture(each) for each in (image if isinstance(image, list) else [image])]
+            pictures = [read_image(each) for each in (image if isinstance(image, list) else [image])]
             if not pictures:
                 raise UserError("the list of pictures is empty")
-            return self.clip.encode_image(pictures)
+            if all(len(frames) == 1 for frames in pictures):
+                return self.clip.encode_image([frames[0] for frames in pictures])
+            return torch.cat([self.clip.encode_video(frames) for frames in pictures])
         return self.encode_prompt([prompt] if isinstance(prompt, str) else list(prompt), warn_if_far=True)
 
     def _negative(self, text: Any, embeds: Tensor | None, count: int) -> Tensor | None:

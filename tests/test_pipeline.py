@@ -190,7 +190,7 @@ def test_no_sampler_means_the_scheduler_as_it_is(pipe):
         ({"prompt": "  "}, "a prompt is empty; say in a few words what to hear"),
         ({"prompt": []}, "the list of prompts is empty"),
         ({"image": []}, "the list of pictures is empty"),
-        ({"image": "missing.png"}, "missing.png: cannot be read as a picture"),
+        ({"image": "missing.png"}, "missing.png: there is no such file"),
         ({"video": []}, "the video has no frames"),
         ({"video": "missing.mp4"}, "missing.mp4"),
         ({"prompt": "a", "num_inference_steps": 0}, "num_inference_steps is 0; at least 1 is needed"),

@@ -3,21 +3,20 @@
 A waveform is a float32 tensor [channels, samples] in [-1, 1]; most functions also take a batch before that.
 """
 
+import math
 from pathlib import Path
 
 import numpy as np
-import soundfile
 import torch
 import torchaudio
 from torch import Tensor
 
-from diffaudio.atomic_io import atomic_file
 from diffaudio.errors import UserError
-from diffaudio.media import audio_arrays as sound
-from diffaudio.media.audio_track import decode_audio
-from diffaudio.media.container import MediaError
+from diffaudio.media import audio_arrays
+from diffaudio.media.audio_files import stream_audio, write_pcm16
 
 __all__ = [
+    "PEAK",
     "RESAMPLER",
     "check_audio_path",
     "crop_or_pad",
@@ -30,8 +29,9 @@ __all__ = [
     "write_audio",
 ]
 
-READ_DIRECTLY = (".wav", ".flac", ".ogg")
-WRITTEN = (".wav", ".flac")
+PEAK = 0.7  # that sounds are scaled to where their own level says nothing
+MAX_KERNEL = 20_000_000  # values of the kernel of `resample`; 44.1 to 48 kHz takes 23,520
+WRITABLE_SUFFIXES = (".wav", ".flac")
 RESAMPLER = "torchaudio sinc_interp_hann, lowpass_filter_width 32, rolloff 0.95"  # what `resample` does
 
 
@@ -57,14 +57,12 @@ def read_audio(
     Raises:
         MediaError: the file is not there, has no sound, or cannot be read.
     """
-    path = Path(path)
-    if path.suffix.lower() in READ_DIRECTLY and path.is_file():
-        waveform, rate = _read_with_soundfile(path, start_s, duration_s)
-    else:
-        decoded, rate = decode_audio(path, start_s=start_s, duration_s=duration_s)
-        waveform = torch.from_numpy(decoded)
-    if channels is not None:
-        waveform = mix_channels(waveform, channels)
+    arguments = {"start_s": start_s, "duration_s": duration_s}
+    chunks = list(stream_audio(Path(path), channels=channels, **arguments))
+    if len({len(x) for _, x in chunks}) > 1:  # channels that change midway become stereo
+        chunks = list(stream_audio(Path(path), channels=2, **arguments))
+    rate = chunks[0][0]
+    waveform = torch.from_numpy(np.concatenate([x for _, x in chunks], axis=1))
     if sample_rate is not None:
         waveform, rate = resample(waveform, rate, sample_rate), sample_rate
     return waveform, rate
@@ -83,8 +81,7 @@ def write_audio(path: str | Path, waveform: Tensor, sample_rate: int) -> None:
     check_audio_path(path)
     if waveform.ndim != 2:
         raise UserError(f"{path}: the waveform is {list(waveform.shape)}, wanted is [channels, samples]")
-    with atomic_file(path) as temporary:
-        soundfile.write(temporary, _interleaved(waveform), sample_rate, subtype="PCM_16")
+    write_pcm16(path, [waveform.detach().cpu().float().numpy()], sample_rate)
 
 
 def check_audio_path(path: str | Path) -> None:
@@ -94,7 +91,7 @@ def check_audio_path(path: str | Path) -> None:
         ValueError: a suffix other than .wav and .flac, or the folder is not there.
     """
     path = Path(path)
-    if path.suffix.lower() not in WRITTEN:
+    if path.suffix.lower() not in WRITABLE_SUFFIXES:
         raise UserError(f"{path}: cannot write {path.suffix or 'a file without a suffix'}; choose .wav or .flac")
     if not path.parent.is_dir():
         raise UserError(f"{path}: the folder {path.parent} does not exist; make it first")
@@ -106,13 +103,19 @@ def resample(waveform: Tensor, from_rate: int, to_rate: int) -> Tensor:
     """Change the sample rate by windowed sinc interpolation.
 
     Args:
-        waveform: [..., samples] at `from_rate` Hz.
+        waveform: [..., samples] at `from_rate` Hz. Where the ratio of the rates has no small terms, the kernel would
+            take gigabytes: such sound is resampled by soxr on the CPU, without a gradient.
 
     Returns:
         [..., ceil(samples * to_rate / from_rate)]; the same tensor where the rates are equal.
     """
     if from_rate == to_rate or waveform.shape[-1] == 0:
         return waveform
+    common = math.gcd(from_rate, to_rate)
+    if (from_rate // common) * (to_rate // common) > MAX_KERNEL:
+        flat = waveform.detach().cpu().float().reshape(-1, waveform.shape[-1]).numpy()
+        resampled = torch.from_numpy(audio_arrays.resample(flat, from_rate, to_rate).copy())
+        return resampled.to(waveform).reshape(*waveform.shape[:-1], -1)
     return torchaudio.functional.resample(waveform, from_rate, to_rate, lowpass_filter_width=32, rolloff=0.95)
 
 
@@ -130,11 +133,11 @@ def mix_channels(waveform: Tensor, channels: int) -> Tensor:
     Raises:
         ValueError: another number of channels.
     """
-    given = waveform.shape[-2]
-    weights = torch.from_numpy(sound.mixing_weights(given, channels)).to(waveform)
-    if given == channels:
+    num_channels = waveform.shape[-2]
+    weights = torch.from_numpy(audio_arrays.mixing_weights(num_channels, channels)).to(waveform)
+    if num_channels == channels:
         return waveform
-    return waveform.expand(*waveform.shape[:-2], channels, -1) if given == 1 else weights @ waveform
+    return waveform.expand(*waveform.shape[:-2], channels, -1) if num_channels == 1 else weights @ waveform
 
 
 def crop_or_pad(waveform: Tensor, duration_s: float, sample_rate: int, *, start_s: float = 0.0) -> Tensor:
@@ -160,7 +163,7 @@ def crop_or_pad(waveform: Tensor, duration_s: float, sample_rate: int, *, start_
     return torch.nn.functional.pad(cut, (0, num_samples - cut.shape[-1])) if cut.shape[-1] < num_samples else cut
 
 
-def scale_to_peak(waveform: Tensor, peak: float = 0.7) -> Tensor:
+def scale_to_peak(waveform: Tensor, peak: float = PEAK) -> Tensor:
     """Scale each waveform so that its largest sample, over all channels, is `peak`; silence stays silence.
 
     Args:
@@ -178,26 +181,10 @@ def encode_flac(waveform: Tensor, sample_rate: int) -> bytes:
     Args:
         waveform: [channels, samples].
     """
-    return sound.encode_flac(waveform.detach().cpu().float().numpy(), sample_rate)
+    return audio_arrays.encode_flac(waveform.detach().cpu().float().numpy(), sample_rate)
 
 
 def decode_flac(data: bytes) -> tuple[Tensor, int]:
     """The inverse of `encode_flac`: [channels, samples] float32, and the sample rate in Hz."""
-    samples, rate = sound.decode_flac(data)
+    samples, rate = audio_arrays.decode_flac(data)
     return torch.from_numpy(samples), rate
-
-
-def _interleaved(waveform: Tensor) -> np.ndarray:
-    return waveform.detach().cpu().float().clamp(-1, 1).T.numpy()
-
-
-def _read_with_soundfile(path: Path, start_s: float, duration_s: float | None) -> tuple[Tensor, int]:
-    try:
-        with soundfile.SoundFile(path) as file:
-            rate = file.samplerate
-            file.seek(min(round(start_s * rate), file.frames))
-            frames = -1 if duration_s is None else round(duration_s * rate)
-            samples = file.read(frames, dtype="float32", always_2d=True)
-    except soundfile.SoundFileError as error:
-        raise MediaError(f"{path}: cannot be read as a sound file ({error})") from error
-    return torch.from_numpy(samples.T.copy()), rate

@@ -11,21 +11,16 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from pathlib import Path
 
-import numpy as np
-import soundfile
 import torch
 from torch import Tensor
 
-from diffaudio.atomic_io import atomic_file
 from diffaudio.errors import UserError
-from diffaudio.media.audio import READ_DIRECTLY, check_audio_path, mix_channels, resample
-from diffaudio.media.audio_track import HOLD_S, AudioTrack
-from diffaudio.media.container import PREROLL_S, MediaError, open_media
+from diffaudio.media.audio import check_audio_path, resample
+from diffaudio.media.audio_files import stream_audio, write_pcm16
 
 __all__ = ["map_windows", "read_chunks", "resample_chunks", "write_chunks"]
 
 RESAMPLED_S = 2.0  # of sound at once
-HELD_S = 2.0  # of sound, of which the first second is given away
 
 
 def read_chunks(
@@ -45,58 +40,10 @@ def read_chunks(
     Raises:
         MediaError: the file is not there, has no sound, or cannot be read.
     """
-    direct = path.suffix.lower() in READ_DIRECTLY and path.is_file()
-    stream = (_soundfile_pieces if direct else _decoded_pieces)(path, start_s, duration_s)
-    first = next(stream, None)
-    if first is None:
-        return
-    rate = first[0]
-    given = (mix_channels(torch.from_numpy(piece), channels) for _, piece in chain([first], stream))
-    yield from resample_chunks(given, rate, sample_rate)
-
-
-def _soundfile_pieces(path: Path, start_s: float, duration_s: float | None) -> Iterator[tuple[int, np.ndarray]]:
-    """Sample rate, and [channels, samples]."""
-    try:
-        with soundfile.SoundFile(path) as file:
-            rate = file.samplerate
-            file.seek(min(round(start_s * rate), file.frames))
-            left = file.frames if duration_s is None else round(duration_s * rate)
-            while left > 0 and len(samples := file.read(min(left, rate), dtype="float32", always_2d=True)):
-                left -= len(samples)
-                yield rate, samples.T.copy()
-    except soundfile.SoundFileError as error:
-        raise MediaError(f"{path}: cannot be read as a sound file ({error})") from error
-
-
-def _decoded_pieces(path: Path, start_s: float, duration_s: float | None) -> Iterator[tuple[int, np.ndarray]]:
-    """The same of any media file, as `audio_track.decode_audio` reads it."""
-    with open_media(path) as media:
-        if media.audio is None:
-            raise MediaError(f"{path}: has no sound track")
-        if start_s > PREROLL_S:
-            media.seek(start_s - PREROLL_S, media.audio)
-        total_s = media.info.duration_s
-        end_s = start_s + duration_s if duration_s is not None else total_s and total_s + HOLD_S
-        track, damaged, given = AudioTrack(media.begin_s), False, 0
-        for packet in media.packets(media.audio):
-            damaged = track.feed([packet]) or damaged
-            if end_s is not None and track.end_s >= end_s:
-                break
-            while track.format is not None and track.end_s >= start_s + given / track.format[0] + HELD_S:
-                rate = track.format[0]
-                begin_s = (round(start_s * rate) + given) / rate  # on a sample, so that no piece loses one
-                yield rate, track.cut(begin_s, begin_s + 1)
-                track.discard_before(begin_s + 1)
-                given += rate
-        if track.format is None:
-            if damaged:
-                raise MediaError(f"{path}: no sound decodes from {start_s:g} s on")
-            return
-        rate = track.format[0]
-        begin_s = (round(start_s * rate) + given) / rate
-        rest_s = None if end_s is None else begin_s + (round((end_s - start_s) * rate) - given) / rate
-        yield rate, track.cut(begin_s, rest_s)
+    stream = stream_audio(path, start_s=start_s, duration_s=duration_s, channels=channels)
+    first = next(stream)
+    tensors = (torch.from_numpy(x) for _, x in chain([first], stream) if x.shape[1])
+    yield from resample_chunks(tensors, first[0], sample_rate)
 
 
 def map_windows(
@@ -207,13 +154,5 @@ def write_chunks(path: Path, pieces: Iterable[Tensor], sample_rate: int) -> int:
     piece = next(stream, None)
     if piece is None:
         raise UserError(f"{path}: there is no sound to write")
-    count = 0
-    channels = piece.shape[0]
-    with (
-        atomic_file(path) as temporary,
-        soundfile.SoundFile(temporary, "w", sample_rate, channels, subtype="PCM_16") as file,
-    ):
-        for each in chain([piece], stream):
-            file.write(each.detach().cpu().float().clamp(-1, 1).T.numpy())
-            count += each.shape[-1]
-    return count
+    arrays = (each.detach().cpu().float().numpy() for each in chain([piece], stream))
+    return write_pcm16(path, arrays, sample_rate)

@@ -1,0 +1,138 @@
+"""Sound files as streams of numpy arrays: reading any of them in bounded memory, writing .wav and .flac.
+
+What libsndfile reads (WAV, FLAC, Ogg) is read in this process, without believing what its header says about its
+length. All else, and what libsndfile gives up on, is decoded by FFmpeg in a child process.
+"""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+
+from diffaudio.atomic_io import atomic_file
+from diffaudio.media.audio_arrays import mix_channels
+from diffaudio.media.container import MAX_SAMPLE_RATE, MIN_SAMPLE_RATE, MediaError, check_is_file
+from diffaudio.media.isolated import decode
+
+__all__ = ["stream_audio", "write_pcm16"]
+
+DIRECT_SUFFIXES = (".wav", ".flac", ".ogg")
+BLOCK_VALUES = 1 << 20  # samples of all channels that are read at once
+UNKNOWN_LENGTH = 1 << 62  # what libsndfile gives where a header does not say
+
+
+def stream_audio(
+    path: Path, *, start_s: float = 0.0, duration_s: float | None = None, channels: int | None = None
+) -> Iterator[tuple[int, np.ndarray]]:
+    """The sound of any file, in chunks that follow each other.
+
+    Args:
+        start_s: where to begin.
+        duration_s: how much to read; None reads to the end. Less comes where the sound ends before.
+        channels: 1 or 2 to mix to; None keeps the channels.
+
+    Yields:
+        The sample rate in Hz, and [channels, samples] float32; at least one chunk, which may be empty. Without
+        `channels`, chunks of a file whose channels change midway have as many as it has there.
+
+    Raises:
+        MediaError: the file is not there, has no sound, or cannot be read.
+    """
+    check_is_file(path)
+    if path.suffix.lower() not in DIRECT_SUFFIXES:
+        yield from _with_ffmpeg(path, start_s, duration_s, channels)
+        return
+    num_read, rate = 0, 0
+    try:
+        for rate, x in _with_soundfile(path, start_s, duration_s):
+            yield rate, mix_channels(x, channels) if channels else x
+            num_read += x.shape[1]
+        return
+    except soundfile.SoundFileError as error:
+        reason = error
+    read_s = num_read / rate if rate else 0.0
+    try:
+        yield from _with_ffmpeg(path, start_s + read_s, duration_s and duration_s - read_s, channels)
+    except MediaError as error:
+        if not num_read:  # else the sound ends where the damage begins
+            raise MediaError(f"{path}: cannot be read as a sound file ({reason})") from error
+
+
+def _with_soundfile(path: Path, start_s: float, duration_s: float | None) -> Iterator[tuple[int, np.ndarray]]:
+    with soundfile.SoundFile(path) as file:
+        rate = file.samplerate
+        if not MIN_SAMPLE_RATE <= rate <= MAX_SAMPLE_RATE:
+            raise MediaError(
+                f"{path}: claims a sample rate of {rate} Hz; {MIN_SAMPLE_RATE} to {MAX_SAMPLE_RATE} Hz can be read"
+            )
+        if not 0 < file.frames < UNKNOWN_LENGTH and path.suffix.lower() == ".flac":
+            raise soundfile.SoundFileRuntimeError("its header does not say how long it is")
+        file.seek(min(round(start_s * rate), file.frames))
+        remaining = file.frames if duration_s is None else round(duration_s * rate)
+        block = max(1, BLOCK_VALUES // file.channels)
+        num_read = 0
+        while remaining > 0 and len(x := file.read(min(remaining, block), dtype="float32", always_2d=True)):
+            remaining -= len(x)
+            num_read += len(x)
+            yield rate, x.T.copy()
+        if not num_read:
+            yield rate, np.zeros((file.channels, 0), np.float32)
+
+
+def _with_ffmpeg(
+    path: Path, start_s: float, duration_s: float | None, channels: int | None
+) -> Iterator[tuple[int, np.ndarray]]:
+    arguments = {"start_s": start_s, "duration_s": duration_s, "channels": channels}
+    for rate, (x,) in decode("audio", path, **arguments):
+        yield rate, x
+
+
+def write_pcm16(path: Path, chunks: Iterable[np.ndarray], sample_rate: int) -> int:
+    """Write a 16-bit .wav or .flac file, whole or not at all. Samples outside [-1, 1] are clipped.
+
+    Args:
+        chunks: [channels, samples] float32 each, at least one.
+
+    Returns:
+        How many samples there were, of each channel.
+
+    Raises:
+        OSError: the disk is full, or cannot be written; libsndfile itself would lose the error of the last block.
+    """
+    stream = iter(chunks)
+    chunk = next(stream)
+    count = 0
+    with atomic_file(path) as temporary, temporary.open("wb+", buffering=0) as raw:
+        checked: Any = _Checked(raw)
+        kind = path.suffix[1:].upper()
+        try:
+            with soundfile.SoundFile(checked, "w", sample_rate, len(chunk), format=kind, subtype="PCM_16") as file:
+                while chunk is not None and checked.error is None:
+                    file.write(np.clip(chunk, -1, 1).T)
+                    count += chunk.shape[1]
+                    chunk = next(stream, None)
+        except (soundfile.SoundFileError, AssertionError) as error:  # what follows from a failed write
+            raise checked.error or error from error
+        if checked.error:
+            raise checked.error
+    return count
+
+
+class _Checked:
+    """A file for libsndfile that keeps the first error of writing, which would be lost in its callbacks."""
+
+    def __init__(self, raw: Any) -> None:
+        self._raw = raw
+        self.error: OSError | None = None
+        self.seek, self.tell, self.read, self.readinto = raw.seek, raw.tell, raw.read, raw.readinto
+
+    def write(self, data: bytes) -> int:
+        view, written = memoryview(data), 0
+        while written < len(view) and self.error is None:
+            try:
+                written += self._raw.write(view[written:])
+            except OSError as error:
+                self.error = error
+        return written
