@@ -41,7 +41,7 @@ T = TypeVar("T")
 
 PATIENCE = timedelta(hours=12)  # while the main process alone decodes, validates or generates
 PR_SET_PDEATHSIG = 1  # of Linux' prctl
-CGROUP = Path("/sys/fs/cgroup")
+CGROUPS, OWN_CGROUP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 IMPATIENCE_S = 2.0  # launchers pass a Ctrl-C on that the process has received itself
 
 
@@ -79,12 +79,12 @@ def share_of_cores() -> int:
 def _cgroup_quota() -> float:
     """How many CPUs the cgroups of this process may use, in CPU seconds a second; infinity without a limit."""
     try:
-        entries = [line.split(":", 2) for line in Path("/proc/self/cgroup").read_text().splitlines()]
+        entries = [line.split(":", 2) for line in OWN_CGROUP.read_text().splitlines()]
     except OSError:
         entries = []
     quotas = [math.inf]
     for _, controllers, path in entries:
-        root = CGROUP if not controllers else CGROUP / controllers if "cpu" in controllers.split(",") else None
+        root = CGROUPS if not controllers else CGROUPS / controllers if "cpu" in controllers.split(",") else None
         if root is None:
             continue
         # A container sees its own cgroup as the root, whatever /proc says of its path outside.

@@ -9,12 +9,15 @@ makes items p, p + P, p + 2 P, … The seed of an item is a function of --seed a
 however many processes there are and however large the batches. Run again, the script makes only what is missing.
 """
 
+import os
 import sys
 from pathlib import Path
 
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # waiting threads sleep; OpenMP reads it when torch is loaded
+
 from diffaudio.cli.options import Parser, add_settings, between, read_settings
 from diffaudio.distributed import join_processes
 from diffaudio.errors import report_errors

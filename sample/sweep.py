@@ -6,10 +6,13 @@
 It is `diffaudio sweep`, as a script for a launcher.
 """
 
+import os
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # waiting threads sleep; OpenMP reads it when torch is loaded
+
 from diffaudio.cli.sweep import run
 from diffaudio.errors import report_errors
 

@@ -10,6 +10,7 @@ import sys
 
 from diffaudio import __version__
 from diffaudio.cli.options import Parser
+from diffaudio.distributed import let_waiting_threads_sleep
 from diffaudio.errors import report_errors
 
 __all__ = ["COMMANDS", "main"]
@@ -31,6 +32,7 @@ COMMANDS = {
 
 def main(arguments: list[str] | None = None) -> int:
     """The entry point of `diffaudio`."""
+    let_waiting_threads_sleep()
     return report_errors(lambda: _dispatch(sys.argv[1:] if arguments is None else arguments))
 
 
