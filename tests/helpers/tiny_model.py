@@ -80,7 +80,7 @@ def tiny_parts(clip_folder: Path, *, objective: str = "flow", threshold: float |
                 torch.nn.init.normal_(parameter, std=0.2)
         autoencoder = SpectralAutoencoder(
             SAMPLE_RATE, n_fft=256, hop_length=80, num_mels=16, patch_steps=4, latent_channels=LATENT_CHANNELS,
-            phase_iterations=1,
+            inversion={"iterations": 1},
         )  # fmt: skip
         torch.nn.init.constant_(autoencoder.mean, -5.0)  # a level that is far from full scale
         torch.nn.init.constant_(autoencoder.scale, 0.5)

@@ -35,8 +35,8 @@ def autoencoders(tmp_path_factory) -> dict[str, Autoencoder]:
         loaded = {kind: load_autoencoder(write(root / kind)) for kind, write in LIBRARY_FORMATS.items()}
         settings: dict[str, Any] = {"n_fft": 256, "hop_length": 80, "num_mels": 32, "latent_channels": 128}
         spectral = SpectralAutoencoder(8000, **settings, audio_channels=2)
-        parts = {"detail_channels": 16, "detail_blocks": 2, "vocoder_channels": 16, "vocoder_blocks": 2}
-        learned = SpectralAutoencoder(8000, **settings, **parts, phase_iterations=3, detail_temperature=1.0)
+        parts = {"detail": {"channels": 16, "blocks": 2, "temperature": 1.0}, "vocoder": {"channels": 16, "blocks": 2}}
+        learned = SpectralAutoencoder(8000, **settings, **parts, inversion={"iterations": 3})
         randomised_ends(learned)
     return loaded | {"spectral": spectral, "spectral_learned": learned}
 
@@ -144,7 +144,7 @@ def test_random_numbers_belong_to_the_step_in_the_sound(autoencoders):
     assert whole.shape == (300, 129) and 0 <= whole.min() < 0.01 and 0.99 < whole.max() < 1
     assert torch.equal(inversion.random(0, 10, 129), whole[:10])
     assert torch.equal(inversion.random(61, 150, 129), whole[61:211])
-    other = SpectralAutoencoder(8000, n_fft=256, hop_length=80, num_mels=32, latent_channels=8, phase_seed=1)
+    other = SpectralAutoencoder(8000, n_fft=256, hop_length=80, num_mels=32, latent_channels=8, inversion={"seed": 1})
     assert not torch.equal(other.inversion.random(0, 300, 129), whole)
 
 

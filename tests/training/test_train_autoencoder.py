@@ -27,7 +27,10 @@ from diffaudio.errors import UserError
 from diffaudio.media.audio import decode_flac, resample, scale_to_peak
 from diffaudio.metrics.reconstruction import log_mel_distance_db
 from diffaudio.models.autoencoders import SpectralAutoencoder, load_autoencoder
+from diffaudio.models.autoencoders.learned_parts import DetailSettings, VocoderSettings
+from diffaudio.models.autoencoders.mel_inversion import InversionSettings
 from diffaudio.seeding import seeded_generator
+from diffaudio.training.autoencoder.building import DetailChoice, InversionChoice, VocoderChoice
 
 SPECTRAL: dict[str, Any] = {"sample_rate": 8000, "n_fft": 256, "hop_length": 80, "num_mels": 32, "latent_channels": 16}
 
@@ -231,7 +234,7 @@ def test_going_on_from_an_oobleck_begins_where_it_ended(script, clips, learned, 
         ValueError, match=r"oobleck.decoder_channels is 8, that of start_from 4, whose latents are kept"
     ):
         train(script, clips, tmp_path / "other", *more, "--oobleck.decoder_channels", "8")
-    with pytest.raises(ValueError, match=r"start_from .*model: is 'oobleck_8khz_4x62.5hz', wanted is a spectral one"):
+    with pytest.raises(ValueError, match=r"start_from .*model: is 'oobleck_8khz_4x62.5hz', but model is spectral"):
         script.main(
             script.Config(
                 clips, tmp_path / "other", start_from=str(learned / "model"), train=script.TrainSettings(precision="no")
@@ -358,7 +361,7 @@ def test_going_on_from_a_spectral_one_keeps_its_code(script, clips, tmp_path):
     in_float32 = script.TrainSettings(precision="no")
     script.main(script.Config(clips, tmp_path / "code", spectral=script.SpectralSettings(**SPECTRAL), train=in_float32))
     start = str(tmp_path / "code/model")
-    spectral = script.SpectralSettings(detail_channels=8, detail_blocks=1)
+    spectral = script.SpectralSettings(detail=DetailChoice(channels=8, blocks=1))
     steps = script.TrainSettings(steps=2, batch_size=2, duration_s=0.4, precision="no", threads=1)
     losses = script.LossSettings(mel=0.0, own={"detail": 1.0})
     run = script.Config(clips, tmp_path / "run", spectral=spectral, start_from=start, train=steps, losses=losses)
@@ -367,10 +370,10 @@ def test_going_on_from_a_spectral_one_keeps_its_code(script, clips, tmp_path):
     assert grown.detail and grown.sample_rate == 8000
     waveform = torch.from_numpy(sine(500.0)).float()[None, None]
     assert torch.equal(code.encode(waveform), grown.encode(waveform))
-    again = script.SpectralSettings(detail_channels=8, detail_blocks=1, n_fft=512)
+    again = script.SpectralSettings(detail=DetailChoice(channels=8, blocks=1), n_fft=512)
     with pytest.raises(ValueError, match=r"spectral.n_fft is 512, that of start_from 256, whose latents are kept"):
         script.main(dataclasses.replace(run, out=tmp_path / "other", spectral=again))
-    other = script.SpectralSettings(detail_channels=4)
+    other = script.SpectralSettings(detail=DetailChoice(channels=4))
     with pytest.raises(ValueError, match=r"start_from has detail\S+ of another size than these settings"):
         script.main(dataclasses.replace(run, start_from=str(tmp_path / "run/model"), spectral=other))
 
@@ -435,6 +438,9 @@ def test_a_run_is_not_gone_on_with_other_settings(script, clips, learned):
 
 def test_settings_are_those_of_the_classes_they_are_for(script):
     for settings, kind in (
+        (InversionChoice, InversionSettings),
+        (DetailChoice, DetailSettings),
+        (VocoderChoice, VocoderSettings),
         (script.SpectralSettings, SpectralAutoencoder),
         (script.OobleckSettings, AutoencoderOobleck),
     ):

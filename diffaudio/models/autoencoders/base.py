@@ -1,15 +1,16 @@
 """The interface that every autoencoder keeps.
 
 waveform  [batch, channels, samples], float32 in [-1, 1]
-latents   [batch, latent_channels, frames], mean 0 and deviation 1 over the corpus it was made on
+latents   [batch, latent_channels, frames], mean 0 and standard deviation 1 over the corpus it was fitted to
 """
 
 import math
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from diffusers import ConfigMixin, ModelMixin
-from torch import Tensor
+from torch import Tensor, nn
 
 from diffaudio.errors import UserError
 
@@ -18,13 +19,13 @@ __all__ = ["Autoencoder", "Reach", "TrainingPass"]
 
 @dataclass(frozen=True)
 class Reach:
-    """How far around a latent frame encoding and decoding look: what `windows.py` has to know.
+    """The receptive field of encoding and decoding around a latent frame, as `windows.py` needs it.
 
     Attributes:
         encode, decode: latent frames on each side.
-        grid: windows begin at multiples of so many frames, because the autoencoder itself cuts there.
-        exact: whether nothing beyond has an effect, so that windows with this much context give what the whole
-            sound gives, to rounding. Otherwise the autoencoder looks at everything, and windows are cross-faded.
+        grid: windows begin at multiples of this many frames, because the autoencoder itself cuts there.
+        exact: whether nothing beyond has an effect, so that windows with this much context equal the whole sound up
+            to rounding. Otherwise everything depends on everything, and windows are cross-faded.
     """
 
     encode: int
@@ -35,15 +36,15 @@ class Reach:
 
 @dataclass
 class TrainingPass:
-    """What an autoencoder gives to training: there and back again, with gradients.
+    """The output of an autoencoder in training.
 
     Attributes:
-        waveform: the reconstruction [batch, audio_channels, samples], as long as the input; None where only `losses`
-            teach.
+        waveform: the reconstruction [batch, audio_channels, samples], as long as the input; it requires no gradient
+            where losses of it would train nothing.
         losses: scalars of the autoencoder's own by name, such as "kl". Always the same names, in the same order.
     """
 
-    waveform: Tensor | None
+    waveform: Tensor
     losses: dict[str, Tensor] = field(default_factory=dict)
 
 
@@ -51,12 +52,12 @@ class Autoencoder(ModelMixin, ConfigMixin):
     """Waveform <-> latents.
 
     Attributes:
-        name: goes into corpora, so that latents of different makers are never mixed.
+        name: is stored in corpora, so that latents of different autoencoders are never mixed.
         sample_rate: in Hz.
         audio_channels: 1 or 2.
         latent_channels: width of the latents.
         latent_rate: latent frames a second.
-        keeps_phase: whether decoding gives back the waveform, not only its spectrogram: what SI-SDR asks.
+        keeps_phase: whether decoding restores the waveform and not only its spectrogram, as SI-SDR needs.
     """
 
     config_name = "config.json"
@@ -66,6 +67,10 @@ class Autoencoder(ModelMixin, ConfigMixin):
     latent_channels: int
     latent_rate: float
     keeps_phase = False
+
+    def __getattr__(self, name: str) -> Any:
+        """As of any module: diffusers looks among the settings first, and hides submodules of the same name."""
+        return nn.Module.__getattr__(self, name)
 
     @property
     def reach(self) -> Reach:
@@ -77,34 +82,34 @@ class Autoencoder(ModelMixin, ConfigMixin):
         raise NotImplementedError
 
     def decode(self, latents: Tensor, *, num_samples: int | None = None) -> Tensor:
-        """[batch, latent_channels, frames] -> [batch, audio_channels, samples], cut to `num_samples` where given."""
+        """[batch, latent_channels, frames] -> [batch, audio_channels, samples], cut to `num_samples` if given."""
         raise NotImplementedError
 
     def decode_window(self, latents: Tensor, *, first_frame: int) -> Tensor:
-        """Decode frames of a longer sound that stand at `first_frame` and after.
+        """Decode frames of a longer sound, from `first_frame` on.
 
-        Where decoding draws something at random, what it draws belongs to the place in the sound.
+        Where decoding draws random numbers, they are a function of the position in the sound.
 
         Args:
             latents: [batch, latent_channels, frames].
 
         Returns:
-            [batch, audio_channels, samples]; what the whole gives there, but for `reach` on either side.
+            [batch, audio_channels, samples]; equal to the whole sound there, but for `reach` on either side.
         """
-        del first_frame  # most draw nothing
+        del first_frame  # most autoencoders draw nothing
         return self.decode(latents)
 
     def forward(self, waveform: Tensor, generator: torch.Generator | None = None) -> TrainingPass:
-        """There and back again, for training: gradients reach what is to be learned, the parameters that require them.
+        """Encode and decode for training, with gradients for the parameters that require them.
 
-        It may be called under autocast; what needs single precision, such as spectra, leaves it.
+        It may be called under autocast; spectra and the like are computed in single precision nonetheless.
 
         Args:
             waveform: [batch, audio_channels, samples].
-            generator: a CPU generator, for all that is drawn.
+            generator: a CPU generator for all random numbers.
 
         Raises:
-            ValueError: this autoencoder, or this one with its settings, learns nothing by gradient.
+            ValueError: nothing of this autoencoder is learned by gradient.
         """
         raise UserError(f"{type(self).__name__} is not trained here; use it as it is")
 

@@ -1,21 +1,19 @@
-"""From a log-mel spectrogram back to a waveform, without learning: what the mel leaves open, overlap decides.
+"""From a log-mel spectrogram to a waveform, without learning: overlapping windows decide what the mel leaves open.
 
     S   short-time Fourier transform            [batch, steps, bins], complex
     M   mel matrix                              [bins, mels]
-    Y   log(|S| M + floor)                      [batch, steps, mels], what is given
-    P   STFT of the inverse STFT                what is nearest to S and is the transform of a sound
+    Y   log(|S| M + floor)                      [batch, steps, mels], the input
+    P   STFT of the inverse STFT                the projection of S onto spectra of waveforms
 
-Griffin-Lim (1984) finds a phase to given magnitudes, and magnitudes from a mel's pseudo-inverse are no sound's. Here
-both are sought, as Masuyama, Ueno & Ono 2023 (arXiv:2307.12232) do, but in the steps of fast Griffin-Lim (Perraudin,
-Balazs & Søndergaard 2013, alg. 2): every round takes the magnitudes of P(S) times the gain that brings their log-mel to
-Y, and the phase of P(S) moved on by the momentum. A bin's gain is that of the mel bands it lies in, by their weights.
-What is finer than a mel band is left to what windows that overlap agree on.
-
-The start is random in phase, seeded, so that the same spectrogram always gives the same sound. It belongs to the step
-in the sound, whatever the length, so that a window of a long sound begins where the whole does.
+Griffin-Lim (1984) finds a phase for given magnitudes, but no waveform has the magnitudes of a mel's pseudo-inverse.
+Here both are estimated, as Masuyama, Ueno & Ono 2023 (arXiv:2307.12232) do, but in the steps of fast Griffin-Lim
+(Perraudin, Balazs & Søndergaard 2013, alg. 2): every iteration takes the magnitudes of P(S) times the gain that brings
+their log-mel to Y, and the phase of P(S) extrapolated by the momentum. A bin's gain is the mean of those of the mel
+bands it lies in, by their weights. Structure finer than a mel band follows from the consistency of overlapping windows.
 """
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -23,27 +21,42 @@ import torch.nn.functional as F
 import torchaudio.functional as AF
 from torch import Tensor, nn
 
-__all__ = ["MelInversion"]
+__all__ = ["InversionSettings", "MelInversion"]
 
 RANDOM_BLOCK = 64  # steps whose random numbers are drawn at once
-MOST_GAIN = 3.0  # of a round, in nepers
-SMALLEST_WEIGHT = 1e-3  # of overlapping windows, at the ends
-SMALLEST_POWER = 1e-24
+MAX_GAIN = 3.0  # of an iteration, in nepers
+MIN_WEIGHT = 1e-3  # of overlapping windows, at the ends
+MIN_POWER = 1e-24
+
+
+@dataclass(frozen=True)
+class InversionSettings:
+    """How a waveform is estimated from a log-mel spectrogram.
+
+    Attributes:
+        iterations: 0 or more.
+        momentum: alpha of the fast algorithm.
+        seed: of the random phase at the start, 0 or more.
+        joint: whether magnitudes are estimated beside phases; otherwise those of the mel's pseudo-inverse stay, as in
+            Griffin-Lim.
+    """
+
+    iterations: int = 8
+    momentum: float = 0.99
+    seed: int = 0
+    joint: bool = True
 
 
 class MelInversion(nn.Module):
-    """Log-mel spectrograms of one spectrum a hop, and back; nothing to learn, nothing to store.
+    """Log-mel spectrograms with one spectrum a hop, and waveforms of them; nothing is learned, nothing is stored.
 
     Args:
         sample_rate: in Hz.
         n_fft: window length in samples (Hann).
         hop_length: samples between two spectra.
         num_mels: mel bands from 0 Hz to half the sample rate (Slaney's scale and norm).
-        log_floor: mel magnitude that silence counts as.
-        iterations: rounds, 0 or more.
-        momentum: alpha of the fast algorithm.
-        seed: of the random start, 0 or more.
-        joint: whether rounds seek magnitudes too; otherwise those of the pseudo-inverse stay, as in Griffin-Lim.
+        log_floor: added to mel magnitudes, so that silence has a logarithm.
+        settings: of the estimation of waveforms.
     """
 
     mel: Tensor
@@ -59,29 +72,26 @@ class MelInversion(nn.Module):
         hop_length: int,
         num_mels: int,
         log_floor: float,
-        iterations: int,
-        momentum: float,
-        seed: int,
-        joint: bool,
+        settings: InversionSettings,
     ) -> None:
         super().__init__()
         self.n_fft, self.hop_length, self.log_floor = n_fft, hop_length, log_floor
-        self.iterations, self.momentum, self.seed, self.joint = iterations, momentum, seed, joint
-        self.before = (n_fft - hop_length) // 2  # a spectrum stands in the middle of its hop
+        self.settings = settings
+        self.before = (n_fft - hop_length) // 2  # a spectrum is centred in its hop
         mel = AF.melscale_fbanks(
             n_fft // 2 + 1, 0.0, sample_rate / 2, num_mels, sample_rate, norm="slaney", mel_scale="slaney"
         )
         self.register_buffer("mel", mel, persistent=False)
         self.register_buffer("mel_inverse", torch.linalg.pinv(mel.T).T.contiguous(), persistent=False)
         shares = (mel / mel.sum(dim=1, keepdim=True).clamp(min=1e-8)).T.contiguous()
-        self.register_buffer("shares", shares, persistent=False)  # [mels, bins], of a bin's gain
+        self.register_buffer("shares", shares, persistent=False)  # [mels, bins], of each band in a bin's gain
         self.register_buffer("window", torch.hann_window(n_fft), persistent=False)
 
     @property
     def reach_steps(self) -> int:
-        """How many steps on each side a step of the waveform depends on."""
+        """How many spectra on each side a hop of the waveform depends on."""
         overlap = (self.n_fft - 1) // self.hop_length  # steps on each side that share samples with one
-        return (self.iterations + 1) * overlap
+        return (self.settings.iterations + 1) * overlap
 
     def log_mel(self, waveform: Tensor) -> Tensor:
         """[batch, steps * hop_length] -> [batch, steps, mels]"""
@@ -103,29 +113,29 @@ class MelInversion(nn.Module):
         spectrum = torch.polar(magnitudes, angles.expand_as(magnitudes))
         previous: Tensor | None = None
         weight = self._weight(log_mel.shape[1])
-        for _ in range(self.iterations):
+        for _ in range(self.settings.iterations):
             consistent = self.stft(self.istft(spectrum, weight))
-            if self.joint:
+            if self.settings.joint:
                 magnitudes = _power(consistent).sqrt_()
                 gain = log_mel - (magnitudes @ self.mel).add_(self.log_floor).log_()
-                magnitudes *= (gain.clamp_(-MOST_GAIN, MOST_GAIN) @ self.shares).exp_()
-            moved = consistent if previous is None else torch.lerp(previous, consistent, 1 + self.momentum)
+                magnitudes *= (gain.clamp_(-MAX_GAIN, MAX_GAIN) @ self.shares).exp_()
+            moved = consistent if previous is None else torch.lerp(previous, consistent, 1 + self.settings.momentum)
             previous = consistent
-            spectrum = moved * (magnitudes * _power(moved).clamp_(min=SMALLEST_POWER).rsqrt_())
+            spectrum = moved * (magnitudes * _power(moved).clamp_(min=MIN_POWER).rsqrt_())
         return spectrum
 
     def random(self, first_step: int, num_steps: int, width: int) -> Tensor:
-        """[num_steps, width], 0 to 1: a function of seed, width, place and step in the sound alone."""
+        """[num_steps, width], uniform in 0 to 1: a function of seed, width and step in the sound alone."""
         first, last = first_step // RANDOM_BLOCK, (first_step + num_steps - 1) // RANDOM_BLOCK
         blocks = [
-            np.random.Philox(key=self.seed, counter=[0, 0, 0, block]).random_raw(RANDOM_BLOCK * width)
+            np.random.Philox(key=self.settings.seed, counter=[0, 0, 0, block]).random_raw(RANDOM_BLOCK * width)
             for block in range(first, last + 1)
         ]
         drawn = np.concatenate(blocks).reshape(-1, width)[first_step - first * RANDOM_BLOCK :][:num_steps]
         return torch.from_numpy((drawn >> 40).astype(np.float32) * np.float32(2**-24))
 
     def stft(self, waveform: Tensor) -> Tensor:
-        """[batch, steps * hop_length] -> [batch, steps, bins]; silence around the sound."""
+        """[batch, steps * hop_length] -> [batch, steps, bins]; padded with silence."""
         padded = F.pad(waveform, (self.before, self.n_fft - self.hop_length - self.before))
         return torch.fft.rfft(padded.unfold(1, self.n_fft, self.hop_length) * self.window)
 
@@ -137,8 +147,8 @@ class MelInversion(nn.Module):
         return waveform[:, self.before : self.before + steps * self.hop_length]
 
     def _weight(self, steps: int) -> Tensor:
-        """How much the squares of overlapping windows add up to [1, samples]."""
-        return self._overlap_add((self.window**2).expand(1, steps, -1)).clamp(min=SMALLEST_WEIGHT)
+        """The sum of the squares of overlapping windows [1, samples]."""
+        return self._overlap_add((self.window**2).expand(1, steps, -1)).clamp(min=MIN_WEIGHT)
 
     def _overlap_add(self, pieces: Tensor) -> Tensor:
         """[batch, steps, n_fft], each a hop after the one before -> [batch, samples]; several times `F.fold`'s speed"""

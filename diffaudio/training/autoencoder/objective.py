@@ -161,13 +161,13 @@ class Objective:
             The losses by name, and as "loss" the weighted sum of all but the adversary's.
 
         Raises:
-            ValueError: the autoencoder outputs no waveform, or its own losses are not those of the settings.
+            ValueError: losses of the waveform have no effect, or its own losses are not those of the settings.
         """
         self._check_output(output)
         own = [weight * output.losses[name] for name, weight in self._losses.own.items() if weight]
         values = dict(output.losses)
         outputs, gradients = list(own), [None] * len(own)
-        if output.waveform is not None and self.weights:
+        if self.weights:
             y = output.waveform.detach().float().requires_grad_()
             losses = self._of_waveform(x, y, step)
             if self.balancer:
@@ -187,10 +187,10 @@ class Objective:
         return {name: value.detach() for name, value in values.items()}
 
     def _check_output(self, output: TrainingPass) -> None:
-        if output.waveform is None and self.weights:
+        if self.weights and not output.waveform.requires_grad:
             raise UserError(
-                "the autoencoder outputs no waveform while these parts of it are trained, so that losses of waveforms "
-                f"have no effect; set {', '.join(self.weights)} to 0, and give its own losses weights as losses.own"
+                "losses of the waveform do not reach the parts of the autoencoder that are trained; "
+                f"set {', '.join(self.weights)} to 0, and give its own losses weights as losses.own"
             )
         unknown = sorted(self._losses.own.keys() - output.losses.keys())
         if unknown:
@@ -237,7 +237,6 @@ class Objective:
             or drawn >= self._adversary.update_probability
         ):
             return {}
-        assert output.waveform is not None  # `backward` has checked it
         logits = network(torch.cat([x, output.waveform.detach().float()])).logits
         loss = discriminator_loss([both[: len(x)] for both in logits], [both[len(x) :] for both in logits])
         loss.backward()

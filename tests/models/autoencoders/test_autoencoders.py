@@ -59,7 +59,7 @@ def test_a_crop_of_the_latents_is_the_latents_of_the_crop():
 
 
 def test_a_tone_keeps_its_pitch_and_its_level():
-    autoencoder, _ = fitted(sounds(), latent_channels=128, phase_iterations=8)
+    autoencoder, _ = fitted(sounds(), latent_channels=128, inversion={"iterations": 8})
     waveform = sounds(2)[1:]
     restored = autoencoder.decode(autoencoder.encode(waveform), num_samples=waveform.shape[-1])
     spectra = torch.fft.rfft(torch.cat([waveform, restored])[:, 0]).abs()
@@ -72,7 +72,7 @@ def test_more_iterations_bring_the_spectrogram_nearer_to_the_one_asked_for():
     waveform = sounds(1)
 
     def distance(iterations: int) -> float:
-        autoencoder = tiny(phase_iterations=iterations)
+        autoencoder = tiny(inversion={"iterations": iterations})
         wanted = autoencoder.log_mel(waveform[:, 0])
         return (autoencoder.log_mel(autoencoder.inversion(wanted)) - wanted).abs().mean().item()
 
@@ -83,7 +83,7 @@ def test_magnitudes_sought_beside_phases_come_nearer_to_the_log_mel_than_those_o
     waveform = sounds(1)
 
     def distance(joint: bool) -> float:
-        autoencoder = tiny(phase_iterations=8, joint_inversion=joint)
+        autoencoder = tiny(inversion={"iterations": 8, "joint": joint})
         wanted = autoencoder.log_mel(waveform[:, 0])
         return (autoencoder.log_mel(autoencoder.inversion(wanted)) - wanted).abs().mean().item()
 

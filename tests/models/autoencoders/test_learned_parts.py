@@ -9,23 +9,43 @@ import torch
 from tiny_autoencoders import randomised_ends
 from tiny_spectral import RATE, fitted, sounds, tiny
 
+from diffaudio.errors import UserError
 from diffaudio.models.autoencoders import SpectralAutoencoder, load_autoencoder
-from diffaudio.models.autoencoders.learned_parts import energy_distance
+from diffaudio.models.autoencoders.learned_parts import DetailSettings, energy_distance
+from diffaudio.models.autoencoders.mel_inversion import InversionSettings
 
-PARTS: dict[str, Any] = {"detail_channels": 16, "detail_blocks": 1, "vocoder_channels": 16, "vocoder_blocks": 1}
+PARTS: dict[str, Any] = {"detail": {"channels": 16, "blocks": 1}, "vocoder": {"channels": 16, "blocks": 1}}
 
 
 @pytest.fixture(scope="module")
 def learned() -> SpectralAutoencoder:
     torch.manual_seed(0)
-    autoencoder, _ = fitted(sounds(), **PARTS, phase_iterations=2)
+    autoencoder, _ = fitted(sounds(), **PARTS, inversion={"iterations": 2})
     randomised_ends(autoencoder)
     return autoencoder
 
 
+def test_the_settings_of_the_parts_are_dataclasses_or_dictionaries_as_in_the_config(tmp_path: Path):
+    inversion, detail = InversionSettings(iterations=3, seed=2), DetailSettings(16, temperature=0.5)
+    autoencoder = tiny(inversion=inversion, detail=detail, vocoder={"channels": 8})
+    assert autoencoder.config["inversion"] == {"iterations": 3, "momentum": 0.99, "seed": 2, "joint": True}
+    assert autoencoder.config["detail"] == {"channels": 16, "blocks": 4, "temperature": 0.5}
+    assert autoencoder.inversion.settings == inversion and autoencoder.detail_temperature == 0.5
+    autoencoder.save_pretrained(tmp_path)
+    loaded = load_autoencoder(tmp_path)
+    assert loaded.config["vocoder"] == {"channels": 8, "blocks": 4} and loaded.inversion.settings == inversion
+    assert tiny().config["detail"] is None
+    for settings, message in (
+        ({"inversion": {"rounds": 3}}, "inversion: unknown key 'rounds'; choose from iterations, momentum"),
+        ({"detail": {"blocks": 3}}, "detail: channels is missing"),
+    ):
+        with pytest.raises(UserError, match=message):
+            tiny(**settings)
+
+
 def test_untrained_parts_change_nothing():
-    plain, _ = fitted(sounds(), phase_iterations=2)
-    with_parts, _ = fitted(sounds(), **PARTS, phase_iterations=2)
+    plain, _ = fitted(sounds(), inversion={"iterations": 2})
+    with_parts, _ = fitted(sounds(), **PARTS, inversion={"iterations": 2})
     latents = plain.encode(sounds())
     assert torch.equal(with_parts.encode(sounds()), latents)
     torch.testing.assert_close(with_parts.decode(latents), plain.decode(latents), rtol=0, atol=1e-5)
@@ -33,8 +53,8 @@ def test_untrained_parts_change_nothing():
 
 @pytest.mark.parametrize("part", ["detail", "vocoder"])
 def test_each_part_changes_the_sound_and_none_the_latents(part, learned):
-    plain, _ = fitted(sounds(), phase_iterations=2)
-    alone, _ = fitted(sounds(), **{name: value for name, value in PARTS.items() if part in name}, phase_iterations=2)
+    plain, _ = fitted(sounds(), inversion={"iterations": 2})
+    alone, _ = fitted(sounds(), **{part: PARTS[part]}, inversion={"iterations": 2})
     getattr(alone, part).load_state_dict(getattr(learned, part).state_dict())
     latents = plain.encode(sounds())
     assert torch.equal(alone.encode(sounds()), latents)
@@ -72,7 +92,8 @@ def test_training_reaches_the_parts_that_are_to_learn_and_nothing_else(learned):
         learned.zero_grad()
         passed = learned(sounds(duration_s=0.4), torch.Generator().manual_seed(0))
         assert list(passed.losses) == parts
-        assert (passed.waveform is not None) == ("vocoder" in parts)
+        assert passed.waveform.shape == sounds(duration_s=0.4).shape
+        assert passed.waveform.requires_grad == ("vocoder" in parts)
         torch.stack(list(passed.losses.values())).sum().backward()
         reached = {name.split(".")[0] for name, p in learned.named_parameters() if p.grad is not None and p.grad.any()}
         assert reached == set(parts)
@@ -104,7 +125,7 @@ def test_draws_of_training_belong_to_the_generator(learned):
 
 def test_each_part_learns():
     torch.manual_seed(0)
-    autoencoder, _ = fitted(sounds(), **PARTS, phase_iterations=1, latent_channels=8)
+    autoencoder, _ = fitted(sounds(), **PARTS, inversion={"iterations": 1}, latent_channels=8)
     optimizer = torch.optim.Adam([p for p in autoencoder.parameters() if p.requires_grad], lr=1e-2)
     seen = []
     for step in range(20):
@@ -118,8 +139,8 @@ def test_each_part_learns():
 
 
 def test_a_part_that_is_not_there_cannot_learn():
-    with pytest.raises(ValueError, match="has no vocoder; give it one with vocoder_channels above 0"):
-        tiny(detail_channels=8).learn(["vocoder"])
+    with pytest.raises(ValueError, match="has no vocoder; add one with spectral.vocoder.channels"):
+        tiny(detail={"channels": 8}).learn(["vocoder"])
 
 
 def test_the_energy_distance_is_least_for_draws_from_what_is_given():

@@ -114,7 +114,7 @@ class Scaled(Autoencoder):
         self.gain = nn.Parameter(torch.tensor(0.5))
 
     def passed(self, x: torch.Tensor, with_waveform: bool = True) -> TrainingPass:
-        return TrainingPass(self.gain * x if with_waveform else None, {"size": self.gain**2})
+        return TrainingPass(self.gain * x if with_waveform else x, {"size": self.gain**2})
 
 
 def objective(losses: dict, **adversary) -> Objective:
@@ -203,7 +203,7 @@ def test_losses_that_do_not_go_with_the_autoencoder_are_refused():
     with pytest.raises(ValueError, match="SpectralAutoencoder|learn"):
         Autoencoder.forward(spectral, sounds())
     x, scaled = sounds(), Scaled()
-    with pytest.raises(ValueError, match=r"losses of waveforms have no effect; set waveform to 0, and give its own"):
+    with pytest.raises(ValueError, match=r"do not reach the parts .* trained; set waveform to 0, and give its own"):
         objective({"waveform": 1.0, "own": {"size": 1.0}}).backward(scaled.passed(x, with_waveform=False), x, 0)
     with pytest.raises(ValueError, match="losses.own.kl has no effect: the autoencoder's own losses are size"):
         objective({"own": {"kl": 1.0}}).backward(scaled.passed(x), x, 0)
