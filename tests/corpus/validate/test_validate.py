@@ -1,10 +1,13 @@
 """`diffaudio validate`: rows and corpora broken in every way, each named."""
 
+import errno
 import json
 import math
 import os
+import random
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -215,6 +218,53 @@ def test_parts_that_are_missing_damaged_or_of_another_layout_are_named(corpus):
         "clips-00004.parquet: lacks the column frames",
         "clips-00004.parquet: has a column colour that no corpus has",
     ]
+
+
+def damaged_parts(data: bytes, trials: int) -> Iterator[bytes]:
+    """A part with bytes changed at random, mostly in its footer, or cut off."""
+    rng = random.Random(0)
+    footer = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
+    for trial in range(trials):
+        damaged = bytearray(data)
+        for _ in range(rng.choice((1, 2, 8))):
+            damaged[rng.randrange(footer if trial % 3 else 0, len(data))] = rng.randrange(256)
+        if trial % 5 == 0:
+            del damaged[rng.randrange(len(damaged)) :]
+        yield bytes(damaged)
+
+
+def test_whatever_part_of_a_file_is_damaged_its_name_is_listed_and_the_others_are_checked(corpus, capsys):
+    """Where validate finds a part unreadable, inspect ends with one line that names it."""
+    first, second = store.part_files(corpus, "clips")
+    rows = [row for group in store.read_groups(second, rejected=True) for row in group]
+    write_clips_part(second, [rows[0] | {"sample_rate": 16000}, rows[1]], {"sources": ["b", "c"], "dropped": 0})
+    data, unreadable = first.read_bytes(), 0
+    for damaged in damaged_parts(data, 80):
+        first.write_bytes(damaged)
+        found = problems(corpus, decode=False)
+        assert any("clips-00001.parquet row 0 (b-0, b): sample_rate is 16000" in line for line in found)
+        if not any(line.startswith("clips-00000.parquet: is damaged") for line in found):
+            continue
+        unreadable += 1
+        assert main(["inspect", str(corpus)]) == 2
+        error = capsys.readouterr().err
+        assert "clips-00000.parquet: " in error and error.count("\n") == 1
+    assert unreadable > 25
+
+
+def test_a_part_that_the_disk_cannot_read_is_a_problem_and_the_others_are_checked(corpus, monkeypatch):
+    first = store.part_files(corpus, "clips")[0]
+    real = store.read_note
+
+    def failing(path: Path) -> dict:
+        if path == first:
+            raise OSError(errno.EIO, "Input/output error")
+        return real(path)
+
+    monkeypatch.setattr(store, "read_note", failing)
+    found = problems(corpus)
+    assert found[0] == "clips-00000.parquet: cannot be read (Input/output error)"
+    assert "manifest.json: says 4 clips, the parts hold 1" in found
 
 
 def test_rows_that_cannot_be_read_are_named_and_the_others_checked(corpus):
