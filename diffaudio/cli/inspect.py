@@ -72,11 +72,11 @@ def _write(folder: Path, corpus: Any, num_clips: int, seed: int) -> "Inspection"
     times_s: list[list[float]] = []
     with atomic_folder(folder) as temporary:
 
-        def seen(index: int, row: Mapping[str, Any]) -> None:
+        def save_row(index: int, row: Mapping[str, Any]) -> None:
             times_s.append([frame["time_s"] for frame in row.get("frames") or []])
             write_media(temporary, index, row, corpus.kind)
 
-        inspection = inspect(corpus, num_clips=num_clips, seed=seed, seen=seen)
+        inspection = inspect(corpus, num_clips=num_clips, seed=seed, on_row=save_row)
         write_page(temporary, inspection, times_s)
         report = json.dumps(as_json(inspection), indent=1, ensure_ascii=False, allow_nan=False)
         (temporary / REPORT).write_text(report + "\n", encoding="utf-8")
@@ -85,25 +85,34 @@ def _write(folder: Path, corpus: Any, num_clips: int, seed: int) -> "Inspection"
 
 def _told(inspection: "Inspection") -> Iterator[str]:
     """What the terminal shows."""
-    from diffaudio.corpus.inspect.summary import HEAD, numbers, told_bytes, told_number, told_time
+    from diffaudio.corpus.inspect.summary import (
+        QUANTILE_NAMES,
+        format_bytes,
+        format_duration,
+        format_number,
+        quantile_table,
+    )
 
     corpus, totals = inspection.corpus, inspection.totals
-    size = told_bytes(totals.bytes_of.total())
+    size = format_bytes(totals.bytes_of.total())
     parts = "1 part" if len(corpus.parts) == 1 else f"{len(corpus.parts)} parts"
     yield (
         f"{corpus.folder}: {totals.rows:,} {inspection.unit} from {totals.sources:,} sources, "
-        f"{told_time(totals.durations.total)}, {size} in {parts}"
+        f"{format_duration(totals.durations.total)}, {size} in {parts}"
     )
     if not corpus.finished:
-        yield f"not finished: `{corpus.made_by}` goes on with it"
-    table = [["", *HEAD], *([name, *map(told_number, row)] for name, row in numbers(inspection).items())]
+        yield f"not finished: `{corpus.made_by}` continues it"
+    table = [
+        ["", *QUANTILE_NAMES],
+        *([name, *map(format_number, row)] for name, row in quantile_table(inspection).items()),
+    ]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     for name, *values in table:
         yield "  ".join(
             [f"{name:{widths[0]}}", *(f"{v:>{w}}" for v, w in zip(values, widths[1:], strict=True))]
         ).rstrip()
-    yield f"* of {len(inspection.kept)} drawn with seed {inspection.seed}"
-    if inspection.thirds_hz and inspection.kept:
+    yield f"* of {len(inspection.usable)} drawn with seed {inspection.seed}"
+    if inspection.third_octaves_hz and inspection.usable:
         yield from _octaves(inspection)
     for name, value in (inspection.embeddings or {}).items():
         yield f"embeddings, {name.replace('_', ' ')}: {value:.3f} *"
@@ -111,15 +120,17 @@ def _told(inspection: "Inspection") -> Iterator[str]:
     if any(totals.copies):
         yield f"augmented copies: {totals.rows - totals.copies[0]:,}"
     yield f"with a caption: {totals.captions:,}"
-    for reason, number in totals.marked.most_common():
-        yield f"marked {reason}: {number:,}"
-    left_out = sorted(totals.left_out.items(), key=lambda each: -each[1].lines)
-    for reason, left in left_out:
-        example = left.examples[0]
-        yield f"left out {reason}: {left.lines:,}, such as {example['source']} ({example['detail']})"
-    if corpus.kind == "clips" and not left_out:
-        yield "left out: nothing"
-    shares = ", ".join(f"{name or 'all else'} {told_bytes(number)}" for name, number in totals.bytes_of.most_common(4))
+    for reason, number in totals.rejected.most_common():
+        yield f"rejected as {reason}, but kept: {number:,}"
+    dropped = sorted(totals.dropped.items(), key=lambda each: -each[1].lines)
+    for reason, drops in dropped:
+        example = drops.examples[0]
+        yield f"dropped as {reason}: {drops.lines:,}, such as {example['source']} ({example['detail']})"
+    if corpus.kind == "clips" and not dropped:
+        yield "dropped: nothing"
+    shares = ", ".join(
+        f"{name or 'all else'} {format_bytes(number)}" for name, number in totals.bytes_of.most_common(4)
+    )
     yield f"bytes: {shares}"
 
 
@@ -129,7 +140,7 @@ def _octaves(inspection: "Inspection") -> Iterator[str]:
 
     from diffaudio.corpus.inspect.spectrum import OCTAVES_HZ
 
-    levels = np.median([row["octaves_db"] for row in inspection.kept], axis=0)
+    levels = np.median([row["octaves_db"] for row in inspection.usable], axis=0)
     known = [(centre, level) for centre, level in zip(OCTAVES_HZ, levels, strict=True) if not np.isnan(level)]
-    yield "octave band, Hz          " + "".join(f"{centre:>7g}" for centre, _ in known)
-    yield "part of the power, dB *  " + "".join(f"{level:>7.1f}" for _, level in known)
+    yield f"{'octave band, Hz':26}" + "".join(f"{centre:>7g}" for centre, _ in known)
+    yield "share of the power, dB * " + "".join(f"{level:>7.1f}" for _, level in known)

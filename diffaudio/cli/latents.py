@@ -44,12 +44,10 @@ def run(arguments: list[str]) -> None:
         from diffaudio.media.spectrogram_plot import write_channel_plot
 
         s = statistics
-        write_channel_plot(
-            given.output, s.mean, s.deviation, s.minimum, s.maximum, title=f"{name}, {given.folder.name}"
-        )
+        write_channel_plot(given.output, s.mean, s.std, s.minimum, s.maximum, title=f"{name}, {given.folder.name}")
     print(
         f"{given.folder}: {statistics.num_sounds} sounds, {statistics.num_frames} frames of {name}; "
-        f"deviation over all channels {statistics.overall_deviation:.3g}"
+        f"standard deviation over all channels {statistics.overall_std:.3g}"
     )
 
 
@@ -138,18 +136,18 @@ def _not_empty(statistics: "LatentStatistics", folder: Path) -> "LatentStatistic
 
 
 def _table(statistics: "LatentStatistics", *, everything: bool) -> Iterator[str]:
-    """All channels in order, or the worst, those whose deviation is furthest from the median's first."""
+    """All channels in order, or the worst, those whose standard deviation is furthest from the median's first."""
     import numpy as np
 
-    s, deviation = statistics, statistics.deviation
+    s, std = statistics, statistics.std
     order = np.arange(s.channels)
     if not everything:
-        median = max(float(np.median(deviation)), 1e-12)
-        ratio = np.abs(np.log(np.maximum(deviation, 1e-12) / median)) + np.abs(s.mean) / median
+        median = max(float(np.median(std)), 1e-12)
+        ratio = np.abs(np.log(np.maximum(std, 1e-12) / median)) + np.abs(s.mean) / median
         ratio[[*s.exploding(), *s.dead()]] += 1000
         order = np.argsort(-ratio, kind="stable")[:WORST]
-    yield "channel      mean  deviation   minimum   maximum  kurtosis"
-    columns = np.stack([s.mean, deviation, s.minimum, s.maximum, s.kurtosis], axis=1)
+    yield "channel      mean        std   minimum   maximum  kurtosis"
+    columns = np.stack([s.mean, std, s.minimum, s.maximum, s.kurtosis], axis=1)
     for channel in order:
         cells = [f"{value:9.3g}" if math.isfinite(value) else f"{'-':>9}" for value in columns[channel]]
         yield f"{channel:7d} {cells[0]}  {cells[1]} {cells[2]} {cells[3]} {cells[4]}"

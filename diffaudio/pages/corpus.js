@@ -1,5 +1,5 @@
-// data: {title, notice, tiles, facts, numbers, numbers_note, pictures, reasons, examples, left_out_note, axes, columns,
-// clips_note, sounds, made}; a sound is a row of the table too; see diffaudio/corpus/inspect/page.py
+// data: {title, notice, tiles, facts, numbers, numbers_note, pictures, reasons, examples, dropped_note, axes, columns,
+// clips_note, sounds, details}; a sound is a row of the table too; see diffaudio/corpus/inspect/page.py
 const chosen = Object.fromEntries(data.axes.map((axis) => [axis.name, new Set(axis.values)]));
 const sorted = { column: null, ascending: true };
 let wanted = "";
@@ -13,13 +13,13 @@ function fill(table, columns, rows, sorting, changed) {
   table.tBodies[0].replaceChildren(...body);
 }
 
-// -- what was left out
+// -- what was dropped
 
 const reasons = new Set(data.reasons.map((row) => row.reason));
 const REASONS = [
   { name: "reason", title: "reason", text: true },
   { name: "lines", title: "clips or files", exact: true, direction: 1 },
-  { name: "part", title: "part of these, %", direction: 1 },
+  { name: "part", title: "share, %", direction: 1 },
   { name: "seconds", title: "seconds", direction: 1 },
 ];
 const EXAMPLES = [
@@ -32,13 +32,13 @@ const EXAMPLES = [
 const sortedReasons = { column: "lines", ascending: false };
 const sortedExamples = { column: null, ascending: true };
 
-function showLeftOut() {
-  byId("left-out-note").textContent = data.left_out_note;
+function showDropped() {
+  byId("dropped-note").textContent = data.dropped_note;
   const none = data.reasons.length === 0;
-  for (const part of document.querySelectorAll("#left-out .scroll, #left-out form")) part.hidden = none;
-  fill(byId("reasons"), REASONS, data.reasons, sortedReasons, showLeftOut);
+  for (const part of document.querySelectorAll("#dropped .scroll, #dropped form")) part.hidden = none;
+  fill(byId("reasons"), REASONS, data.reasons, sortedReasons, showDropped);
   const rows = data.examples.filter((row) => reasons.has(row.reason));
-  fill(byId("examples"), EXAMPLES, rows, sortedExamples, showLeftOut);
+  fill(byId("examples"), EXAMPLES, rows, sortedExamples, showDropped);
 }
 
 // -- clips
@@ -74,7 +74,7 @@ function card(sound) {
   const strip = frames.length ? make("div", { className: "frames" }, ...frames) : "";
   const still = () => make("img", { src: sound.picture, alt: "", className: "still", loading: "lazy" });
   const face = sound.address ? playButton(sound, sound.title) : still();
-  const told = make("div", { className: "told" }, make("b", {}, sound.source), make("small", {}, sound.told));
+  const told = make("div", { className: "told" }, make("b", {}, sound.source), make("small", {}, sound.summary));
   if (sound.caption) told.append(make("q", {}, sound.caption));
   if (sound.reason) told.append(make("span", { className: "mark" }, sound.reason));
   return make("li", {}, strip, face, told);
@@ -99,14 +99,14 @@ function showNumbers() {
     make("tr", {}, make("th", { scope: "row", className: "text" }, name), ...values.map((value) => make("td", {}, value))));
   byId("numbers").tBodies[0].append(...rows);
   byId("numbers-note").textContent = data.numbers_note;
-  const figures = data.pictures.map(({ file, told }) => make("figure", {}, make("img", { src: file, alt: told, loading: "lazy" })));
+  const figures = data.pictures.map(({ file, alt }) => make("figure", {}, make("img", { src: file, alt, loading: "lazy" })));
   byId("pictures").append(...figures);
 }
 
-function showMade() {
-  for (const [caption, rows] of Object.entries(data.made)) {
+function showDetails() {
+  for (const [caption, rows] of Object.entries(data.details)) {
     const lines = rows.map(([name, value]) => make("tr", {}, make("th", { scope: "row" }, name), make("td", { className: "text" }, value)));
-    byId("made").append(make("table", {}, make("caption", {}, caption), make("tbody", {}, ...lines)));
+    byId("details").append(make("table", {}, make("caption", {}, caption), make("tbody", {}, ...lines)));
   }
 }
 
@@ -117,13 +117,13 @@ byId("tiles").append(...data.tiles.map(([name, value]) => make("div", {}, make("
 showNumbers();
 if (data.reasons.length > 1) {
   const axis = { name: "reason", title: "Show", values: data.reasons.map((row) => row.reason) };
-  byId("reason-filters").append(chips(axis, { reason: reasons }, showLeftOut));
+  byId("reason-filters").append(chips(axis, { reason: reasons }, showDropped));
 }
 byId("reason-filters").addEventListener("submit", (event) => event.preventDefault());
-showLeftOut();
+showDropped();
 byId("clips-note").textContent = data.clips_note;
 showFilters();
-showMade();
+showDetails();
 showPlayer();
 byId("player").hidden = !data.sounds.some((sound) => sound.address);
 refresh();

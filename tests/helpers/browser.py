@@ -98,6 +98,11 @@ class Browser:
         self._call("Page.navigate", url=page.resolve().as_uri())
         self.until("document.readyState === 'complete'")
 
+    def prefer_colours(self, scheme: str) -> None:
+        """What the page learns of the user's preference: "light" or "dark"."""
+        feature = {"name": "prefers-color-scheme", "value": scheme}
+        self._call("Emulation.setEmulatedMedia", features=[feature])
+
     def run(self, script: str) -> Any:
         """The value of a JavaScript expression."""
         given = self._call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)

@@ -1,7 +1,7 @@
-"""What latents look like by channel, gathered sound by sound, and what is wrong with them.
+"""Statistics of latents by channel, accumulated sound by sound, and warnings about them.
 
-A diffusion model starts from noise of mean 0 and deviation 1, and its losses weigh all channels alike: latents should
-have that mean and deviation too, channel by channel or over all of them.
+A diffusion model starts from noise of mean 0 and standard deviation 1, and its losses weigh all channels alike:
+latents should have that mean and standard deviation too, channel by channel or over all of them.
 """
 
 from collections.abc import Iterator
@@ -14,20 +14,20 @@ from diffaudio.errors import UserError
 
 __all__ = ["LatentStatistics", "encoded_latents", "latent_warnings"]
 
-DEAD = 0.01  # of the median channel's deviation
-EXPLODING = 10.0  # times the median channel's deviation
-OUTLYING = 30.0  # deviations between a channel's mean and one of its values
-OFF = 0.5  # of the deviation, of the channel or over all, whichever is larger, that a mean lies from 0
-SCALE = (0.5, 2.0)  # the deviation over all channels
+DEAD = 0.01  # of the median channel's standard deviation
+EXPLODING = 10.0  # times the median channel's standard deviation
+OUTLYING = 30.0  # standard deviations between a channel's mean and one of its values
+OFF_CENTRE = 0.5  # distance of a mean from 0 in standard deviations, of the channel or overall, the larger
+SCALE = (0.5, 2.0)  # range of the standard deviation over all channels
 
 
 class LatentStatistics:
-    """Running sums over frames, by channel; memory does not depend on how many there are.
+    """Running sums over frames, by channel; memory does not depend on their number.
 
     Attributes:
-        channels: how many there are.
-        num_sounds, num_frames: how many were added.
-        not_finite: NaN and infinite values of each channel [channels]; they are in no other number.
+        channels: number of channels.
+        num_sounds, num_frames: number of sounds and frames added.
+        not_finite: number of NaN and infinite values of each channel [channels]; no other statistic includes them.
         minimum, maximum: [channels]; NaN where a channel has no finite value.
     """
 
@@ -60,69 +60,72 @@ class LatentStatistics:
         return self._moment(1)
 
     @property
-    def deviation(self) -> np.ndarray:
+    def std(self) -> np.ndarray:
         """[channels], about the mean."""
         return np.sqrt(np.maximum(self._moment(2) - self.mean**2, 0))
 
     @property
     def kurtosis(self) -> np.ndarray:
         """[channels]: fourth central moment by the squared variance, less 3: 0 for a Gaussian, NaN for a constant."""
-        m, variance = self.mean, self.deviation**2
+        m, variance = self.mean, self.std**2
         fourth = self._moment(4) - 4 * m * self._moment(3) + 6 * m**2 * self._moment(2) - 3 * m**4
         return np.divide(fourth, variance**2, out=np.full(self.channels, np.nan), where=variance > 1e-12) - 3
 
     @property
-    def overall_deviation(self) -> float:
+    def overall_std(self) -> float:
         """About the channels' own means, over all channels."""
-        return float(np.sqrt((self.deviation**2).mean()))
+        return float(np.sqrt((self.std**2).mean()))
 
     def dead(self) -> list[int]:
-        """Channels that hardly move: their deviation is a hundredth of the median channel's, or less."""
-        return np.flatnonzero(self.deviation <= DEAD * np.median(self.deviation)).tolist()
+        """Channels whose standard deviation is a hundredth of the median channel's, or less."""
+        return np.flatnonzero(self.std <= DEAD * np.median(self.std)).tolist()
 
     def exploding(self) -> list[int]:
-        """Channels that move ten times as much as the median one, or hold a value far out.
+        """Channels with ten times the median channel's standard deviation, or with an outlier.
 
-        Far out is 30 deviations from the mean, or not finite.
+        An outlier lies 30 standard deviations from the mean, or is not finite.
         """
-        wide = self.deviation >= EXPLODING * np.median(self.deviation)
-        found = (wide & (self.deviation > 0)) | (self._furthest() > OUTLYING) | (self.not_finite > 0)
+        wide = self.std >= EXPLODING * np.median(self.std)
+        found = (wide & (self.std > 0)) | (self._largest_distance() > OUTLYING) | (self.not_finite > 0)
         return np.flatnonzero(found).tolist()
 
-    def off(self) -> list[int]:
-        """Channels whose mean is half a deviation from 0, or more: the channel's or all channels', the larger."""
-        scale = np.maximum(self.deviation, max(self.overall_deviation, 1e-12))
-        return np.flatnonzero(np.abs(self.mean) >= OFF * scale).tolist()
+    def off_centre(self) -> list[int]:
+        """Channels whose mean lies half a standard deviation or more from 0, their own or the overall one."""
+        scale = np.maximum(self.std, max(self.overall_std, 1e-12))
+        return np.flatnonzero(np.abs(self.mean) >= OFF_CENTRE * scale).tolist()
 
     def _moment(self, power: int) -> np.ndarray:
         return self._powers[power - 1] / np.maximum(self.num_frames - self.not_finite, 1)
 
-    def _furthest(self) -> np.ndarray:
-        """[channels]: of a value from the mean, in deviations; 0 for a channel that does not move."""
+    def _largest_distance(self) -> np.ndarray:
+        """[channels]: largest distance of a value from the mean, in standard deviations; 0 for a constant channel."""
         distance = np.fmax(self.maximum - self.mean, self.mean - self.minimum)
-        return np.divide(distance, self.deviation, out=np.zeros(self.channels), where=self.deviation > 1e-9)
+        return np.divide(distance, self.std, out=np.zeros(self.channels), where=self.std > 1e-9)
 
 
 def latent_warnings(statistics: LatentStatistics) -> list[str]:
     """What is wrong, a sentence each: of all channels together first, then of single ones."""
-    mean, deviation, furthest = statistics.mean, statistics.deviation, statistics._furthest()
-    overall, median = statistics.overall_deviation, float(np.median(deviation))
+    mean, std, distance_of = statistics.mean, statistics.std, statistics._largest_distance()
+    overall, median = statistics.overall_std, float(np.median(std))
     found = []
     if not SCALE[0] <= overall <= SCALE[1]:
-        found.append(f"the deviation over all channels is {overall:.3g}; a diffusion model wants about 1")
+        found.append(f"the standard deviation over all channels is {overall:.3g}; a diffusion model wants about 1")
     for channel in statistics.exploding():
         if statistics.not_finite[channel]:
             what = f"{statistics.not_finite[channel]} of {statistics.num_frames} values are not finite"
-        elif furthest[channel] > OUTLYING:
-            what = f"a value lies {furthest[channel]:.0f} deviations from the mean"
+        elif distance_of[channel] > OUTLYING:
+            what = f"a value lies {distance_of[channel]:.0f} standard deviations from the mean"
         else:
-            what = f"the deviation is {deviation[channel]:.3g}, the median channel's {median:.3g}"
+            what = f"the standard deviation is {std[channel]:.3g}, the median channel's {median:.3g}"
         found.append(f"channel {channel} explodes: {what}")
     for channel in statistics.dead():
-        found.append(f"channel {channel} is dead: its deviation is {deviation[channel]:.2g}, the median {median:.2g}")
-    off = statistics.off()
+        found.append(
+            f"channel {channel} is dead: its standard deviation is {std[channel]:.2g}, the median {median:.2g}"
+        )
+    off_centre = statistics.off_centre()
     return found + [
-        f"channel {channel} is off: its mean is {mean[channel]:.3g}, it should be near 0" for channel in off
+        f"channel {channel} is off centre: its mean is {mean[channel]:.3g}, it should be near 0"
+        for channel in off_centre
     ]
 
 

@@ -1,4 +1,4 @@
-"""Pictures of a corpus: how long, how loud, where in the spectrum; for an encoded one its channels and values."""
+"""Charts of a corpus: durations, loudness and spectrum; of an encoded one, its channels and values."""
 
 from collections.abc import Mapping, Sequence
 
@@ -14,11 +14,11 @@ __all__ = ["bars", "channels", "counted", "histogram", "spectrum"]
 
 BLUE, ORANGE = COLOURS[:2]
 SIZE = (4.6, 2.5)
-COUNTED = ("clips", "rows", "clips or files")  # of which there is no half
+COUNTED = ("clips", "rows", "clips or files")  # counted, so that axes have whole numbers only
 
 
 def histogram(values: Sequence[float], *, title: str, label: str) -> Figure:
-    """How often values of a sample come; those that are not finite are left out."""
+    """Histogram of the finite values of a sample."""
     figure, axes = _axes(title, label, "clips")
     known = np.asarray(values)[np.isfinite(values)]
     if len(known):
@@ -27,12 +27,12 @@ def histogram(values: Sequence[float], *, title: str, label: str) -> Figure:
 
 
 def counted(values: Histogram, *, title: str, label: str, of: str) -> Figure:
-    """How often values of all rows come: the bins of a `Histogram`, put together into 40 of equal width."""
+    """Histogram of the values of all rows: the bins of a `Histogram`, merged into 40 of equal width."""
     figure, axes = _axes(title, label, of)
     if values.n:
-        least, *_, most = values.quantiles()
-        edges = np.linspace(least, most, 41) if most > least else np.array([0.5 * least, 1.5 * least])
-        middles = np.clip([np.exp((each + 0.5) * BIN) for each in values.counts], least, most)
+        minimum, *_, maximum = values.quantiles()
+        edges = np.linspace(minimum, maximum, 41) if maximum > minimum else np.array([0.5 * minimum, 1.5 * minimum])
+        middles = np.clip([np.exp((each + 0.5) * BIN) for each in values.counts], minimum, maximum)
         heights, _ = np.histogram(middles, edges, weights=list(values.counts.values()))
         axes.bar(edges[:-1], heights, np.diff(edges), align="edge", color=BLUE)
     return figure
@@ -49,8 +49,8 @@ def bars(values: Mapping[str, float], *, title: str, label: str) -> Figure:
 
 
 def spectrum(centres_hz: Sequence[float], levels_db: np.ndarray) -> Figure:
-    """The part of the power in third-octave bands [clips, bands]: median, and where 80 % of the clips lie."""
-    figure, axes = _axes("Spectrum", "Hz", "part of the power, dB")
+    """Share of the power in third-octave bands [clips, bands]: median, and range of the middle 80 % of clips."""
+    figure, axes = _axes("Spectrum", "Hz", "share of the power, dB")
     low, median, high = np.nanquantile(levels_db, (0.1, 0.5, 0.9), axis=0)
     axes.fill_between(centres_hz, low, high, color=BLUE, alpha=0.2, lw=0, label="10 to 90 % of clips")
     axes.plot(centres_hz, median, color=BLUE, lw=1.6, label="median")
@@ -63,10 +63,10 @@ def spectrum(centres_hz: Sequence[float], levels_db: np.ndarray) -> Figure:
     return figure
 
 
-def channels(mean: np.ndarray, deviation: np.ndarray) -> Figure:
-    """Mean and deviation of each latent channel."""
+def channels(mean: np.ndarray, std: np.ndarray) -> Figure:
+    """Mean and standard deviation of each latent channel."""
     figure, axes = _axes("Latent channels", "channel", "")
-    axes.plot(deviation, color=BLUE, lw=1.3, label="deviation")
+    axes.plot(std, color=BLUE, lw=1.3, label="standard deviation")
     axes.plot(mean, color=ORANGE, lw=1.3, label="mean")
     axes.axhline(1, color="0.6", lw=0.8, ls=":")
     axes.axhline(0, color="0.6", lw=0.8, ls=":")

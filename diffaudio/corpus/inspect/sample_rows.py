@@ -1,4 +1,4 @@
-"""A sample of a corpus, drawn by number before anything is read; and what each row of it is like."""
+"""A random sample of a corpus, drawn by row number before anything is read, and measures of each row."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
@@ -18,8 +18,8 @@ from diffaudio.metrics.audio_checks import loudness_lufs
 
 __all__ = ["describe_clip", "describe_latents", "draw_rows", "embedding_statistics"]
 
-HEAD = ("id", "source", "start_s", "duration_s", "caption", "reason", "copy")
-MOST_EMBEDDINGS = 1000  # that are compared, each with each
+ROW_COLUMNS = ("id", "source", "start_s", "duration_s", "caption", "reason", "copy")
+MAX_EMBEDDINGS = 1000  # compared pairwise
 
 
 def draw_rows(corpus: Corpus, number: int, *, seed: int = 0) -> Iterator[Mapping[str, Any]]:
@@ -81,17 +81,17 @@ def _flat(values: pa.Array) -> np.ndarray:
     return values.to_numpy(zero_copy_only=False).astype(np.float32)
 
 
-def describe_clip(row: Mapping[str, Any], thirds_hz: tuple[float, ...]) -> dict[str, Any]:
-    """Level and spectrum of a clip, beside what its row says.
+def describe_clip(row: Mapping[str, Any], third_octaves_hz: tuple[float, ...]) -> dict[str, Any]:
+    """Level and spectrum of a clip, and the light columns of its row.
 
     Args:
         row: of `store.CLIP_SCHEMA`.
-        thirds_hz: centres of third-octave bands.
+        third_octaves_hz: centre frequencies of third-octave bands.
 
     Returns:
-        Of the row id, source, start_s, duration_s, caption, reason; `pictures`, their number; `loudness_lufs`
-        (ITU-R BS.1770-4; NaN where it is not defined); `peak_db`; `bandwidth_hz`; `octaves_db` [bands] and `thirds_db`
-        [bands], the parts of the power.
+        id, source, start_s, duration_s, caption and reason of the row; `pictures`, their number; `loudness_lufs`
+        (ITU-R BS.1770-4; NaN where it is not defined); `peak_db`; `bandwidth_hz`; `octaves_db` [bands] and
+        `third_octaves_db` [bands], the shares of the power.
 
     Raises:
         ValueError: the sound does not decode.
@@ -101,29 +101,29 @@ def describe_clip(row: Mapping[str, Any], thirds_hz: tuple[float, ...]) -> dict[
     except Exception as error:
         raise UserError(f"the sound of {row['id']} does not decode; run `diffaudio validate`") from error
     frequencies, power = spectrum.power_spectrum(waveform.numpy(), rate)
-    return {key: row.get(key) for key in HEAD if key != "copy"} | {
+    return {key: row.get(key) for key in ROW_COLUMNS if key != "copy"} | {
         "pictures": len(row["frames"]),
         "loudness_lufs": loudness_lufs(waveform, rate),
         "peak_db": 20 * float(np.log10(max(float(waveform.abs().max()), 1e-6))),
         "bandwidth_hz": spectrum.bandwidth_hz(frequencies, power),
         "octaves_db": spectrum.octave_levels_db(frequencies, power),
-        "thirds_db": spectrum.octave_levels_db(frequencies, power, thirds_hz, per_octave=3),
+        "third_octaves_db": spectrum.octave_levels_db(frequencies, power, third_octaves_hz, per_octave=3),
     }
 
 
 def describe_latents(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row of an encoded corpus: what it says, `pictures`, `mean`, `deviation` and `largest` of its latents."""
+    """The light columns of an encoded row; `pictures`, their number; `mean`, `std` and `largest` of its latents."""
     latents = row["latents"]
-    return {key: row.get(key) for key in HEAD if key != "reason"} | {
+    return {key: row.get(key) for key in ROW_COLUMNS if key != "reason"} | {
         "pictures": len(row["embeddings"]),
         "mean": float(latents.mean()),
-        "deviation": float(latents.std()),
+        "std": float(latents.std()),
         "largest": float(np.abs(latents).max()),
     }
 
 
 def embedding_statistics(embeddings: Iterable[np.ndarray], sources: Sequence[str]) -> dict[str, float]:
-    """How the embeddings of a sample lie.
+    """How the embeddings of a sample are spread.
 
     Args:
         embeddings: [pictures, dim] of each row.
@@ -137,8 +137,8 @@ def embedding_statistics(embeddings: Iterable[np.ndarray], sources: Sequence[str
     rows = list(embeddings)
     every = np.concatenate(rows)
     within = [float((each @ each.T)[np.triu_indices(len(each), 1)].mean()) for each in rows if len(each) > 1]
-    first = np.stack([each[0] for each in rows[:MOST_EMBEDDINGS]])
-    names = np.array(list(sources)[:MOST_EMBEDDINGS])
+    first = np.stack([each[0] for each in rows[:MAX_EMBEDDINGS]])
+    names = np.array(list(sources)[:MAX_EMBEDDINGS])
     different = names[:, None] != names
     return {
         "norm": float(np.linalg.norm(every, axis=1).mean()),

@@ -1,4 +1,4 @@
-"""What all rows of a corpus add up to, read once from front to back: rows become counts, so memory does not grow."""
+"""Totals of all rows of a corpus, read once from front to back; only counts are kept, so memory does not grow."""
 
 import random
 from collections import Counter
@@ -16,19 +16,19 @@ import pyarrow.parquet as pq
 from diffaudio.corpus import latent_parts, store
 from diffaudio.corpus.snapshot import Corpus
 
-__all__ = ["BIN", "EXAMPLES", "QUANTILES", "Histogram", "Left", "Totals", "count", "counted_quantiles"]
+__all__ = ["BIN", "EXAMPLES", "QUANTILES", "DropSummary", "Histogram", "Totals", "count", "counted_quantiles"]
 
-EXAMPLES = 25  # that are kept of each reason
+EXAMPLES = 25  # kept for each reason
 QUANTILES = (0.0, 0.1, 0.5, 0.9, 1.0)
 BIN = float(np.log(1.01))
 BATCH = 8192
 
 
 class Histogram:
-    """How often which positive values came, in bins of one per cent: any number of them in a few kilobytes.
+    """Histogram of positive values in logarithmic bins of one per cent: any number of them in a few kilobytes.
 
     Attributes:
-        n: how many values.
+        n: number of values.
         total: their sum.
         counts: of each bin; bin b holds the values from 1.01^b on.
     """
@@ -36,7 +36,7 @@ class Histogram:
     def __init__(self) -> None:
         self.n, self.total = 0, 0.0
         self.counts: Counter[int] = Counter()
-        self._least, self._most = np.inf, -np.inf
+        self._min, self._max = np.inf, -np.inf
 
     def add(self, values: np.ndarray) -> None:
         """Count values [n], all above 0."""
@@ -44,22 +44,22 @@ class Histogram:
             bins, counts = np.unique(np.floor(np.log(values) / BIN).astype(int), return_counts=True)
             self.counts.update(dict(zip(bins.tolist(), counts.tolist(), strict=True)))
             self.n, self.total = self.n + len(values), self.total + float(values.sum())
-            self._least, self._most = min(self._least, float(values.min())), max(self._most, float(values.max()))
+            self._min, self._max = min(self._min, float(values.min())), max(self._max, float(values.max()))
 
     def quantiles(self) -> list[float]:
-        """Least, 10 %, median, 90 % and most of at least one value, right to a per cent."""
+        """Minimum, 10 %, median, 90 % and maximum of at least one value, accurate to one per cent."""
         middles = [float(np.exp((each + 0.5) * BIN)) for each in counted_quantiles(self.counts)]
-        return [self._least, *(min(max(each, self._least), self._most) for each in middles[1:-1]), self._most]
+        return [self._min, *(min(max(each, self._min), self._max) for each in middles[1:-1]), self._max]
 
 
 @dataclass
-class Left:
-    """What was left out for one reason.
+class DropSummary:
+    """What was dropped for one reason.
 
     Attributes:
-        lines: of dropped.csv.
-        seconds: in these, where they say.
-        examples: a sample of these lines, `EXAMPLES` at most.
+        lines: number of lines in dropped.csv.
+        seconds: their total duration, where it is known.
+        examples: a random sample of these lines, `EXAMPLES` at most.
     """
 
     lines: int = 0
@@ -79,37 +79,37 @@ class Left:
 
 @dataclass
 class Totals:
-    """Of all rows; those that are marked are in `marked` and `bytes_of` alone.
+    """Totals of all rows; rejected rows that were kept count in `rejected` and `bytes_of` only.
 
     Attributes:
-        sources: that were looked at; for latents, those of the rows.
-        captions: rows that have one.
-        marked: rows by the reason for which they would be dropped.
-        copies: rows by number of the copy; 0 is the recording.
-        pictures: rows by number of pictures.
+        sources: number of sources processed; of an encoded corpus, those that rows come from.
+        captions: number of rows with a caption.
+        rejected: number of rejected rows, by reason.
+        copies: number of rows by copy; 0 is the recording.
+        pictures: number of rows by number of pictures.
         durations: of the rows, in seconds.
-        rows_a_source: sources by number of rows.
-        left_out: by reason.
-        bytes_of: by column, and of the rest of the files as "".
+        rows_a_source: number of sources by number of rows.
+        dropped: what was dropped, by reason.
+        bytes_of: size of each column, and of the rest of the files as "".
     """
 
     rows: int = 0
     sources: int = 0
     captions: int = 0
-    marked: Counter[str] = field(default_factory=Counter)
+    rejected: Counter[str] = field(default_factory=Counter)
     copies: Counter[int] = field(default_factory=Counter)
     pictures: Counter[int] = field(default_factory=Counter)
     durations: Histogram = field(default_factory=Histogram)
     rows_a_source: Counter[int] = field(default_factory=Counter)
-    left_out: dict[str, Left] = field(default_factory=dict)
+    dropped: dict[str, DropSummary] = field(default_factory=dict)
     bytes_of: Counter[str] = field(default_factory=Counter)
 
 
 def count(corpus: Corpus, *, seed: int = 0) -> Totals:
-    """Go through all rows once; sound, pictures, latents and embeddings are not read.
+    """Read all rows once, without sound, pictures, latents and embeddings.
 
     Args:
-        seed: of the examples of what was left out.
+        seed: of the examples of what was dropped.
 
     Raises:
         ValueError: a part is damaged.
@@ -119,7 +119,7 @@ def count(corpus: Corpus, *, seed: int = 0) -> Totals:
         note = corpus.read_note(part)
         for table in store.read_dropped(part) if corpus.kind == "clips" else ():
             for row in table.to_pylist():
-                totals.left_out.setdefault(row["reason"], Left()).add(row, rng)
+                totals.dropped.setdefault(row["reason"], DropSummary()).add(row, rng)
         runs = Counter[str]()
         with store.name_damage(part):
             for batch in _light_batches(part, corpus.kind, totals.bytes_of):
@@ -156,26 +156,26 @@ _LIGHT = {
 
 
 def _count_batch(batch: pa.RecordBatch, totals: Totals, runs: Counter[str]) -> None:
-    there = batch.schema.names
-    if "reason" in there:
-        totals.marked.update(reason for reason in batch["reason"].to_pylist() if reason is not None)
+    names = batch.schema.names
+    if "reason" in names:
+        totals.rejected.update(reason for reason in batch["reason"].to_pylist() if reason is not None)
         batch = batch.filter(batch["reason"].is_null())
     totals.rows += batch.num_rows
     totals.durations.add(batch["duration_s"].to_numpy(zero_copy_only=False))
     for source, rows in groupby(batch["source"].to_pylist()):
         runs[source] += sum(1 for _ in rows)
-    if "caption" in there:
+    if "caption" in names:
         totals.captions += batch.num_rows - batch["caption"].null_count
-    if "copy" in there:
+    if "copy" in names:
         totals.copies.update(batch["copy"].to_pylist())
-    if "frames" in there:
+    if "frames" in names:
         totals.pictures.update(pc.list_value_length(batch["frames"]).to_pylist())  # pyright: ignore
-    elif "num_pictures" in there:
+    elif "num_pictures" in names:
         totals.pictures.update(batch["num_pictures"].to_pylist())
 
 
 def counted_quantiles(counts: Mapping[int, int]) -> list[float]:
-    """Least, 10 %, median, 90 % and most of numbers that came so many times; there is at least one."""
+    """Minimum, 10 %, median, 90 % and maximum of at least one number, given how often each occurred."""
     numbers = sorted(counts)
     below = np.cumsum([counts[number] for number in numbers])
     places = np.searchsorted(below, [round(part * (below[-1] - 1)) for part in QUANTILES], side="right")

@@ -15,7 +15,14 @@ from diffaudio.cli.main import main
 from diffaudio.corpus import store
 from diffaudio.corpus.inspect import spectrum
 from diffaudio.corpus.inspect.sample_rows import draw_rows, embedding_statistics
-from diffaudio.corpus.inspect.summary import Inspection, inspect, numbers, told_bytes, told_number, told_time
+from diffaudio.corpus.inspect.summary import (
+    Inspection,
+    format_bytes,
+    format_duration,
+    format_number,
+    inspect,
+    quantile_table,
+)
 from diffaudio.corpus.inspect.totals import EXAMPLES, Histogram, count, counted_quantiles
 from diffaudio.corpus.snapshot import open_corpus
 
@@ -96,7 +103,7 @@ def test_totals_are_those_of_the_rows_and_marked_ones_stand_apart(corpus):
     totals = count(open_corpus(corpus))
     assert (totals.rows, totals.captions, totals.sources) == (3, 1, 43)
     assert totals.durations.total == 4
-    assert totals.marked == {"silent": 1}
+    assert totals.rejected == {"silent": 1}
     assert totals.pictures == {2: 3} and totals.rows_a_source == {2: 1, 1: 1}
     size = sum(part.stat().st_size for part in corpus.glob("clips-*.parquet"))
     assert totals.bytes_of.total() == size
@@ -104,17 +111,17 @@ def test_totals_are_those_of_the_rows_and_marked_ones_stand_apart(corpus):
 
 
 def test_of_what_was_left_out_each_line_counts_and_a_sample_is_shown(corpus):
-    left_out = count(open_corpus(corpus)).left_out
-    assert {reason: (left.lines, left.seconds) for reason, left in left_out.items()} == {
+    dropped = count(open_corpus(corpus)).dropped
+    assert {reason: (drops.lines, drops.seconds) for reason, drops in dropped.items()} == {
         "no_sound": (38, 38.0),
         "silent": (1, 1.0),
         "black": (1, 0.0),
     }
-    examples = [row["source"] for row in left_out["no_sound"].examples]
+    examples = [row["source"] for row in dropped["no_sound"].examples]
     assert len(set(examples)) == EXAMPLES
     assert examples != [f"{index}.mp4" for index in range(EXAMPLES)]
-    again, other = (count(open_corpus(corpus), seed=seed).left_out["no_sound"].examples for seed in (0, 1))
-    assert again == left_out["no_sound"].examples != other
+    again, other = (count(open_corpus(corpus), seed=seed).dropped["no_sound"].examples for seed in (0, 1))
+    assert again == dropped["no_sound"].examples != other
 
 
 def test_a_sample_depends_on_its_seed_alone_and_has_every_row_once(tmp_path):
@@ -138,11 +145,11 @@ def test_a_clip_is_described_by_its_level_and_spectrum(inspection):
     assert soft["peak_db"] == pytest.approx(-40, abs=0.1)
     assert whistle["bandwidth_hz"] == pytest.approx(3000, abs=5) and whistle["caption"] == "a whistle"
     assert math.isnan(silent["loudness_lufs"])
-    assert [row["id"] for row in inspection.kept] == ["a-0", "a-1", f"{NAUGHTY}-0"]
+    assert [row["id"] for row in inspection.usable] == ["a-0", "a-1", f"{NAUGHTY}-0"]
 
 
 def test_numbers_say_the_quantiles_of_all_and_of_the_sample(inspection):
-    told = numbers(inspection)
+    told = quantile_table(inspection)
     assert told["duration, s"] == pytest.approx([1, 1, 1, 2, 2], rel=0.01)
     assert told["pictures a clip"] == [2, 2, 2, 2, 2]
     assert told["peak, dB *"][0] == pytest.approx(-40, abs=0.1)
@@ -164,16 +171,16 @@ def test_still_channels_of_latents_are_told_and_how_embeddings_lie(encoded):
 @pytest.mark.parametrize(
     ("told", "text"),
     [
-        (told_time(4.5), "4.5 s"),
-        (told_time(200), "3 min 20 s"),
-        (told_time(3_600_000 + 720), "1,000 h 12 min"),
-        (told_bytes(999), "999 bytes"),
-        (told_bytes(12_345_678), "12.3 MB"),
-        (told_bytes(4e15), "4000 TB"),
-        (told_number(1234.5), "1,234"),
-        (told_number(-0.00027), "0.00"),
-        (told_number(3), "3"),
-        (told_number(math.nan), "–"),
+        (format_duration(4.5), "4.5 s"),
+        (format_duration(200), "3 min 20 s"),
+        (format_duration(3_600_000 + 720), "1,000 h 12 min"),
+        (format_bytes(999), "999 bytes"),
+        (format_bytes(12_345_678), "12.3 MB"),
+        (format_bytes(4e15), "4000 TB"),
+        (format_number(1234.5), "1,234"),
+        (format_number(-0.00027), "0.00"),
+        (format_number(3), "3"),
+        (format_number(math.nan), "–"),
     ],
 )
 def test_numbers_are_told_as_a_reader_wants_them(told, text):
@@ -184,8 +191,8 @@ def test_the_command_tells_what_is_there_and_why_the_rest_is_not(corpus, encoded
     assert main(["inspect", str(corpus)]) == 0
     told = capsys.readouterr().out
     assert told.startswith(f"{corpus}: 3 clips from 43 sources, 4.0 s, ")
-    assert "left out black: 1, such as <d> (all 4 pictures are black)" in told
-    assert "marked silent: 1" in told and "* of 3 drawn with seed 0" in told
+    assert "dropped as black: 1, such as <d> (all 4 pictures are black)" in told
+    assert "rejected as silent, but kept: 1" in told and "* of 3 drawn with seed 0" in told
     assert main(["inspect", str(encoded)]) == 0
     assert "warning: channel 2 is dead" in capsys.readouterr().out
 
@@ -194,8 +201,8 @@ def test_a_corpus_that_is_empty_or_not_finished_is_told_as_such(tmp_path, capsys
     folder = write_clips_corpus(tmp_path / "corpus", [[]], finished=False)
     assert main(["inspect", str(folder), "-o", str(tmp_path / "page")]) == 0
     told = capsys.readouterr().out
-    assert "not finished: `diffaudio prepare` goes on with it" in told and "left out: nothing" in told
-    assert "Not finished: what is there so far" in (tmp_path / "page" / "index.html").read_text()
+    assert "not finished: `diffaudio prepare` continues it" in told and "dropped: nothing" in told
+    assert "Not finished: this is the state so far" in (tmp_path / "page" / "index.html").read_text()
 
 
 def test_a_page_takes_the_place_of_an_earlier_one_and_of_nothing_else(corpus, page_folder, tmp_path, capsys):
@@ -226,7 +233,7 @@ def page_folder(corpus, tmp_path_factory) -> Path:
 
 def test_the_folder_holds_the_numbers_and_the_media_as_the_corpus_has_them(corpus, page_folder):
     report = json.loads((page_folder / "inspection.json").read_text(encoding="utf-8"))
-    assert report["rows"] == 3 and report["left_out"]["no_sound"]["lines"] == 38
+    assert report["rows"] == 3 and report["dropped"]["no_sound"]["lines"] == 38
     assert report["sample"][3]["loudness_lufs"] is None
     (row, *_) = next(store.read_groups(corpus / "clips-00000.parquet"))
     assert (page_folder / "clips" / "00000.flac").read_bytes() == row["audio"]
@@ -284,7 +291,7 @@ def test_clips_can_be_filtered_searched_and_put_in_order(page):
     page.run("document.getElementById('wanted').dispatchEvent(new Event('input'))")
     assert texts(page, "#sounds b") == ["a"] and texts(page, "#count") == ["1 of 4 clips"]
     click(page, "#reset")
-    click(page, "input[name=class_reason][value=kept]")
+    click(page, "input[name=class_reason][value='not rejected']")
     assert texts(page, "#sounds b") == ["c"]
     click(page, "#reset")
     click(page, "#clips th[data-column=peak_db] button")
@@ -301,3 +308,39 @@ def test_what_was_left_out_can_be_sorted_and_filtered_by_reason(page):
     assert len(texts(page, "#examples tbody tr")) == EXAMPLES + 2
     click(page, "#reason-filters input[value=no_sound]")
     assert sorted(texts(page, "#examples tbody td:first-child")) == ["<d>", "e"]
+
+
+def wide_elements(page) -> list[str]:
+    """Elements that reach beyond the screen, those inside a box that scrolls aside."""
+    return page.run(
+        "Array.from(document.querySelectorAll('body *')).filter(each => !each.parentElement.closest('.scroll')"
+        " && each.getBoundingClientRect().right > innerWidth + 0.5).map(each => each.tagName + '#' + each.id)"
+    )
+
+
+def test_on_a_phone_nothing_is_wider_than_the_screen(browser, page_folder, encoded, tmp_path):
+    assert main(["inspect", str(encoded), "-o", str(tmp_path / "encoded")]) == 0
+    for folder in (page_folder, tmp_path / "encoded"):
+        browser.visit(folder / "index.html", width=390, height=844)
+        browser.until("document.querySelector('#sounds li') !== null")
+        browser.run("document.getElementById('as-table').open = true")
+        assert wide_elements(browser) == []
+        assert browser.run("document.documentElement.scrollWidth") <= 390
+
+
+def test_in_the_dark_texts_stand_out_from_their_background(browser, page_folder):
+    """Contrast of 4.5 to 1 (WCAG 2.1, 1.4.3) for the page's own colours."""
+    contrast = """(selector) => {
+        const style = getComputedStyle(document.querySelector(selector));
+        const light = (colour) => colour.match(/[0-9.]+/g).slice(0, 3).map((x) => x / 255)
+            .map((x) => x <= 0.03928 ? x / 12.92 : ((x + 0.055) / 1.055) ** 2.4)
+            .reduce((sum, x, i) => sum + x * [0.2126, 0.7152, 0.0722][i], 0.05);
+        const [a, b] = [light(style.color), light(style.backgroundColor)];
+        return Math.max(a, b) / Math.min(a, b);
+    }"""
+    for scheme in ("light", "dark"):
+        browser.prefer_colours(scheme)
+        browser.visit(page_folder / "index.html")
+        browser.until("document.querySelector('#sounds .mark') !== null")
+        assert browser.run(f"({contrast})('#sounds .mark')") > 4.5
+    browser.prefer_colours("light")

@@ -32,11 +32,11 @@ def test_statistics_gathered_sound_by_sound_are_those_of_all_frames():
     found = gathered(values[:, :1].astype(np.float16), *np.split(values[:, 1:], [10, 500], axis=1))
     assert (found.num_sounds, found.num_frames) == (4, 1000)
     np.testing.assert_allclose(found.mean, values.mean(axis=1), rtol=1e-3)
-    np.testing.assert_allclose(found.deviation, values.std(axis=1), rtol=1e-3)
+    np.testing.assert_allclose(found.std, values.std(axis=1), rtol=1e-3)
     centred = values - values.mean(axis=1, keepdims=True)
     np.testing.assert_allclose(found.kurtosis, (centred**4).mean(axis=1) / values.var(axis=1) ** 2 - 3, rtol=1e-2)
     np.testing.assert_allclose([found.minimum, found.maximum], [values.min(axis=1), values.max(axis=1)], rtol=1e-3)
-    assert found.overall_deviation == pytest.approx(np.sqrt(values.var(axis=1).mean()), rel=1e-3)
+    assert found.overall_std == pytest.approx(np.sqrt(values.var(axis=1).mean()), rel=1e-3)
 
 
 def test_latents_as_a_diffusion_model_wants_them_bring_no_warning():
@@ -53,14 +53,14 @@ def test_every_fault_is_told_with_its_channel():
     values[4, :3] = np.nan, np.inf, -np.inf
     values[5] += 20
     found = gathered(values)
-    assert (found.dead(), found.exploding(), found.off()) == ([1], [2, 3, 4], [5])
+    assert (found.dead(), found.exploding(), found.off_centre()) == ([1], [2, 3, 4], [5])
     warnings = latent_warnings(found)
-    assert warnings[0].startswith("the deviation over all channels is 1") and len(warnings) == 6
-    assert warnings[1].startswith("channel 2 explodes: the deviation is ")
+    assert warnings[0].startswith("the standard deviation over all channels is 1") and len(warnings) == 6
+    assert warnings[1].startswith("channel 2 explodes: the standard deviation is ")
     assert warnings[2].startswith("channel 3 explodes: a value lies 4")
     assert warnings[3] == "channel 4 explodes: 3 of 2000 values are not finite"
-    assert warnings[4].startswith("channel 1 is dead: its deviation is 0, the median 1")
-    assert warnings[5].startswith("channel 5 is off: its mean is 20, it should be near 0")
+    assert warnings[4].startswith("channel 1 is dead: its standard deviation is 0, the median 1")
+    assert warnings[5].startswith("channel 5 is off centre: its mean is 20, it should be near 0")
     assert np.isfinite(found.mean).all() and np.isnan(found.kurtosis[1])
 
 
@@ -112,14 +112,14 @@ def test_the_latents_of_a_corpus_and_of_its_sounds_are_told_alike(latents, folde
     )
     np.testing.assert_allclose(table, other, rtol=0.02, atol=0.02)
     np.testing.assert_allclose(table[:, 1], np.concatenate(rows, axis=1).mean(axis=1, dtype=np.float64), rtol=0.01)
-    assert "encoded: 3 sounds, 56 frames of spectral_8khz_32x25hz; deviation over all channels" in of_corpus
-    assert "is off: its mean is" in of_corpus  # a log-mel that nobody fitted
+    assert "encoded: 3 sounds, 56 frames of spectral_8khz_32x25hz; standard deviation over all channels" in of_corpus
+    assert "is off centre: its mean is" in of_corpus  # a log-mel that nobody fitted
 
 
 def test_the_table_is_short_unless_all_is_wanted(latents, folders):
     _, printed, _ = latents(folders / "encoded")
     lines = printed.splitlines()
-    assert lines[0].split() == ["channel", "mean", "deviation", "minimum", "maximum", "kurtosis"]
+    assert lines[0].split() == ["channel", "mean", "std", "minimum", "maximum", "kurtosis"]
     assert lines[9] == "    … and 24 more; --all tells of every one"
 
 
