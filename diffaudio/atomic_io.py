@@ -1,9 +1,11 @@
-"""Files and folders that are there whole or not at all, whenever the process is killed.
+"""Files and folders that are there whole or not at all, whenever the process is killed or the power fails.
 
-What is written lies under a hidden name beside its target and is renamed at the end. The name carries
-the process id: two writers never share a file, and what a killed one left is removed by the next.
+What is written lies under a hidden name beside its target. At the end it is flushed to the disk, renamed, and the
+renaming flushed as well; only then is an older version deleted. The hidden name carries the process id: two writers
+never share a file, and what a killed one left is removed by the next.
 """
 
+import errno
 import glob
 import os
 import shutil
@@ -32,9 +34,11 @@ def atomic_folder(target: Path) -> Iterator[Path]:
     temporary.mkdir(parents=True)
     try:
         yield temporary
+        _flush_tree(temporary)
         if target.exists():
             target.rename(old)
         temporary.rename(target)
+        _flush(target.parent)
     finally:
         if old.exists() and not target.exists():
             old.rename(target)
@@ -49,13 +53,15 @@ def atomic_file(target: Path) -> Iterator[Path]:
     The folder of `target` must exist. Within another such block, for its temporary path, it is that path itself.
     """
     if target.name.startswith(".") and target.name.endswith(f".{os.getpid()}.part{target.suffix}"):
-        yield target  # a cover of its own would outlive a kill: nobody looks for what lies beside a hidden file
+        yield target  # a hidden file beside a hidden file would outlive a kill: nobody looks for it
         return
     temporary = _beside(target, "part")
     _remove_abandoned(target)
     try:
         yield temporary
+        _flush(temporary)
         temporary.replace(target)
+        _flush(target.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -92,6 +98,32 @@ def _lock(file: int) -> bool:
     except OSError:  # a file system without locks
         return True
     return True
+
+
+def _flush_tree(folder: Path) -> None:
+    for above, _, names in os.walk(folder):
+        for name in names:
+            _flush(Path(above, name))
+        _flush(Path(above))
+
+
+def _flush(path: Path) -> None:
+    """Have the disk hold a file, or the names in a folder.
+
+    Raises:
+        OSError: the disk is full or fails, which some file systems say only now.
+    """
+    is_folder = path.is_dir()
+    if (is_folder and os.name == "nt") or path.is_symlink():
+        return
+    descriptor = os.open(path, os.O_RDONLY if os.name != "nt" else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if not is_folder or error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):  # not every system can
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def _beside(target: Path, role: str) -> Path:

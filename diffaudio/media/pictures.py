@@ -28,7 +28,7 @@ NUM_FRAMES = 8  # of a video or an animation
 MAX_PIXELS = 250_000_000  # of a picture; photographs have up to 200 million
 MAX_SIDE = 4096  # larger pictures are made smaller, long before anything that looks at them would
 ANIMATIONS = ("GIF", "WEBP", "PNG", "AVIF")
-FORMATS = (*ANIMATIONS, "JPEG", "MPO", "BMP", "TIFF", "PPM", "JPEG2000", "ICO", "TGA")  # none that runs a program
+FORMATS = (*ANIMATIONS, "JPEG", "BMP", "TIFF", "PPM", "JPEG2000", "ICO", "TGA")  # none that runs a program
 
 
 def read_image(image: Picture) -> list[Image.Image]:

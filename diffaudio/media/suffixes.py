@@ -1,8 +1,25 @@
-"""File names that are taken for media."""
+"""File names that are taken for media: videos, and files that can hold one beside their sound."""
 
 __all__ = ["MEDIA_SUFFIXES"]
 
 MEDIA_SUFFIXES = (
-    *(".3gp", ".asf", ".avi", ".f4v", ".flv", ".m2ts", ".m4a", ".m4v", ".mka", ".mkv", ".mov"),
-    *(".mp4", ".mpeg", ".mpg", ".mts", ".mxf", ".ogg", ".ogv", ".ts", ".webm", ".wmv"),
+    *(".3g2", ".3gp", ".3gpp", ".amv", ".asf", ".avi", ".divx", ".dv", ".f4v", ".flv", ".gxf", ".ismv", ".ivf", ".m1v"),
+    *(
+        ".m2p",
+        ".m2t",
+        ".m2ts",
+        ".m2v",
+        ".m4a",
+        ".m4b",
+        ".m4v",
+        ".mjpg",
+        ".mka",
+        ".mkv",
+        ".mod",
+        ".mov",
+        ".mp4",
+        ".mp4v",
+    ),
+    *(".mpe", ".mpeg", ".mpg", ".mpv", ".mts", ".mxf", ".nsv", ".nut", ".ogg", ".ogm", ".ogv", ".qt", ".rm", ".rmvb"),
+    *(".mp4v", ".tod", ".trp", ".ts", ".vob", ".vro", ".webm", ".wm", ".wmv", ".wtv"),
 )

@@ -263,9 +263,10 @@ class _Cutter:
         }
 
     def _end_s(self, stretch: Stretch) -> float:
-        """Where the sound of a clip ends at the latest; the last packet is filled up beyond what the header says."""
-        is_filled = self._header_end_s is not None and 0 < self._sound.end_s - self._header_end_s < TOLERANCE_S
-        return min(stretch.end_s, self._header_end_s) if is_filled and self._header_end_s else stretch.end_s
+        """Where the sound of a clip ends at the latest; the last packet is filled up beyond what an index says."""
+        header_end_s = self._header_end_s if self._opened.is_indexed else None  # elsewhere it is an estimate
+        is_filled = header_end_s is not None and 0 < self._sound.end_s - header_end_s < TOLERANCE_S
+        return min(stretch.end_s, header_end_s) if is_filled and header_end_s else stretch.end_s
 
     def _take_anew(self, clip: _Clip) -> None:
         """Have no pictures taken in passing; those that the clip needs are fetched when it is finished."""
