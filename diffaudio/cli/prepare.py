@@ -9,15 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from diffaudio.cli.options import Parser, between
-from diffaudio.errors import UserError
+from diffaudio.errors import UserError, printable
 
 __all__ = ["run"]
 
 
 def run(arguments: list[str]) -> None:
     from diffaudio import distributed
-    from diffaudio.corpus.prepare.run import PrepareSettings, prepare
-    from diffaudio.corpus.prepare.worker_pool import WorkerLimits
+    from diffaudio.corpus.prepare.run import prepare
+    from diffaudio.corpus.prepare.settings import PrepareSettings
+    from diffaudio.corpus.prepare.worker import WorkerLimits
 
     given = vars(_parser().parse_args(arguments))
     sources, output = given.pop("sources"), given.pop("output")
@@ -44,11 +45,14 @@ def run(arguments: list[str]) -> None:
     if not is_main:
         return
     clips, looked_at = _duration(report.seconds), _duration(report.media_seconds)
-    print(f"{output}: {report.clips} clips, {clips}, from {report.sources} files, {looked_at}")
+    print(f"{printable(str(output))}: {report.clips} clips, {clips}, from {report.sources} files, {looked_at}")
     if report.dropped:
         reasons = ", ".join(f"{reason} {count}" for reason, count in report.reasons.items())
         kept = f", {report.rejected} of them kept" if report.rejected else ""
-        print(f"left out {report.dropped}{kept} ({reasons}); see {output / 'dropped.csv'}")
+        print(f"left out {report.dropped}{kept} ({reasons}); see {printable(str(output / 'dropped.csv'))}")
+    if report.not_looked_at:
+        listed = printable(str(output / "not_looked_at.csv"))
+        print(f"not looked at: {report.not_looked_at} files with other suffixes; see {listed}")
 
 
 def _duration(seconds: float) -> str:
@@ -58,8 +62,8 @@ def _duration(seconds: float) -> str:
 def _parser() -> Parser:
     from diffaudio.corpus.prepare.filters import FilterSettings
     from diffaudio.corpus.prepare.manifests import LIST_SUFFIXES
-    from diffaudio.corpus.prepare.run import PrepareSettings
-    from diffaudio.corpus.prepare.worker_pool import WorkerLimits
+    from diffaudio.corpus.prepare.settings import PrepareSettings
+    from diffaudio.corpus.prepare.worker import WorkerLimits
 
     parser = Parser(
         prog="diffaudio prepare",

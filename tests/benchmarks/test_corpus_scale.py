@@ -23,7 +23,8 @@ from diffaudio.corpus import store
 from diffaudio.corpus.datasets.latents import LatentDataset, draw_batch
 from diffaudio.corpus.datasets.sampler import ClipOrder
 from diffaudio.corpus.encode.run import encode
-from diffaudio.corpus.prepare.run import PrepareSettings, prepare
+from diffaudio.corpus.prepare.run import prepare
+from diffaudio.corpus.prepare.settings import PrepareSettings
 
 ROWS = int(os.environ.get("ROWS", "100000"))
 SETTINGS = PrepareSettings(

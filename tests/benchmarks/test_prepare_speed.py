@@ -24,7 +24,7 @@ import pytest
 from media import noise, numbered_pictures, write_huge_picture, write_media
 from PIL import Image
 
-from diffaudio.corpus.prepare.fragments import read_fragment
+from diffaudio.corpus.prepare.fragments import Fragment
 from diffaudio.corpus.prepare.run import prepare
 from diffaudio.corpus.prepare.settings import PrepareSettings
 from diffaudio.corpus.prepare.sources import Media
@@ -137,10 +137,10 @@ def test_memory_stays_below_its_bound_whatever_the_file(tmp_path):
     for path in write_large(tmp_path):
         largest[0], began = 0, time.perf_counter()
         media = [Media(path.name, str(path))]
-        ((_, fragment),) = cut_in_workers(media, PrepareSettings(), num_workers=1, folder=tmp_path / "work")
+        (file,) = cut_in_workers(media, PrepareSettings(), num_workers=1, folder=tmp_path / "work")
         took_s = time.perf_counter() - began
-        table, note = read_fragment(fragment)
-        reasons = [row["reason"] for row in note["dropped"]]
+        fragment = Fragment.read(file.fragment)
+        table, reasons = fragment.clips, fragment.dropped["reason"].to_pylist()
         print(f"\n{path.name}: {table.num_rows} clips, {took_s:.1f} s, {largest[0] >> 20} MB, dropped: {reasons}")
         assert table.num_rows and reasons == []
         assert largest[0] < 1.5e9

@@ -18,7 +18,8 @@ from diffaudio.corpus import store
 from diffaudio.corpus.datasets.latents import LatentDataset
 from diffaudio.corpus.encode.run import encode
 from diffaudio.corpus.latent_parts import LATENT_SCHEMA
-from diffaudio.corpus.prepare.run import PrepareSettings, prepare
+from diffaudio.corpus.prepare.run import prepare
+from diffaudio.corpus.prepare.settings import PrepareSettings
 
 
 @pytest.fixture(scope="module")

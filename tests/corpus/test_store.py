@@ -1,11 +1,6 @@
 """Parts of a corpus on disk: rows that are kept although rejected, groups, order, the card."""
 
 import csv
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +9,6 @@ import pyarrow.parquet as pq
 import pytest
 from corpora import write_clips_part
 
-from diffaudio.atomic_io import locked
 from diffaudio.corpus import store
 
 
@@ -144,28 +138,3 @@ def test_a_card_names_the_files_for_data_set_viewers(tmp_path):
     head, body = (tmp_path / "README.md").read_text().removeprefix("---\n").split("---\n")
     assert head.splitlines()[-1] == "    path: clips-*.parquet"
     assert body == "\n# Title\n\nText.\n"
-
-
-HOLDS = """
-import sys, time
-from pathlib import Path
-from diffaudio.atomic_io import locked
-with locked(Path(sys.argv[1]), 0.0) as free:
-    print(free, flush=True)
-    time.sleep(600)
-"""
-
-
-def test_a_lock_keeps_others_out_until_its_process_has_ended_however_it_ends(tmp_path):
-    lock = tmp_path / ".lock"
-    with subprocess.Popen([sys.executable, "-c", HOLDS, str(lock)], stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout and process.stdout.readline() == "True\n"
-        with locked(lock, 0.0) as free:
-            assert not free
-        assert lock.exists()
-        os.kill(process.pid, signal.SIGKILL)
-        began = time.monotonic()
-        with locked(lock, 60.0) as free:
-            assert free
-        assert time.monotonic() - began < 30
-    assert not lock.exists()

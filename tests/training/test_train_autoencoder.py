@@ -21,7 +21,8 @@ from scripts import REPO, load_script
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from diffaudio.config import parse
-from diffaudio.corpus.prepare.run import PrepareSettings, prepare
+from diffaudio.corpus.prepare.run import prepare
+from diffaudio.corpus.prepare.settings import PrepareSettings
 from diffaudio.corpus.store import part_files, read_groups
 from diffaudio.errors import UserError
 from diffaudio.media.audio import decode_flac, resample, scale_to_peak

@@ -22,7 +22,7 @@ from PIL import Image
 from diffaudio.corpus.prepare import filters
 from diffaudio.corpus.prepare.filters import Verdict
 from diffaudio.corpus.prepare.fingerprints import fingerprint
-from diffaudio.corpus.prepare.fragments import dropped_row
+from diffaudio.corpus.prepare.fragments import CutReport
 from diffaudio.corpus.prepare.segments import Plan, Stretch
 from diffaudio.corpus.prepare.settings import PrepareSettings
 from diffaudio.corpus.prepare.sources import Media
@@ -70,41 +70,42 @@ class _Clip:
 
 
 def cut_clips(
-    media: Media, settings: PrepareSettings, note: dict[str, Any], alive: Callable[[], None] = lambda: None
+    media: Media, settings: PrepareSettings, report: CutReport, alive: Callable[[], None] = lambda: None
 ) -> Iterator[dict[str, Any]]:
     """Cut one media file into rows of `store.CLIP_SCHEMA`.
 
-    Nothing that is wrong with the file raises. Reasons are unreadable, too_short, out_of_memory, and those of
-    `filters`.
+    Nothing that is wrong with the file raises. Reasons to drop it are unreadable, too_short, out_of_memory, and those
+    of `filters`.
 
     Args:
         media: a local file.
-        note: of `fragments.new_note`; filled while rows are taken.
+        report: filled while rows are taken.
         alive: called every now and then while the file is read.
     """
 
-    def drop(reason: str, detail: str, duration_s: float | None = None) -> None:
-        note["dropped"].append(dropped_row(media, media.segments[0].start_s, duration_s, (reason, detail)))
+    def drop(verdict: Verdict, duration_s: float | None = None) -> None:
+        report.drop(media.segments[0].start_s, duration_s, verdict)
 
     try:
         with open_media(media.path) as opened:
             verdict = filters.judge_file(opened.info, settings)
             if verdict:
-                note["media_seconds"] = opened.info.duration_s or 0.0
-                drop(*verdict, opened.info.duration_s)
+                report.media_seconds = opened.info.duration_s or 0.0
+                drop(verdict, opened.info.duration_s)
             else:
-                yield from _Cutter(media, settings, note, opened).rows(alive)
+                yield from _Cutter(media, settings, report, opened).rows(alive)
     except MemoryError:
-        drop("out_of_memory", "more memory than a worker may have")
+        drop(("out_of_memory", "more memory than a worker may have"))
     except Exception as error:  # decoders fail in ways that nobody lists, and one file must not end the run
-        drop("unreadable", str(error).removeprefix(f"{media.path}: ") or type(error).__name__)
+        report.read_to = 0
+        drop(("unreadable", str(error).removeprefix(f"{media.path}: ") or type(error).__name__))
 
 
 class _Cutter:
     """An open file on its way from front to back."""
 
-    def __init__(self, media: Media, settings: PrepareSettings, note: dict[str, Any], opened: OpenMedia) -> None:
-        self._media, self._settings, self._note, self._opened = media, settings, note, opened
+    def __init__(self, media: Media, settings: PrepareSettings, report: CutReport, opened: OpenMedia) -> None:
+        self._media, self._settings, self._report, self._opened = media, settings, report, opened
         self._plan = Plan(media.segments, settings.clip_s, settings.hop_s or settings.clip_s, settings.min_clip_s)
         self._sound = AudioTrack(opened.begin_s)
         self._pictures = VideoTrack(opened.video, opened.begin_s, settings.frame_size, on_miss=self._miss)
@@ -121,7 +122,9 @@ class _Cutter:
     def rows(self, alive: Callable[[], None]) -> Iterator[dict[str, Any]]:
         audio, video = self._opened.audio, self._opened.video
         sound_index = audio.index
+        position = None
         for count, packet in enumerate(self._opened.packets(audio, video)):
+            position = packet.pos or position
             if count % PACKETS_PER_SIGN == PACKETS_PER_SIGN - 1:
                 alive()
                 self._decode_sound()
@@ -141,6 +144,7 @@ class _Cutter:
                 if self._plan.next is None:
                     return
                 self._seek(time_s)
+        self._report.read_to = position or 0
         self._decode_sound()
         self._begin_clips(self._sound.end_s)
         self._pictures.finish()
@@ -219,7 +223,7 @@ class _Cutter:
         if time_s > begin_s + AHEAD_S and next_stretch and begin_s <= next_stretch.start_s:
             for start_s, end_s in self._plan.pass_over(time_s):
                 detail = f"no sound from {start_s:.1f} s to {end_s:.1f} s"
-                self._note["dropped"].append(dropped_row(self._media, start_s, end_s - start_s, ("silent", detail)))
+                self._report.drop(start_s, end_s - start_s, ("silent", detail))
 
     def _seek(self, time_s: float | None) -> None:
         """Go on where the next clip begins, if that is far."""
@@ -240,7 +244,7 @@ class _Cutter:
         mixed = self._sound.cut(stretch.start_s, self._end_s(stretch), channels=settings.channels)
         rate = self._sound.sample_rate or 1
         clip.duration_s = duration_s = x.shape[1] / rate
-        self._note["media_seconds"] = self._sound.decoded_s
+        self._report.media_seconds = self._sound.decoded_s
         if duration_s < settings.min_clip_s:
             clip.verdict = _too_short(duration_s, settings)
         else:
@@ -319,7 +323,7 @@ class _Cutter:
     def _drop(self, clip: _Clip, verdict: Verdict) -> None:
         """Note it; a rest at the end of a longer stretch is none to speak of."""
         if verdict[0] != "too_short" or clip.stretch.is_first:
-            self._note["dropped"].append(dropped_row(self._media, clip.stretch.start_s, clip.duration_s, verdict))
+            self._report.drop(clip.stretch.start_s, clip.duration_s, verdict)
 
     def _times(self, clip: _Clip, duration_s: float) -> list[float]:
         count = self._settings.frames_per_clip

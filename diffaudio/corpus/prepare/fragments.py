@@ -1,49 +1,138 @@
-"""The clips of one media file on their way into a part: an Arrow stream of `store.CLIP_SCHEMA`, and a note.
+"""The clips of one media file on their way into a part, and what was dropped of it: two Arrow streams.
 
 Rows are written one by one and mapped into memory where they are read, so that they cost next to nothing.
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Protocol
 
 import pyarrow as pa
 
 from diffaudio.corpus.prepare.filters import Verdict
 from diffaudio.corpus.prepare.sources import Media
-from diffaudio.corpus.store import CLIP_SCHEMA
+from diffaudio.corpus.store import CLIP_SCHEMA, DROPPED_SCHEMA
 
-__all__ = ["dropped_row", "new_note", "read_fragment", "write_fragment"]
+__all__ = ["CutReport", "Fragment", "remove_fragment", "write_empty_fragment", "write_fragment"]
 
 NOTE = "note"
+DROPPED_ROWS = 4096  # written at a time
 
 
-def new_note(media: Media) -> dict[str, Any]:
-    """What is to be told of a file beside its rows: rows of dropped.csv, and seconds of sound that were looked at."""
-    return {"sources": [media.name], "dropped": [], "media_seconds": 0.0}
+class _Rows(Protocol):
+    """A list, or a file that is written to."""
+
+    def append(self, row: dict[str, Any], /) -> None: ...
 
 
-def dropped_row(media: Media, start_s: float, duration_s: float | None, verdict: Verdict) -> dict[str, Any]:
-    """A row of dropped.csv."""
-    reason, detail = verdict
-    return {"source": media.name, "start_s": start_s, "duration_s": duration_s, "reason": reason, "detail": detail}
+@dataclass
+class CutReport:
+    """What there is to say of a media file beside its clips.
+
+    Attributes:
+        dropped: rows of `store.DROPPED_SCHEMA`.
+        media_seconds: of sound that was looked at.
+        read_to: the byte at which the demuxer said that the file ends; None where it was not read so far.
+    """
+
+    media: Media
+    dropped: _Rows = field(default_factory=list)
+    media_seconds: float = 0.0
+    read_to: int | None = None
+
+    def drop(self, start_s: float, duration_s: float | None, why: Verdict) -> None:
+        """Record that a segment, or all of the file, was left out."""
+        reason, detail = why
+        row = {"source": self.media.name, "start_s": start_s, "duration_s": duration_s}
+        self.dropped.append(row | {"reason": reason, "detail": detail})
 
 
-def write_fragment(path: Path, rows: Iterable[dict[str, Any]], note: dict[str, Any]) -> None:
-    """Write rows, and after the last the note: the rows' generator may still add to it."""
-    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, CLIP_SCHEMA) as stream:
+class _DroppedStream:
+    """Rows of what was dropped, written some thousand at a time."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = pa.OSFile(str(path), "wb")
+        self._stream = pa.ipc.new_stream(self._file, DROPPED_SCHEMA)
+        self._rows: list[dict[str, Any]] = []
+
+    def append(self, row: dict[str, Any]) -> None:
+        self._rows.append(row)
+        if len(self._rows) == DROPPED_ROWS:
+            self._flush()
+
+    def _flush(self) -> None:
+        self._stream.write_batch(pa.RecordBatch.from_pylist(self._rows, schema=DROPPED_SCHEMA))
+        self._rows = []
+
+    def __enter__(self) -> "_DroppedStream":
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if kind is None:
+            self._flush()
+            self._stream.close()
+        self._file.close()
+
+
+def write_fragment(path: Path, rows: Iterable[dict[str, Any]], report: CutReport) -> None:
+    """Write the clips of a media file, and what its report says after the last of them.
+
+    Args:
+        rows: of `store.CLIP_SCHEMA`; they add to `report.dropped`, which this function sets.
+
+    Raises:
+        OSError: the fragment cannot be written.
+    """
+    with (
+        _DroppedStream(_dropped_path(path)) as report.dropped,
+        pa.OSFile(str(path), "wb") as file,
+        pa.ipc.new_stream(file, CLIP_SCHEMA) as stream,
+    ):
         for row in rows:
             stream.write_batch(pa.RecordBatch.from_pylist([row], schema=CLIP_SCHEMA))
         last = pa.RecordBatch.from_pylist([], schema=CLIP_SCHEMA)
-        stream.write_batch(last, custom_metadata={NOTE: json.dumps(note, ensure_ascii=False)})
+        stream.write_batch(last, custom_metadata={NOTE: json.dumps({"media_seconds": report.media_seconds})})
 
 
-def read_fragment(path: Path) -> tuple[pa.Table, dict[str, Any]]:
-    """The rows, which stay in the file until they are used, and the note."""
-    with pa.memory_map(str(path)) as file, pa.ipc.open_stream(file) as stream:
-        batches, note = [], None
-        while note is None:
-            batch, note = stream.read_next_batch_with_custom_metadata()
-            batches.append(batch)
-    return pa.Table.from_batches(batches, CLIP_SCHEMA), json.loads(note[NOTE])
+def write_empty_fragment(path: Path, media: Media, reason: Verdict) -> None:
+    """Write the fragment of a media file that gives no clips, for a reason that lies in the file as a whole."""
+    report = CutReport(media)
+
+    def no_rows() -> Iterator[dict[str, Any]]:
+        report.drop(media.segments[0].start_s, None, reason)
+        yield from ()
+
+    write_fragment(path, no_rows(), report)
+
+
+@dataclass(frozen=True)
+class Fragment:
+    """A fragment that was read; its rows stay in the file until they are used."""
+
+    clips: pa.Table
+    dropped: pa.Table
+    media_seconds: float
+
+    @staticmethod
+    def read(path: Path) -> "Fragment":
+        with pa.memory_map(str(path)) as file, pa.ipc.open_stream(file) as stream:
+            batches, note = [], None
+            while note is None:
+                batch, note = stream.read_next_batch_with_custom_metadata()
+                batches.append(batch)
+        with pa.memory_map(str(_dropped_path(path))) as file, pa.ipc.open_stream(file) as stream:
+            dropped = stream.read_all()
+        return Fragment(pa.Table.from_batches(batches, CLIP_SCHEMA), dropped, json.loads(note[NOTE])["media_seconds"])
+
+
+def remove_fragment(path: Path) -> None:
+    """Remove a fragment, or what a worker that died left of one, be it the copy of a remote file."""
+    for file in path.parent.glob(f"{path.stem}.*"):
+        file.unlink(missing_ok=True)
+
+
+def _dropped_path(path: Path) -> Path:
+    return path.with_suffix(".dropped")

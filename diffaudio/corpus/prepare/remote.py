@@ -3,18 +3,41 @@
 import contextlib
 import functools
 import glob
+import lzma
 import posixpath
 import re
+import tarfile
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from typing import IO, Any, TypeVar
 
+from diffaudio.corpus.prepare.source_guard import SourceUnavailableError
 from diffaudio.errors import UserError
 
-__all__ = ["check_protocol", "find_remote", "is_remote", "open_anywhere", "path_beside"]
+__all__ = [
+    "TooLargeError",
+    "check_protocol",
+    "find_remote",
+    "is_remote",
+    "open_anywhere",
+    "path_beside",
+    "read_chunks",
+]
 
 T = TypeVar("T")
 
+CHUNK_BYTES = 1 << 20
+# What is wrong with the file itself, or with the archive that it lies in; all else may be different another time.
+DAMAGED = (ValueError, EOFError, ImportError, NotImplementedError, zipfile.BadZipFile, tarfile.TarError, zlib.error)
+DAMAGED += (lzma.LZMAError, KeyError, IsADirectoryError)
+NOT_THERE = (FileNotFoundError, PermissionError)
+
 ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+(://|::.*://)")
+
+
+class TooLargeError(UserError):
+    """A remote file is larger than it may be."""
 
 
 def is_remote(source: str) -> bool:
@@ -23,40 +46,77 @@ def is_remote(source: str) -> bool:
 
 
 def check_protocol(address: str) -> None:
-    """See that there is what reads such addresses.
+    """Check that something is installed that reads such addresses.
 
     Raises:
-        ValueError: the protocol is not known, or a package is missing that reads it.
+        UserError: the protocol is not known, or a package is missing that reads it.
     """
     _check_protocol(re.split("::|://", address, maxsplit=1)[0])
 
 
-def find_remote(address: str, suffixes: tuple[str, ...]) -> list[str]:
+def find_remote(address: str, suffixes: tuple[str, ...]) -> tuple[list[str], list[str]]:
     """The files at an address: itself, those below a folder, or those that match a pattern.
 
     Args:
         suffixes: of the files that are looked for; a file that is named itself may have any.
 
+    Returns:
+        Their addresses, and those of visible files with another suffix.
+
     Raises:
-        ValueError: nothing is there, it cannot be read, or a package is missing that reads such addresses.
+        UserError: nothing is there, it cannot be read, or a package is missing that reads such addresses.
     """
     _, *beyond = address.split("::")  # of zip://*.mp4::s3://bucket/videos.zip only the first part is looked through
 
-    def find() -> list[str]:
+    def find() -> tuple[list[str], list[str]]:
         import fsspec
 
         files, path = fsspec.url_to_fs(address)
+
+        def address_of(name: str) -> str:
+            return "::".join([files.unstrip_protocol(name), *beyond])
+
         if files.isfile(path):  # first, for the addresses of the web may hold a question mark
-            found = [path]
-        elif glob.has_magic(path):
-            found = [name for name in files.glob(path) if name.lower().endswith(suffixes)]
+            return [address_of(path)], []
+        if glob.has_magic(path):
+            entries: Any = files.glob(path, detail=True)
+            names = [name for name, entry in entries.items() if entry["type"] == "file"]
         else:
-            found = [name for name in files.find(path) if _is_wanted(name.removeprefix(path), suffixes)]
-            if not found and not files.exists(path):
+            names = [name for name in files.find(path) if _is_visible(name.removeprefix(path))]
+            if not names and not files.exists(path):
                 raise FileNotFoundError("there is no such file or folder")
-        return ["::".join([files.unstrip_protocol(name), *beyond]) for name in found]
+        found = [address_of(name) for name in names if name.lower().endswith(suffixes)]
+        return found, [address_of(name) for name in names if not name.lower().endswith(suffixes)]
 
     return _tried(address, find)
+
+
+def read_chunks(address: str, max_bytes: int, *, existed: bool) -> Iterator[bytes]:
+    """The content of the file at an address, a megabyte at a time.
+
+    Args:
+        existed: whether the file was there when the run began.
+
+    Raises:
+        SourceUnavailableError: it cannot be reached now; another time it may.
+        TooLargeError: it has more than `max_bytes`.
+        UserError: the address leads to no file that can be read.
+    """
+    size = 0
+    try:
+        with open_anywhere(address) as file:
+            while chunk := file.read(CHUNK_BYTES):
+                size += len(chunk)
+                if size > max_bytes:
+                    raise TooLargeError(f"has more than the {max_bytes >> 20} MB that a remote file may have")
+                yield chunk
+    except TooLargeError:
+        raise
+    except Exception as error:  # each protocol has errors of its own
+        cause = error.__cause__ if isinstance(error, UserError) and error.__cause__ else error
+        if not isinstance(cause, DAMAGED) and not (isinstance(cause, NOT_THERE) and not existed):
+            raise SourceUnavailableError(_one_line(cause)) from error
+        raise error if isinstance(error, UserError) else _unreadable(address, error) from error
 
 
 @contextlib.contextmanager
@@ -64,7 +124,7 @@ def open_anywhere(source: str, mode: str = "rb") -> Iterator[IO[Any]]:
     """Open a local file, or the one at an address.
 
     Raises:
-        ValueError: the address cannot be read, or a package is missing that reads such.
+        UserError: the address cannot be read, or a package is missing that reads such.
         OSError: the local file cannot be read.
     """
     with contextlib.ExitStack() as closing:
@@ -95,8 +155,8 @@ def _check_protocol(protocol: str) -> None:
     _tried(f"{protocol}://", lambda: fsspec.get_filesystem_class(protocol))
 
 
-def _is_wanted(path: str, suffixes: tuple[str, ...]) -> bool:
-    return path.lower().endswith(suffixes) and not any(part.startswith(".") for part in path.split("/"))
+def _is_visible(path: str) -> bool:
+    return not any(part.startswith(".") for part in path.split("/"))
 
 
 def _tried(address: str, attempt: Callable[[], T]) -> T:
@@ -105,5 +165,12 @@ def _tried(address: str, attempt: Callable[[], T]) -> T:
     except ImportError as error:
         raise UserError(f"{address}: a package is missing that reads such addresses ({error})") from error
     except Exception as error:  # each protocol has errors of its own
-        detail = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"{address}: cannot be read ({detail})") from error
+        raise _unreadable(address, error) from error
+
+
+def _unreadable(address: str, error: BaseException) -> UserError:
+    return UserError(f"{address}: cannot be read ({_one_line(error)})")
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

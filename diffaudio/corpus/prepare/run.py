@@ -1,96 +1,64 @@
-"""Media files -> clips: sound with a few pictures, cut, checked, and written as a Parquet corpus.
+"""Media files -> clips: sound with a few frames, cut, checked, and written as a Parquet corpus.
 
     part      `sources_per_part` media files, in the order of their names, and the clips of these
     fragment  the clips of one media file on their way into a part
 
 Every process takes its share of the missing parts by index, and cuts their files in child processes. The rows and
 bytes of a corpus do not depend on how many there are of either. Running again does what is missing; new files make
-new parts, finished ones stay as they are.
+new parts, finished ones stay as they are. A part with a file that cannot be read now, for a reason that lies outside of
+it, is not written: the next run tries it again.
 """
 
 import contextlib
 import itertools
-import math
+import json
 import secrets
 import shutil
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pyarrow as pa
 from tqdm import tqdm
 
-from diffaudio.atomic_io import locked
 from diffaudio.corpus import store
-from diffaudio.corpus.prepare.deduplicate import drop_duplicates
-from diffaudio.corpus.prepare.fragments import read_fragment
+from diffaudio.corpus.prepare.finish import FORMAT, VERSION, PrepareReport, finish_corpus, write_manifest
+from diffaudio.corpus.prepare.fragments import Fragment, remove_fragment
 from diffaudio.corpus.prepare.resume import Notes, check_settings, check_sources, digest
 from diffaudio.corpus.prepare.settings import PrepareSettings
-from diffaudio.corpus.prepare.sources import Media, read_sources
-from diffaudio.corpus.prepare.worker_pool import WorkerLimits, cut_in_workers
+from diffaudio.corpus.prepare.sources import Media, NotLookedAt, read_sources
+from diffaudio.corpus.prepare.worker_pool import CutFile, WorkerLimits, cut_in_workers
 from diffaudio.errors import UserError
+from diffaudio.folder_lock import locked_folder
 
-__all__ = ["FORMAT", "VERSION", "PrepareReport", "PrepareSettings", "prepare"]
+__all__ = ["UnavailableSourcesError", "prepare"]
 
 T = TypeVar("T")
 
-FORMAT, VERSION = store.FORMATS["clips"]
-WORK, LOCK = ".work", ".lock"
+WORK, UNAVAILABLE = ".work", "unavailable.json"
 PATIENCE_S = 20.0  # for the processes of a run that was killed to be gone
-CARD = """\
-{clips} clips ({seconds:.0f} seconds) out of {sources} media files, cut and checked by `diffaudio prepare`; {dropped}
-files and clips were left out, or are kept with a `reason`. What was left out stands in dropped.csv, the settings in
-manifest.json.
-
-| column | |
-| --- | --- |
-| id | of the clip |
-| source, start_s, duration_s | the file it was cut from, and where, in seconds |
-| caption | of the source, where one was given |
-| sample_rate, audio | the sound as FLAC |
-| frames | pictures as JPEG, with their times in the source in seconds |
-| fingerprint | of the sound, by which duplicates are found |
-| reason | why the clip would be left out, where such clips are kept |"""
+MAX_UNAVAILABLE = 100  # files in a row that cannot be read now, after which no more are tried
 
 
-@dataclass(frozen=True)
-class PrepareReport:
-    """What a corpus holds after `prepare`.
-
-    Attributes:
-        sources: media files looked at.
-        media_seconds: of these, as far as it is known.
-        clips: clips to train on.
-        seconds: of sound in them.
-        rejected: clips that are kept although a filter rejects them.
-        dropped: files and clips that were left out or kept as rejected, as in dropped.csv.
-        reasons: how many of these for each reason.
-    """
-
-    sources: int = 0
-    media_seconds: float = 0.0
-    clips: int = 0
-    seconds: float = 0.0
-    rejected: int = 0
-    dropped: int = 0
-    reasons: dict[str, int] = field(default_factory=dict)
+class UnavailableSourcesError(UserError):
+    """Some files could not be read for reasons that lie outside of them; running again tries them again."""
 
 
 @dataclass(frozen=True)
 class _Job:
-    """What is to do, as the main process tells it to all.
+    """What is to be done, as the main process tells it to all.
 
     Attributes:
         run: a name that no other run has.
         plan: number of each part that is missing, and the files that go into it.
-        is_new: whether the corpus has to be finished, be it that all parts are there.
+        is_unfinished: whether there is anything to do, if only to finish a corpus that has all its parts.
     """
 
     run: str
     plan: list[tuple[int, list[Media]]]
-    is_new: bool
+    is_unfinished: bool
+    not_looked_at: list[NotLookedAt] = field(default_factory=list)
 
 
 def prepare(
@@ -117,14 +85,16 @@ def prepare(
         What the corpus holds, the same on all processes.
 
     Raises:
-        ValueError: a source is wrong (see `read_sources`), `out` holds something else, a corpus made with other
+        UserError: a source is wrong (see `read_sources`), `out` holds something else, a corpus made with other
             settings, or one that another run is writing to.
+        UnavailableSourcesError: files are left to be tried again.
+        OSError: the corpus cannot be written.
     """
     settings = settings or PrepareSettings()
     index, count = (state.process_index, state.num_processes) if state else (0, 1)
     notes: Notes = {}
     with contextlib.ExitStack() as held:
-        job = _told(state, lambda: _begin(sources, out, settings, notes, held))
+        job = _on_main(state, lambda: _begin(sources, out, settings, notes, held))
         if not out.is_dir():
             raise UserError(f"{out}: is not there on all machines; name a folder that they share")
         share, work = job.plan[index::count], out / WORK / f"{job.run}-{index}"
@@ -132,23 +102,23 @@ def prepare(
             _make_parts(out, share, settings, num_workers, limits, work, bar)
         if state:
             state.wait_for_everyone()
-        return _told(state, lambda: _finish(out, settings, job, notes))
+        return _on_main(state, lambda: _finish(out, settings, job, notes))
 
 
-def _told(state: Any, main_does: Callable[[], T]) -> T:
+def _on_main(state: Any, task: Callable[[], T]) -> T:
     """Have the main process do something, and all know what came of it, be it an error."""
     if state is None:
-        return main_does()
+        return task()
     from accelerate.utils import broadcast_object_list
 
     outcome: Any = None
     if state.is_main_process:
         try:
-            outcome = main_does()
-        except (ValueError, OSError) as error:
-            outcome = ValueError(str(error))
+            outcome = task()
+        except (UserError, OSError) as error:
+            outcome = error
     (outcome,) = broadcast_object_list([outcome])
-    if isinstance(outcome, ValueError):
+    if isinstance(outcome, Exception):
         raise outcome
     return outcome
 
@@ -156,12 +126,16 @@ def _told(state: Any, main_does: Callable[[], T]) -> T:
 def _begin(
     sources: Sequence[str | Path], out: Path, settings: PrepareSettings, notes: Notes, held: contextlib.ExitStack
 ) -> _Job:
-    """Make the folder, or see that the corpus there goes with these settings and sources; find out what is missing."""
-    media = read_sources(sources)
+    """Make the folder, or check that the corpus there goes with these settings and sources; find out what is missing.
+
+    Args:
+        notes: filled with those of the finished parts.
+        held: takes the lock of the folder.
+    """
+    found = read_sources(sources)
     if not (out / "manifest.json").is_file():
         store.make_folder(out)
-    if not held.enter_context(locked(out / LOCK, PATIENCE_S)):
-        raise UserError(f"{out}: another run is writing to this corpus; wait until it has ended, or end it")
+    held.enter_context(locked_folder(out, "diffaudio prepare", patience_s=PATIENCE_S))
     held.callback(shutil.rmtree, out / WORK, ignore_errors=True)
     _clear(out)
     is_finished = False
@@ -170,16 +144,16 @@ def _begin(
         check_settings(manifest, settings, out)
         is_finished = manifest["finished"]
     notes |= {part: store.read_note(part) for part in store.part_files(out, "clips")}
-    check_sources(media, notes)
+    check_sources(found.media, notes)
     done = {name for note in notes.values() for name in note["sources"]}
-    missing = [one for one in media if one.name not in done]
-    free = (index for index in itertools.count() if store.part_path(out, "clips", index) not in notes)
+    missing = [one for one in found.media if one.name not in done]
+    unused = (index for index in itertools.count() if store.part_path(out, "clips", index) not in notes)
     size = settings.sources_per_part
-    plan = [(next(free), missing[first : first + size]) for first in range(0, len(missing), size)]
-    is_new = bool(plan) or not is_finished
-    if is_new:
-        _write_manifest(out, settings, PrepareReport(), finished=False)
-    return _Job(secrets.token_hex(4), plan, is_new)
+    plan = [(next(unused), missing[first : first + size]) for first in range(0, len(missing), size)]
+    is_unfinished = bool(plan) or not is_finished
+    if is_unfinished:
+        write_manifest(out, settings, PrepareReport(), finished=False)
+    return _Job(secrets.token_hex(4), plan, is_unfinished, found.not_looked_at)
 
 
 def _clear(out: Path) -> None:
@@ -198,75 +172,80 @@ def _make_parts(
     work: Path,
     bar: Any,
 ) -> None:
-    """Cut the files of a process's parts without a pause between parts, and join the fragments of each."""
+    """Cut the files of a process's parts without a pause between parts, and join the fragments of each.
+
+    What could not be read is written down in `work`, for the main process to report.
+    """
     media = [one for _, part in share for one in part]
     if not media:
         return
+    unavailable: list[dict[str, str]] = []
     cut: Any = cut_in_workers(media, settings, num_workers=min(num_workers, len(media)), folder=work, limits=limits)
     with contextlib.closing(cut):
+        in_a_row = 0
         for index, part in share:
-            fragments = []
-            for _, fragment in itertools.islice(cut, len(part)):
-                fragments.append(fragment)
+            files: list[CutFile] = []
+            for file in itertools.islice(cut, len(part)):
+                files.append(file)
+                in_a_row = in_a_row + 1 if file.unavailable else 0
+                if in_a_row == MAX_UNAVAILABLE:
+                    break
                 bar.update()
-            _join(store.part_path(out, "clips", index), part, fragments)
-            for fragment in fragments:
-                fragment.unlink()
+            missing = [{"source": file.media.name, "why": file.unavailable} for file in files if file.unavailable]
+            unavailable += missing
+            if not missing:
+                _join(store.part_path(out, "clips", index), part, [file.fragment for file in files])
+            for file in files:
+                remove_fragment(file.fragment)
+            if in_a_row == MAX_UNAVAILABLE:
+                break
+    (work / UNAVAILABLE).write_text(json.dumps(unavailable), encoding="utf-8")
 
 
-def _join(path: Path, media: list[Media], fragments: list[Path]) -> None:
-    """Write a part out of the fragments of its files."""
-    read = [read_fragment(fragment) for fragment in fragments]
-    notes = [note for _, note in read]
+def _join(part: Path, media: list[Media], paths: list[Path]) -> None:
+    """Write a part, and before it what was dropped, out of the fragments of its files."""
+    fragments = [Fragment.read(path) for path in paths]
     note: dict[str, Any] = {
         "sources": [one.name for one in media],
         "wanted": digest(media),
-        "dropped": 0,
-        "media_seconds": sum(each["media_seconds"] for each in notes),
+        "dropped": store.write_dropped(part, [fragment.dropped for fragment in fragments]),
+        "media_seconds": sum(fragment.media_seconds for fragment in fragments),
         "clips": 0,
         "seconds": 0.0,
         "rejected": 0,
     }
 
     def tables() -> Iterator[pa.Table]:
-        for table, _ in read:
-            seconds = table.filter(table["reason"].is_null())["duration_s"].to_pylist()
+        for fragment in fragments:
+            seconds = fragment.clips.filter(fragment.clips["reason"].is_null())["duration_s"].to_pylist()
             note["clips"] += len(seconds)
             note["seconds"] += sum(seconds)
-            note["rejected"] += len(table) - len(seconds)
-            yield table
+            note["rejected"] += fragment.clips.num_rows - len(seconds)
+            yield fragment.clips
 
-    dropped = pa.Table.from_pylist([row for each in notes for row in each["dropped"]], store.DROPPED_SCHEMA)
-    note["dropped"] = store.write_dropped(path, [dropped])
-    store.write_tables(path, tables(), note)
+    store.write_tables(part, tables(), note)
 
 
 def _finish(out: Path, settings: PrepareSettings, job: _Job, notes: Notes) -> PrepareReport:
-    """Drop duplicates, add up the parts, and write what tells of them; the manifest comes last."""
-    lacking = [path for path in (store.part_path(out, "clips", index) for index, _ in job.plan) if not path.exists()]
-    if lacking:
-        raise UserError(f"{out}: {lacking[0].name} is not there, though it was written; run the same command again")
+    _check_complete(out, job)
     notes = {part: notes.get(part) or store.read_note(part) for part in store.part_files(out, "clips")}
-    if job.is_new and settings.max_duplicate_distance is not None:
-        drop_duplicates(notes, settings.max_duplicate_distance, keep=settings.keep_dropped)
-    totals = {key: sum(note[key] for note in notes.values()) for key in ("clips", "rejected", "dropped")}
-    reasons = Counter[str]()
-    for part in notes:
-        for table in store.read_dropped(part):
-            reasons.update(table["reason"].to_pylist())
-    report = PrepareReport(
-        sources=sum(len(note["sources"]) for note in notes.values()),
-        media_seconds=round(math.fsum(note["media_seconds"] for note in notes.values()), 3),
-        seconds=round(math.fsum(note["seconds"] for note in notes.values()), 3),
-        reasons=dict(sorted(reasons.items(), key=lambda item: (-item[1], item[0]))),
-        **totals,
+    return finish_corpus(out, settings, notes, job.not_looked_at, is_new=job.is_unfinished)
+
+
+def _check_complete(out: Path, job: _Job) -> None:
+    """Raise an error where a part was not written, be it because of files that cannot be read now."""
+    lacking = [index for index, _ in job.plan if not store.part_path(out, "clips", index).exists()]
+    if not lacking:
+        return
+    unavailable = [
+        one for path in (out / WORK).glob(f"{job.run}-*/{UNAVAILABLE}") for one in json.loads(path.read_text())
+    ]
+    if not unavailable:
+        name = store.part_path(out, "clips", lacking[0]).name
+        raise UserError(f"{out}: {name} is not there, though it was written; run the same command again")
+    first = min(unavailable, key=lambda one: one["source"])
+    raise UnavailableSourcesError(
+        f"{out}: {len(lacking)} of {len(job.plan)} parts are left to be tried again, for {len(unavailable)} files "
+        f"cannot be read now, such as {first['source']} ({first['why']}); run the same command again when they can be "
+        "read, or take them out of the sources"
     )
-    store.write_dropped_csv(out, notes)
-    store.write_card(out, "clips", "Sound with pictures, cut from video", CARD.format(**asdict(report)))
-    _write_manifest(out, settings, report, finished=True)
-    return report
-
-
-def _write_manifest(out: Path, settings: PrepareSettings, report: PrepareReport, *, finished: bool) -> None:
-    head = {"format": FORMAT, "version": VERSION, "settings": asdict(settings)}
-    store.write_manifest(out, {**head, **asdict(report), "finished": finished})

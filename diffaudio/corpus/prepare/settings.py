@@ -7,6 +7,8 @@ from diffaudio.errors import UserError
 
 __all__ = ["PrepareSettings"]
 
+MAX_SOURCES_PER_PART = 10_000  # times 4 KB, which is the longest path
+
 
 @dataclass(frozen=True)
 class PrepareSettings(FilterSettings):
@@ -20,7 +22,7 @@ class PrepareSettings(FilterSettings):
         channels: 1 or 2.
         frames_per_clip: pictures taken of each clip, evenly over its time.
         frame_size: longest side of a picture at most, in pixels.
-        sources_per_part: media files that go into one Parquet file.
+        sources_per_part: media files that go into one Parquet file, at most 10,000; it names them in its metadata.
         keep_dropped: keep clips that a filter condemns, marked with the reason.
     """
 
@@ -46,6 +48,11 @@ class PrepareSettings(FilterSettings):
         if self.min_motion > 0 and self.frames_per_clip == 1:
             raise UserError(
                 f"min_motion is {self.min_motion}, which compares pictures, but frames_per_clip is 1; take 2 or more"
+            )
+        if self.sources_per_part > MAX_SOURCES_PER_PART:
+            raise UserError(
+                f"sources_per_part is {self.sources_per_part}; it must be at most {MAX_SOURCES_PER_PART}, "
+                "for Parquet reads no metadata beyond 100 MB"
             )
         if self.channels not in (1, 2):
             raise UserError(f"channels is {self.channels}; choose 1 (mono) or 2 (stereo)")

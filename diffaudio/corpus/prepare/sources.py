@@ -1,35 +1,36 @@
-"""What a corpus is made of: media files, each with the stretches of it that are wanted.
+"""What a corpus is made of: media files, each with the segments of it that are wanted.
 
-A source is a media file, a folder of them, a list or manifest of them (see `lists`), or an address that fsspec opens
-(see `remote`): a file, a folder or a pattern.
+A source is a media file, a folder of them, a list or manifest of them (see `manifests`), or an address that fsspec
+opens (see `remote`): a file, a folder or a pattern.
 """
 
+import contextlib
 import itertools
 import math
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from diffaudio.corpus.prepare import manifests as lists
-from diffaudio.corpus.prepare import remote
+from diffaudio.corpus.prepare import manifests, remote
 from diffaudio.errors import UserError
 from diffaudio.media.suffixes import MEDIA_SUFFIXES
 
-__all__ = ["Media", "Segment", "read_sources"]
+__all__ = ["Media", "NotLookedAt", "Segment", "Sources", "read_sources"]
 
 LOOKED_UP = 100  # files of a list, to see whether they are where it says
+UNKNOWN_SUFFIX = "its suffix is not one of a media file"
 
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A stretch of a media file.
+    """A part of a media file that is wanted.
 
     Attributes:
-        start_s: where it begins.
-        end_s: where it ends; None is the end of the file.
-        caption: what it is of, where somebody says.
+        end_s: None is the end of the file.
+        caption: what it is of, where a manifest says so.
 
     Raises:
         ValueError: it ends before it begins, or begins before the file does.
@@ -59,19 +60,40 @@ class Media:
             address of a remote file.
         path: what to open: a local path, or an address that fsspec opens.
         segments: at least one, in order of time.
+        existed: whether the file is known to have been there when the sources were read.
     """
 
     name: str
     path: str
     segments: tuple[Segment, ...] = (Segment(),)
+    existed: bool = field(default=True, compare=False)
+
+
+class NotLookedAt(NamedTuple):
+    """A file or folder below a source that is passed over."""
+
+    name: str
+    why: str
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What was found at the sources of a corpus.
+
+    Attributes:
+        media: in the order of their names, whatever the order of the sources.
+        not_looked_at: files whose suffix is none of MEDIA_SUFFIXES, and folders that cannot be listed, by name.
+    """
+
+    media: list[Media]
+    not_looked_at: list[NotLookedAt]
 
 
 class _Wanted(NamedTuple):
-    segment: Segment
-    said_by: str
+    """A segment, and the source or the row of a list that names it."""
 
-    def __str__(self) -> str:
-        return self.said_by
+    segment: Segment
+    named_by: str
 
 
 class _Found(NamedTuple):
@@ -80,49 +102,65 @@ class _Found(NamedTuple):
     path: str
     wanted: _Wanted
     folder: str | None
+    is_listed: bool = False  # by a list, which may be wrong
 
 
 WHOLE = Segment()
 
 
-def read_sources(sources: Sequence[str | Path]) -> list[Media]:
+def read_sources(sources: Sequence[str | Path]) -> Sources:
     """Find the media files that `sources` name, and what is wanted of each.
 
     Folders are searched with everything below them for files with one of MEDIA_SUFFIXES; hidden files and folders
-    are passed over. A file that is named more than once is taken once, with all the stretches that are named.
+    are passed over. Symbolic links to folders are followed; a folder that can be reached in several ways is searched
+    once, by its own path if that lies below a source. A file that is named more than once is taken once, with all the
+    segments that are named.
 
-    Returns:
-        In the order of their names, whatever the order of `sources`. Local files are named from the deepest folder
-        in which all of them lie, with the folders searched and the folders of lists that have relative paths.
+    Local files are named from the deepest folder in which all of them lie, with the folders searched and the folders
+    of lists that have relative paths.
 
     Raises:
-        ValueError: a source does not exist or cannot be read, a row of a list is wrong, stretches of a file overlap,
+        UserError: a source does not exist or cannot be read, a row of a list is wrong, segments of a file overlap,
             or there is no media file at all.
+        OSError: a folder cannot be read.
     """
     wanted: dict[str, list[_Wanted]] = {}
     folders: set[str] = set()
-    for source in sources:
-        for found in _found(str(source)):
-            wanted.setdefault(found.path, []).append(found.wanted)
-            if found.folder is not None:
-                folders.add(found.folder)
+    listed: set[str] = set()
+    skipped: dict[str, str] = {}
+    for found in itertools.chain(_searched(sources, skipped), *(_named(str(source), skipped) for source in sources)):
+        wanted.setdefault(found.path, []).append(found.wanted)
+        if found.folder is not None:
+            folders.add(found.folder)
+        if found.is_listed:
+            listed.add(found.path)
     if not wanted:
         given = ", ".join(str(source) for source in sources) or "nothing given"
         raise UserError(f"no media files found in {given}; looked for {', '.join(MEDIA_SUFFIXES)}")
     base = os.path.join(os.path.commonpath(folders), "") if folders else ""
-    media = [Media(_name(path, base), path, _joined(path, rows)) for path, rows in wanted.items()]
-    return sorted(media, key=lambda one: one.name)
+    missing = listed - _existing(listed)
+    media = [Media(_name(path, base), path, _merged(path, rows), path not in missing) for path, rows in wanted.items()]
+    passed_over = (NotLookedAt(_name(path, base), why) for path, why in skipped.items() if path not in wanted)
+    return Sources(sorted(media, key=lambda one: one.name), sorted(passed_over))
 
 
-def _found(source: str) -> Iterator[_Found]:
-    if lists.is_list(source):
+def _searched(sources: Sequence[str | Path], skipped: dict[str, str]) -> Iterator[_Found]:
+    """The media files below all sources that are local folders."""
+    roots = {os.path.abspath(source): str(source) for source in sources if _is_local_folder(str(source))}
+    for path, root in _walk(sorted(roots), skipped):
+        yield _Found(path, _Wanted(WHOLE, roots[root]), root)
+
+
+def _named(source: str, skipped: dict[str, str]) -> Iterator[_Found]:
+    """The media files of a source that is no local folder."""
+    if _is_local_folder(source):
+        return
+    if manifests.is_list(source):
         yield from _listed(source)
     elif remote.is_remote(source):
-        whole = _Wanted(WHOLE, source)
-        yield from (_Found(address, whole, None) for address in remote.find_remote(source, MEDIA_SUFFIXES))
-    elif os.path.isdir(source):
-        folder, whole = os.path.abspath(source), _Wanted(WHOLE, source)
-        yield from (_Found(path, whole, folder) for path in _walk(folder))
+        addresses, others = remote.find_remote(source, MEDIA_SUFFIXES)
+        skipped.update(dict.fromkeys(others, UNKNOWN_SUFFIX))
+        yield from (_Found(address, _Wanted(WHOLE, source), None) for address in addresses)
     elif os.path.isfile(source):
         path = os.path.abspath(source)
         yield _Found(path, _Wanted(WHOLE, source), os.path.dirname(path))
@@ -130,12 +168,73 @@ def _found(source: str) -> Iterator[_Found]:
         raise UserError(f"{source}: there is no such file or folder")
 
 
-def _walk(folder: str) -> Iterator[str]:
-    for where, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in files:
-            if name.lower().endswith(MEDIA_SUFFIXES) and not name.startswith("."):
-                yield os.path.join(where, name)
+def _is_local_folder(source: str) -> bool:
+    return not manifests.is_list(source) and not remote.is_remote(source) and os.path.isdir(source)
+
+
+def _walk(roots: list[str], skipped: dict[str, str]) -> Iterator[tuple[str, str]]:
+    """Media files below folders, each with the root that it was found from.
+
+    Links wait until all that can be reached without them has been searched: what is found, and by which path, depends
+    on no order, and nothing is found twice.
+    """
+    folders = deque((root, root) for root in roots if os.path.realpath(root) == root)
+    links = [(root, root) for root in roots if os.path.realpath(root) != root]
+    linked_files: list[tuple[str, str]] = []
+    searched: set[tuple[int, int]] = set()
+    while folders or links:
+        if not folders:
+            links.sort(reverse=True)
+            folders.append(links.pop())
+        folder, root = folders.popleft()
+        status = os.stat(folder)
+        if (status.st_dev, status.st_ino) in searched:
+            continue
+        searched.add((status.st_dev, status.st_ino))
+        for entry in _visible_entries(folder, skipped):
+            if entry.is_symlink() and not os.path.exists(entry.path):
+                skipped[entry.path] = "a symbolic link to what is not there"
+            elif entry.is_dir():
+                (links if entry.is_symlink() else folders).append((entry.path, root))
+            elif not entry.name.lower().endswith(MEDIA_SUFFIXES):
+                skipped[entry.path] = UNKNOWN_SUFFIX
+            elif entry.is_symlink():
+                linked_files.append((entry.path, root))
+            else:
+                yield entry.path, root
+    targets: set[str] = set()
+    for path, root in sorted(linked_files):
+        target = os.path.realpath(path)
+        if target not in targets and not _is_found(target, searched):
+            targets.add(target)
+            yield path, root
+
+
+def _is_found(path: str, searched: set[tuple[int, int]]) -> bool:
+    """Whether a file is among those found in the folders that were searched."""
+    folder, name = os.path.split(path)
+    status = os.stat(folder)
+    is_media = name.lower().endswith(MEDIA_SUFFIXES) and not name.startswith(".")
+    return is_media and (status.st_dev, status.st_ino) in searched
+
+
+def _visible_entries(folder: str, skipped: dict[str, str]) -> list["os.DirEntry[str]"]:
+    try:
+        with os.scandir(folder) as entries:
+            return sorted((one for one in entries if not one.name.startswith(".")), key=lambda one: one.name)
+    except PermissionError as error:
+        skipped[folder] = f"the folder cannot be listed ({error.strerror})"
+        return []
+
+
+def _existing(paths: Iterable[str]) -> set[str]:
+    """Which files of lists are there: each folder is listed once, which is faster than to ask for every file."""
+    found = set()
+    for folder, group in itertools.groupby(sorted(paths, key=os.path.dirname), key=os.path.dirname):
+        with contextlib.suppress(OSError):
+            names = set(os.listdir(folder))
+            found.update(path for path in group if os.path.basename(path) in names)
+    return found
 
 
 def _listed(source: str) -> Iterator[_Found]:
@@ -145,7 +244,7 @@ def _listed(source: str) -> Iterator[_Found]:
         raise UserError(f"{source}: there is no such file or folder")
     list_folder = os.path.join(os.path.dirname(os.path.abspath(source)), "")
     first: list[str] = []
-    for row in lists.read_list(source):
+    for row in manifests.read_list(source):
         try:
             segment = Segment(row.start_s or 0.0, row.end_s, row.caption) if row[2:5] != (None, None, None) else WHOLE
         except ValueError as error:
@@ -160,7 +259,7 @@ def _listed(source: str) -> Iterator[_Found]:
                 folder = os.path.commonpath([folder, list_folder])
             if is_local and len(first) < LOOKED_UP:
                 first.append(row.path)
-        yield _Found(row.path, _Wanted(segment, row.place), folder)
+        yield _Found(row.path, _Wanted(segment, row.place), folder, is_listed=True)
     if first and not any(os.path.isfile(path) for path in first):
         raise UserError(
             f"{source}: of the first {len(first)} files that it names none is there, such as {first[0]}; "
@@ -169,25 +268,31 @@ def _listed(source: str) -> Iterator[_Found]:
 
 
 def _name(path: str, base: str) -> str:
+    """The name of a source: text, as names of files need not be.
+
+    Bytes that are no UTF-8 are written as escapes, and so a backslash that is there is doubled: no two files have the
+    same name.
+    """
     if remote.is_remote(path):
         return path
     name = path.removeprefix(base).replace(os.sep, "/")
-    return os.fsencode(name).decode("utf-8", "backslashreplace")  # names of files need not be text
+    return os.fsencode(name.replace("\\", "\\\\")).decode("utf-8", "backslashreplace")
 
 
-def _joined(path: str, rows: list[_Wanted]) -> tuple[Segment, ...]:
-    """What is wanted of one file, each stretch once, in order of time."""
+def _merged(path: str, rows: list[_Wanted]) -> tuple[Segment, ...]:
+    """What is wanted of one file, each segment once, in order of time."""
     if len(rows) == 1:
         return (rows[0].segment,)
-    first_said: dict[Segment, _Wanted] = {}
+    by_segment: dict[Segment, _Wanted] = {}
     for row in rows:
-        first_said.setdefault(row.segment, row)
-    ordered = sorted(first_said.values(), key=lambda row: (row.segment.start_s, row.segment.end_s or math.inf))
+        by_segment.setdefault(row.segment, row)
+    ordered = sorted(by_segment.values(), key=lambda row: (row.segment.start_s, row.segment.end_s or math.inf))
     for before, after in itertools.pairwise(ordered):
         if before.segment.end_s is None or after.segment.start_s < before.segment.end_s:
             is_same = (before.segment.start_s, before.segment.end_s) == (after.segment.start_s, after.segment.end_s)
             what = "has another caption than" if is_same else "overlaps"
             raise UserError(
-                f"{path}: {after.segment} ({after}) {what} {before.segment} ({before}); name each stretch once"
+                f"{path}: {after.segment} ({after.named_by}) {what} {before.segment} ({before.named_by}); "
+                "name each segment once"
             )
     return tuple(row.segment for row in ordered)

@@ -1,67 +1,61 @@
-"""Media files cut into clips by child processes, each file within bounds of time and memory.
+"""Media files cut into clips by worker processes, each file within limits of time and memory.
 
-    worker    a child process that cuts one file after the other, and is replaced when it dies
+    worker    a process that cuts one file after the other (see `worker`), replaced when it dies (Pebble)
     fragment  the rows of one media file (see `fragments`): rows never pile up in memory
 
 Whatever a file does to its decoder (a crash, endless memory, no end), it costs that file and a new worker: the
-fragment is then empty, and its note says that the file was dropped as crashed, out_of_memory or timeout.
-A worker knows neither torch nor threads, so that it starts fast and gives the same bytes wherever it runs.
+fragment is then empty, and says that the file was dropped as crashed, out_of_memory or timeout. A file that cannot be
+read for a reason that lies outside of it has no fragment: nothing is to be recorded of it.
 """
 
 import contextlib
+import multiprocessing
 import os
 import pickle
-import queue
 import signal
-import subprocess
-import sys
-import threading
-import time
 from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, TimeoutError
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from diffaudio.corpus.prepare.fragments import dropped_row, new_note, write_fragment
-from diffaudio.corpus.prepare.remote import is_remote
+from pebble import ProcessExpired, ProcessPool
+
+from diffaudio.corpus.prepare.fragments import remove_fragment, write_empty_fragment
 from diffaudio.corpus.prepare.settings import PrepareSettings
 from diffaudio.corpus.prepare.sources import Media
+from diffaudio.corpus.prepare.worker import IDLE_FACTOR, WorkerLimits, cut_file, process_file, start_worker
 from diffaudio.errors import UserError
 
-__all__ = ["WorkerLimits", "cut_in_workers"]
+__all__ = ["CutFile", "cut_in_workers"]
 
 AHEAD_PER_WORKER = 32  # files cut beyond the one that is waited for: a film must not hold up the others
-SECONDS_PER_MB = 8.0  # what a file may take in all grows with its bytes, which do not lie, unlike its header
-REMOTE_MB = 4000.0  # what a remote file may have as far as its time is concerned
-LOOK_S = 0.25  # how often it is looked whether a worker is over its time
-START_S = 600.0  # for a worker on a machine that is very busy
-KILLED = "out_of_memory", "the system killed the worker"
-ENVIRONMENT = {
-    **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"),
-    "ARROW_DEFAULT_MEMORY_POOL": "system",  # others set a GB aside, which counts as used
-}
+LOOK_S = 1.0  # how often it is looked whether the worker of a file that is waited for has died
+AGAIN = "again"
 
 
-@dataclass(frozen=True)
-class WorkerLimits:
-    """What one file may cost before it is given up. No setting of the corpus: clips do not depend on it.
+class CutFile(NamedTuple):
+    """A media file after it was cut.
 
     Attributes:
-        timeout_s: of a worker without a sign of life; one that gives some may take 8 seconds more for each megabyte
-            of its file in all.
-        max_memory_mb: of one worker with everything that it holds.
+        fragment: its rows, to be read and removed; not there where the file was unavailable.
+        unavailable: why the file cannot be read now, for a reason that lies outside of it, else None.
     """
 
-    timeout_s: float = 120.0
-    max_memory_mb: int = 1400
+    media: Media
+    fragment: Path
+    unavailable: str | None = None
 
-    def __post_init__(self) -> None:
-        if self.timeout_s <= 0:
-            raise UserError(f"timeout_s is {self.timeout_s}; it must be above 0")
-        if self.max_memory_mb < 256:
-            raise UserError(f"max_memory_mb is {self.max_memory_mb}; a worker needs at least 256")
+
+@dataclass
+class _Task:
+    media: Media
+    fragment: Path
+    future: Any = None
+    was_killed: bool = False
+    looks_lost: int = 0
 
 
 def cut_in_workers(
@@ -71,176 +65,122 @@ def cut_in_workers(
     num_workers: int,
     folder: Path,
     limits: WorkerLimits | None = None,
-) -> Iterator[tuple[Media, Path]]:
+) -> Iterator[CutFile]:
     """Cut media files into clips, several at a time.
 
+    Workers are spawned: a script that calls this has to keep its own work under `if __name__ == "__main__"`.
+
     Args:
-        num_workers: child processes.
         folder: where fragments are written; made where it is missing. Nobody else writes there.
         limits: of time and memory for each file.
 
     Yields:
-        Each file with its fragment, in the order given: its rows, and the note of `new_note`. The fragment is the
-        caller's to read and remove.
+        Each file with its fragment, in the order given.
 
     Raises:
         ValueError: `num_workers` is below 1.
+        OSError: a fragment cannot be written.
         RuntimeError: a worker cannot start.
     """
     if num_workers < 1:
         raise UserError(f"num_workers is {num_workers}; it must be at least 1")
     folder.mkdir(parents=True, exist_ok=True)
-    workers = [_Worker(settings, limits or WorkerLimits()) for _ in range(num_workers)]
-    free: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
-    for worker in workers:
-        free.put(worker)
-
-    def cut(item: Media, fragment: Path) -> tuple[Media, Path]:
-        worker = free.get()
-        try:
-            worker.cut(item, fragment)
-        finally:
-            free.put(worker)
-        return item, fragment
-
-    ended = threading.Event()
-    threading.Thread(target=_watch, args=(workers, ended), daemon=True).start()
-    threads = ThreadPoolExecutor(num_workers)
-    begun: deque[Future[tuple[Media, Path]]] = deque()
-    try:
+    with contextlib.closing(_Workers(settings, num_workers, limits or WorkerLimits())) as workers:
         for index, item in enumerate(media):
-            begun.append(threads.submit(cut, item, folder / f"{index:08d}.arrow"))
-            if len(begun) > AHEAD_PER_WORKER * num_workers:
-                yield begun.popleft().result()
-        while begun:
-            yield begun.popleft().result()
-    finally:
-        threads.shutdown(wait=False, cancel_futures=True)
-        for worker in workers:
-            worker.stop()
-        ended.set()
-        threads.shutdown()
-        for worker in workers:
-            worker.close()
+            workers.begin(_Task(item, folder / f"{index:08d}.arrow"))
+            if len(workers.begun) > AHEAD_PER_WORKER * num_workers:
+                yield workers.finish_first()
+        while workers.begun:
+            yield workers.finish_first()
 
 
-class _Worker:
-    """A child process, started when it is first needed and again after it died."""
+class _Workers:
+    """A pool of workers, and the tasks that were given to it, in order."""
 
-    def __init__(self, settings: PrepareSettings, limits: WorkerLimits) -> None:
-        self._settings, self._limits = settings, limits
-        self._process: subprocess.Popen[bytes] | None = None
-        self._stopped = self._expired = False
-        self._deadline_s = float("inf")
-        self._lock = threading.Lock()  # of the last two
+    def __init__(self, settings: PrepareSettings, num_workers: int, limits: WorkerLimits) -> None:
+        self._num_workers, self._limits = num_workers, limits
+        self._arguments = os.getpid(), pickle.dumps(settings), limits
+        self._pool = self._new_pool()
+        self._has_worked = False  # since the pool was made
+        self.begun: deque[_Task] = deque()
 
-    def cut(self, media: Media, fragment: Path) -> None:
-        """Have the fragment written; where the child fails to, write an empty one that says why.
+    def begin(self, task: _Task) -> None:
+        self.begun.append(task)
+        self._schedule(task)
 
-        A child that somebody killed need not have died of this file: it gets a second chance.
-        """
-        verdict = self._cut(media, fragment)
-        if verdict == KILLED and not self._stopped:
-            verdict = self._cut(media, fragment)
-        if verdict and not self._stopped:
-            note = new_note(media)
-            note["dropped"].append(dropped_row(media, media.segments[0].start_s, None, verdict))
-            write_fragment(fragment, [], note)
-
-    def end_if_late(self) -> None:
-        """Called by another thread every now and then."""
-        with self._lock:
-            if time.monotonic() > self._deadline_s and self._process:
-                self._expired = True
-                self._process.kill()
-
-    def stop(self) -> None:
-        """End the child, from another thread than the one that may be waiting for it."""
-        self._stopped = True
-        if self._process:
-            self._process.kill()
+    def finish_first(self) -> CutFile:
+        """Wait for the task that was begun first."""
+        task = self.begun.popleft()
+        while True:
+            try:
+                unavailable = task.future.result(timeout=LOOK_S)
+            except BrokenProcessPool as error:
+                self._restart(task, error)
+                continue
+            except TimeoutError:
+                if not self._is_lost(task):
+                    continue
+                unavailable = self._record_death(task, -signal.SIGKILL)
+            except ProcessExpired as error:
+                unavailable = self._record_death(task, error.exitcode)
+            self._has_worked = True
+            if unavailable is AGAIN:
+                self._schedule(task)
+                continue
+            if isinstance(unavailable, OSError):
+                raise unavailable
+            return CutFile(task.media, task.fragment, unavailable)
 
     def close(self) -> None:
-        if self._process:
-            self._end(self._process)
+        self._pool.stop()
+        self._pool.join()
 
-    def _cut(self, media: Media, fragment: Path) -> tuple[str, str] | None:
-        """Why the child failed to write the fragment, if it did."""
-        if self._process and self._expired:  # it was killed when it had just finished
-            self._end(self._process)
-        process = self._process or self._start()
-        began_s = time.monotonic()
-        last_s = began_s + self._limits.timeout_s + SECONDS_PER_MB * _megabytes(media.path)
+    def _is_lost(self, task: _Task) -> bool:
+        """Whether the worker died so early that Pebble did not yet know what it was working on, and never will."""
         try:
-            _send(process.stdin, (media, str(fragment)))
-            while self._receive(process, self._limits.timeout_s, last_s) != "done":
-                pass
-            return None
-        except (EOFError, OSError, pickle.UnpicklingError):
-            code = process.wait()
-        self._end(process)
-        if self._expired:
-            return "timeout", f"gave up after {time.monotonic() - began_s:.0f} s"
+            process = int(process_file(task.fragment).read_text())
+        except (OSError, ValueError):
+            return False
+        is_dead = all(child.pid != process for child in multiprocessing.active_children())
+        task.looks_lost = task.looks_lost + 1 if is_dead else 0
+        return task.looks_lost > 2
+
+    def _record_death(self, task: _Task, code: int) -> str | None:
+        """Drop the file that its worker died of; where it is not to blame, return what was."""
+        remove_fragment(task.fragment)
+        timeout_s = self._limits.timeout_s
+        if code == -signal.SIGKILL and not task.was_killed:  # perhaps by chance: it gets a second try
+            task.was_killed = True
+            return AGAIN
+        if code == -signal.SIGALRM:
+            return f"nothing came of it for {IDLE_FACTOR * timeout_s:g} s; is what it lies on out of reach?"
         if code == -signal.SIGKILL:
-            return KILLED
-        cause = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-        return "crashed", f"the decoder ended the worker ({cause})"
+            return "the system killed its worker twice; if memory is short, use fewer workers"
+        if code == -signal.SIGPROF:
+            reason = "timeout", f"took {timeout_s:g} s of processor time without progress, or too long for its size"
+        else:
+            cause = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+            reason = "crashed", f"the decoder ended the worker ({cause})"
+        write_empty_fragment(task.fragment, task.media, reason)
+        return None
 
-    def _start(self) -> subprocess.Popen[bytes]:
-        program = f"import sys; sys.path[:] = {sys.path!r}; from diffaudio.corpus.prepare.worker import serve; serve()"
-        process = subprocess.Popen(
-            [sys.executable, "-c", program],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=os.environ | ENVIRONMENT,
-            start_new_session=True,  # Ctrl-C is for the parent, whose end is theirs
-        )
-        self._process, self._expired = process, False
+    def _new_pool(self) -> ProcessPool:
+        context = multiprocessing.get_context("spawn")  # a forked child would inherit torch, threads and memory
+        return ProcessPool(self._num_workers, initializer=start_worker, initargs=self._arguments, context=context)
+
+    def _schedule(self, task: _Task) -> None:
         try:
-            _send(process.stdin, (os.getpid(), self._settings, self._limits.max_memory_mb))
-            self._receive(process, START_S)
-        except (EOFError, OSError) as error:
-            self._end(process)
-            if not self._stopped:
-                raise RuntimeError("a worker of `diffaudio prepare` does not start; its error stands above") from error
-        return process
+            task.future = self._pool.schedule(cut_file, (task.media, task.fragment))
+        except RuntimeError as error:  # the pool broke just now
+            task.future = Future()
+            task.future.set_exception(BrokenProcessPool(str(error)))
 
-    def _receive(self, process: subprocess.Popen[bytes], timeout_s: float, last_s: float = float("inf")) -> str:
-        """The child's next word; EOFError when it has died, or was killed because it came too late."""
-        self._set_deadline(min(time.monotonic() + timeout_s, last_s))
-        try:
-            return pickle.load(process.stdout)  # type: ignore[arg-type]
-        finally:
-            self._set_deadline(float("inf"))
-
-    def _set_deadline(self, deadline_s: float) -> None:
-        with self._lock:
-            self._deadline_s = deadline_s
-
-    def _end(self, process: subprocess.Popen[bytes]) -> None:
-        self._process = None
-        process.kill()
-        process.wait()
-        for pipe in (process.stdin, process.stdout):
-            with contextlib.suppress(OSError):
-                pipe.close()  # type: ignore[union-attr]
-
-
-def _watch(workers: list[_Worker], ended: threading.Event) -> None:
-    while not ended.wait(LOOK_S):
-        for worker in workers:
-            worker.end_if_late()
-
-
-def _send(pipe: Any, message: Any) -> None:
-    pickle.dump(message, pipe)
-    pipe.flush()
-
-
-def _megabytes(path: str) -> float:
-    if is_remote(path):
-        return REMOTE_MB
-    try:
-        return os.path.getsize(path) / 1e6
-    except OSError:
-        return 0.0
+    def _restart(self, first: _Task, error: BrokenProcessPool) -> None:
+        """Begin again with what is not finished: Pebble gives a pool up when a worker dies that has no task."""
+        if not self._has_worked:
+            raise RuntimeError("a worker of `diffaudio prepare` does not start; its error stands above") from error
+        self.close()
+        self._pool, self._has_worked = self._new_pool(), False
+        for task in (first, *self.begun):
+            if not task.future.done() or isinstance(task.future.exception(), BrokenProcessPool):
+                self._schedule(task)

@@ -9,9 +9,9 @@ import pytest
 from media import noise, numbered_pictures, tone, write_media
 from PIL import Image
 
-from diffaudio.corpus.prepare import cut
+from diffaudio.corpus.prepare import cut, fragments
 from diffaudio.corpus.prepare.cut import cut_clips
-from diffaudio.corpus.prepare.fragments import new_note, read_fragment, write_fragment
+from diffaudio.corpus.prepare.fragments import CutReport, Fragment, write_fragment
 from diffaudio.corpus.prepare.settings import PrepareSettings
 from diffaudio.corpus.prepare.sources import Media, Segment
 from diffaudio.media.audio import decode_flac
@@ -24,9 +24,9 @@ WHOLE = (Segment(),)
 def cut_file(path: Path, settings: PrepareSettings = SMALL, segments=WHOLE) -> tuple[list[dict], list[dict]]:
     """Rows, and what was dropped."""
     media = Media(path.name, str(path), tuple(segments))
-    note = new_note(media)
-    rows = list(cut_clips(media, settings, note))
-    return rows, note["dropped"]
+    dropped: list[dict] = []
+    rows = list(cut_clips(media, settings, CutReport(media, dropped)))
+    return rows, dropped
 
 
 def spans(rows: list[dict]) -> list[tuple[float, float]]:
@@ -219,12 +219,12 @@ def test_fingerprints_are_made_where_duplicates_are_looked_for(film):
 
 def test_the_note_says_how_much_sound_was_looked_at(film):
     media = Media("a", str(film), (Segment(1, 3),))
-    note = new_note(media)
-    list(cut_clips(media, SMALL, note))
-    assert 2 <= note["media_seconds"] < 4
-    note = new_note(media)
-    list(cut_clips(replace(media, segments=(Segment(),)), SMALL, note))
-    assert note["media_seconds"] == pytest.approx(7)
+    report = CutReport(media)
+    list(cut_clips(media, SMALL, report))
+    assert 2 <= report.media_seconds < 4
+    report = CutReport(media)
+    list(cut_clips(replace(media, segments=(Segment(),)), SMALL, report))
+    assert report.media_seconds == pytest.approx(7)
 
 
 def test_a_decoder_without_memory_drops_the_file_for_that(film, monkeypatch):
@@ -239,16 +239,27 @@ def test_signs_of_life_are_given_while_a_file_is_read(film, monkeypatch):
     monkeypatch.setattr(cut, "PACKETS_PER_SIGN", 4)
     signs = []
     media = Media("a", str(film))
-    list(cut_clips(media, SMALL, new_note(media), lambda: signs.append(1)))
+    list(cut_clips(media, SMALL, CutReport(media), lambda: signs.append(1)))
     assert len(signs) > 5
 
 
-def test_a_fragment_gives_back_rows_and_note(film, tmp_path):
+def test_a_fragment_gives_back_clips_and_what_was_dropped(film, tmp_path, monkeypatch):
+    monkeypatch.setattr(fragments, "DROPPED_ROWS", 2)
     media = Media("a", str(film))
-    note = new_note(media)
-    rows = list(cut_clips(media, SMALL, note))
-    write_fragment(tmp_path / "f", iter(rows), note | {"dropped": [{"detail": "ü"}]})
-    table, read = read_fragment(tmp_path / "f")
-    assert table.to_pylist() == rows and read["dropped"] == [{"detail": "ü"}]
-    write_fragment(tmp_path / "f", [], note)
-    assert read_fragment(tmp_path / "f")[0].num_rows == 0
+    report = CutReport(media)
+    rows = list(cut_clips(media, SMALL, report))
+
+    def rows_with_drops():
+        for index, row in enumerate(rows):
+            report.drop(float(index), None, ("silent", "ü"))
+            yield row
+
+    write_fragment(tmp_path / "f.arrow", rows_with_drops(), report)
+    read = Fragment.read(tmp_path / "f.arrow")
+    assert read.clips.to_pylist() == rows and read.media_seconds == report.media_seconds
+    expected = {"source": "a", "duration_s": None, "reason": "silent", "detail": "ü"}
+    assert read.dropped.to_pylist() == [expected | {"start_s": float(index)} for index in range(len(rows))]
+    write_fragment(tmp_path / "f.arrow", [], CutReport(media))
+    assert Fragment.read(tmp_path / "f.arrow").clips.num_rows == 0
+    fragments.remove_fragment(tmp_path / "f.arrow")
+    assert list(tmp_path.iterdir()) == []

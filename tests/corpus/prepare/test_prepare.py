@@ -15,12 +15,14 @@ from killing import DIFFAUDIO, contents, everything, kill, start, start_two, wai
 from media import noise, numbered_pictures, picture_number, tone, write_media
 from PIL import Image
 
-from diffaudio.atomic_io import locked
 from diffaudio.corpus import store
 from diffaudio.corpus.prepare import deduplicate
 from diffaudio.corpus.prepare.cut import cut_clips
-from diffaudio.corpus.prepare.fragments import new_note, write_fragment
-from diffaudio.corpus.prepare.run import PrepareSettings, _Job, prepare
+from diffaudio.corpus.prepare.fragments import CutReport, write_fragment
+from diffaudio.corpus.prepare.run import _Job, prepare
+from diffaudio.corpus.prepare.settings import PrepareSettings
+from diffaudio.corpus.prepare.worker_pool import CutFile
+from diffaudio.folder_lock import locked_folder
 from diffaudio.media.audio import decode_flac
 
 SMALL = PrepareSettings(
@@ -32,9 +34,9 @@ def cut_here(media, settings, *, num_workers, folder, limits):
     """Stands for `workers.cut_in_workers`, which has tests of its own, and takes a second to start."""
     folder.mkdir(parents=True)
     for index, item in enumerate(media):
-        note = new_note(item)
-        write_fragment(folder / f"{index}.arrow", cut_clips(item, settings, note), note)
-        yield item, folder / f"{index}.arrow"
+        report = CutReport(item)
+        write_fragment(folder / f"{index}.arrow", cut_clips(item, settings, report), report)
+        yield CutFile(item, folder / f"{index}.arrow")
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -166,7 +168,9 @@ def test_running_again_does_only_what_is_missing(videos, corpus, tmp_path, monke
     assert all(path.stat().st_mtime_ns == before for path, before in times.items())
 
     monkeypatch.setattr("diffaudio.corpus.prepare.run.cut_in_workers", lambda *_, **__: pytest.fail("nothing was left"))
-    monkeypatch.setattr("diffaudio.corpus.prepare.run.drop_duplicates", lambda *_, **__: pytest.fail("nothing was new"))
+    monkeypatch.setattr(
+        "diffaudio.corpus.prepare.finish.drop_duplicates", lambda *_, **__: pytest.fail("nothing was new")
+    )
     assert run(videos, out) == report
 
 
@@ -222,8 +226,8 @@ def test_killed_at_any_moment_and_begun_again_by_any_number_of_processes_it_ends
 def test_a_corpus_that_another_run_writes_to_is_left_alone(videos, tmp_path, monkeypatch):
     monkeypatch.setattr("diffaudio.corpus.prepare.run.PATIENCE_S", 0.0)
     (tmp_path / "out").mkdir()
-    with locked(tmp_path / "out" / ".lock", 0.0):
-        with pytest.raises(ValueError, match="out: another run is writing to this corpus; wait until it has ended"):
+    with locked_folder(tmp_path / "out", "diffaudio prepare"):
+        with pytest.raises(ValueError, match="out: `diffaudio prepare`, process .* is writing to this folder; wait"):
             run(videos, tmp_path / "out")
         assert [path.name for path in (tmp_path / "out").iterdir()] == [".lock"]
     run(videos / "below", tmp_path / "out")
