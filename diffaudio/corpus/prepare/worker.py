@@ -29,14 +29,13 @@ if TYPE_CHECKING:
     from diffaudio.corpus.prepare.settings import PrepareSettings
     from diffaudio.corpus.prepare.sources import Media
 
-__all__ = ["IDLE_FACTOR", "WorkerLimits", "cut_file", "process_file", "start_worker"]
+__all__ = ["WorkerLimits", "cut_file", "process_file", "start_worker"]
 
 ENVIRONMENT = {
     **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"),
     "ARROW_DEFAULT_MEMORY_POOL": "system",  # others set a GB aside, which counts as used
 }
 SECONDS_PER_MB = 8.0  # what a file may take in all grows with its bytes, which do not lie, unlike its header
-IDLE_FACTOR = 10.0  # time that may go by with the processor idle, in units of `timeout_s`
 REUSED_BYTES = 256 << 20  # freed memory is reused for the next file up to here
 LARGEST_BYTES = 32 << 20  # of it in one piece; the C library takes no larger bound
 CHUNK_BYTES = 1 << 20  # of a remote file
@@ -51,17 +50,20 @@ class WorkerLimits:
 
     Attributes:
         timeout_s: processor time between two signs of progress; a file that goes on making progress may take 8 seconds
-            more for each megabyte that it has.
+            more for each megabyte that it has. Beyond that it is dropped.
+        idle_timeout_s: time between two signs of progress; beyond that what the file lies on is out of reach, or the
+            machine is far too busy, and the next run tries it again.
         max_memory_mb: memory of one worker, with everything that it holds.
         max_remote_mb: size of a remote file, which is copied into the folder of the corpus while it is cut.
     """
 
     timeout_s: float = 120.0
+    idle_timeout_s: float = 900.0
     max_memory_mb: int = 1400
     max_remote_mb: int = 16_000
 
     def __post_init__(self) -> None:
-        for name in ("timeout_s", "max_remote_mb"):
+        for name in ("timeout_s", "idle_timeout_s", "max_remote_mb"):
             if getattr(self, name) <= 0:
                 raise UserError(f"{name} is {getattr(self, name)}; it must be above 0")
         if self.max_memory_mb < 256:
@@ -192,7 +194,7 @@ class _TimeLimits:
     def alive(self) -> None:
         """There was progress."""
         left_s = self._until_s - time.process_time()
-        self._set(max(1e-3, min(_limits.timeout_s, left_s)), IDLE_FACTOR * _limits.timeout_s)
+        self._set(max(1e-3, min(_limits.timeout_s, left_s)), _limits.idle_timeout_s)
 
     def stop(self) -> None:
         self._set(0.0, 0.0)

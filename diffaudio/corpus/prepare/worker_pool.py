@@ -26,7 +26,7 @@ from pebble import ProcessExpired, ProcessPool
 from diffaudio.corpus.prepare.fragments import remove_fragment, write_empty_fragment
 from diffaudio.corpus.prepare.settings import PrepareSettings
 from diffaudio.corpus.prepare.sources import Media
-from diffaudio.corpus.prepare.worker import IDLE_FACTOR, WorkerLimits, cut_file, process_file, start_worker
+from diffaudio.corpus.prepare.worker import WorkerLimits, cut_file, process_file, start_worker
 from diffaudio.errors import UserError
 
 __all__ = ["CutFile", "cut_in_workers"]
@@ -117,7 +117,10 @@ class _Workers:
             except BrokenProcessPool as error:
                 self._restart(task, error)
                 continue
-            except TimeoutError:
+            except TimeoutError as error:
+                if not self._pool.active:  # it broke before it knew of this task
+                    self._restart(task, error)
+                    continue
                 if not self._is_lost(task):
                     continue
                 unavailable = self._record_death(task, -signal.SIGKILL)
@@ -148,16 +151,16 @@ class _Workers:
     def _record_death(self, task: _Task, code: int) -> str | None:
         """Drop the file that its worker died of; where it is not to blame, return what was."""
         remove_fragment(task.fragment)
-        timeout_s = self._limits.timeout_s
         if code == -signal.SIGKILL and not task.was_killed:  # perhaps by chance: it gets a second try
             task.was_killed = True
             return AGAIN
         if code == -signal.SIGALRM:
-            return f"nothing came of it for {IDLE_FACTOR * timeout_s:g} s; is what it lies on out of reach?"
+            return f"nothing came of it for {self._limits.idle_timeout_s:g} s; is what it lies on out of reach?"
         if code == -signal.SIGKILL:
             return "the system killed its worker twice; if memory is short, use fewer workers"
         if code == -signal.SIGPROF:
-            reason = "timeout", f"took {timeout_s:g} s of processor time without progress, or too long for its size"
+            used = f"{self._limits.timeout_s:g} s of processor time"
+            reason = "timeout", f"took {used} without progress, or too long for its size"
         else:
             cause = signal.Signals(-code).name if code < 0 else f"exit code {code}"
             reason = "crashed", f"the decoder ended the worker ({cause})"
@@ -175,7 +178,7 @@ class _Workers:
             task.future = Future()
             task.future.set_exception(BrokenProcessPool(str(error)))
 
-    def _restart(self, first: _Task, error: BrokenProcessPool) -> None:
+    def _restart(self, first: _Task, error: Exception) -> None:
         """Begin again with what is not finished: Pebble gives a pool up when a worker dies that has no task."""
         if not self._has_worked:
             raise RuntimeError("a worker of `diffaudio prepare` does not start; its error stands above") from error
