@@ -257,9 +257,9 @@ def train(config: Config, accelerator: Accelerator) -> None:
     bank = CaptionBank.build(distinct, config.templates, texts)
     teacher = None
     if config.distillation_weight:
-        teacher = Teacher.build(
-            config.image_model, str(config.image_weights), config.class_sounds, config.templates, texts
-        ).to(accelerator.device)
+        teacher = Teacher.build(config.image_model, str(config.image_weights), config.class_sounds, texts).to(
+            accelerator.device
+        )
     mean, std = (torch.tensor(clip.model.visual.preprocess_cfg[name]).view(3, 1, 1) for name in ("mean", "std"))
 
     tower = ImageTower(clip.model, initial_scale=None if config.start_from else 30.0).to(accelerator.device)

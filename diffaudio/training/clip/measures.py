@@ -146,14 +146,14 @@ class HeldOut:
         general_captions = sorted({photograph.captions[0] for photograph in general})
         return cls(
             photographs,
-            name_embeddings(captions, templates, encode_texts) if captions else torch.empty(0),
+            encode_texts(captions) if captions else torch.empty(0),
             matches,
             names,
             kind_embeddings,
             torch.tensor([names.index(kind) if kind else -1 for kind in found]),
             general,
             torch.tensor([general_captions.index(photograph.captions[0]) for photograph in general]),
-            name_embeddings(general_captions, templates, encode_texts) if general else torch.empty(0),
+            encode_texts(general_captions) if general else torch.empty(0),
             word_accuracy,
         )
 

@@ -101,7 +101,8 @@ def caption_loss(
         captions, templates: [pictures], as `CaptionBank.draw` gives them.
     """
     text = bank.embeddings.to(embeddings)
-    logits = scale * torch.einsum("pd,pcd->pc", embeddings, text[templates])
+    every = (embeddings @ text.flatten(0, 1).T).unflatten(1, text.shape[:2])  # [pictures, templates, captions]
+    logits = scale * every[torch.arange(len(every)), templates]
     excluded = bank.compatible[caption_set].scatter(1, captions[:, None], value=False)
     return F.cross_entropy(logits.masked_fill(excluded.to(logits.device), float("-inf")), captions.to(logits.device))
 
@@ -133,9 +134,7 @@ class Teacher(nn.Module):
         self.register_buffer("classes", classes)
 
     @classmethod
-    def build(
-        cls, model: str, weights: str, class_sounds: Path | None, templates: Sequence[str], encode_texts: EncodeTexts
-    ) -> "Teacher":
+    def build(cls, model: str, weights: str, class_sounds: Path | None, encode_texts: EncodeTexts) -> "Teacher":
         """The ImageNet classifier `model` with its weights, as `load_classifier` reads them.
 
         Raises:
@@ -153,7 +152,7 @@ class Teacher(nn.Module):
             caption: parse_class_numbers(numbers, IMAGENET_CLASSES, where=f"{class_sounds}: {caption}")
             for caption, numbers in (read_yaml_mapping(class_sounds, "class_sounds") if class_sounds else {}).items()
         }
-        return cls(classifier, class_embeddings(names, sounds, templates, encode_texts))
+        return cls(classifier, class_embeddings(names, sounds, encode_texts))
 
     @torch.no_grad()
     def forward(self, pixels: Tensor) -> Tensor:
@@ -164,21 +163,15 @@ class Teacher(nn.Module):
         return self.classifier.get_classifier()(features)
 
 
-def class_embeddings(
-    names: Sequence[str],
-    sounds: Mapping[str, Sequence[int]],
-    templates: Sequence[str],
-    encode_texts: EncodeTexts,
-) -> Tensor:
-    """The embedding of each class, [classes, dim]: its name in all templates, with what it sounds like.
+def class_embeddings(names: Sequence[str], sounds: Mapping[str, Sequence[int]], encode_texts: EncodeTexts) -> Tensor:
+    """The embedding of each class, [classes, dim]: between its name and what it sounds like.
 
     Args:
         names: of the classes.
         sounds: captions, and the numbers of the classes that sound so.
     """
-    embeddings = F.normalize(sum(encode_texts([t.format(name) for name in names]) for t in templates), dim=-1)  # type: ignore[arg-type]
-    for caption, numbers in sounds.items():
-        sound = F.normalize(sum(encode_texts([t.format(caption)])[0] for t in templates), dim=-1)  # type: ignore[arg-type]
+    embeddings = encode_texts(list(names))
+    for sound, numbers in zip(encode_texts(list(sounds)) if sounds else (), sounds.values(), strict=True):
         embeddings[list(numbers)] += sound
     return F.normalize(embeddings, dim=-1)
 
