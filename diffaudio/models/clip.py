@@ -4,9 +4,12 @@ Any open_clip model serves: a built-in name with a pretrained tag ("ViT-B-32", "
 CLIPSonic's), an `hf-hub:` id, or a local folder in open_clip's own format, which is how a
 checkpoint carries one:
 
-    open_clip_config.json       model and preprocessing, as open_clip reads them
+    open_clip_config.json       model, preprocessing and prompt templates
     open_clip_model.safetensors the weights
     config.json, tokenizer.json the text tower's, where that is a Hugging Face model
+
+Prompt templates ("the sound of {}") are ours: the embedding of a text is the mean of the embeddings of the text in all
+templates, of unit norm (prompt ensembling, section 3.1.4 of the paper).
 """
 
 import json
@@ -17,6 +20,7 @@ from typing import Any
 
 import open_clip
 import torch
+import torch.nn.functional as F
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -27,9 +31,11 @@ from diffaudio.errors import UserError
 from diffaudio.library_loading import check_open_clip_config, load_open_clip
 from diffaudio.safe_loading import loading_errors
 
-__all__ = ["Clip"]
+__all__ = ["PLAIN", "Clip", "check_templates", "prune_vocabulary"]
 
 logger = logging.getLogger(__name__)
+
+PLAIN = ("{}",)  # templates that take a text as it is
 
 
 class Clip(nn.Module):
@@ -41,11 +47,13 @@ class Clip(nn.Module):
         embedding_dim: size of an embedding.
         context_length: how many tokens of a text are read.
         model_config: what open_clip builds the model from, its `model_cfg`.
+        templates: sentences with {} in place of a text; a single "{}" takes texts as they are.
     """
 
     def __init__(
-        self, model: Any, tokenizer: Any, *, name: str, embedding_dim: int, model_config: dict[str, Any]
-    ) -> None:
+        self, model: Any, tokenizer: Any, *, name: str, embedding_dim: int, model_config: dict[str, Any],
+        templates: Sequence[str] = PLAIN,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.model = model
         self.tokenizer = tokenizer
@@ -54,6 +62,7 @@ class Clip(nn.Module):
         self.embedding_dim = embedding_dim
         self.context_length: int = tokenizer.context_length
         self.model_config = model_config
+        self.templates = check_templates(templates)
         self.eval()  # open_clip leaves a text tower built from its config alone in training mode, with dropout
 
     @classmethod
@@ -74,6 +83,7 @@ class Clip(nn.Module):
             name=str(config.get("name", folder.name)),
             embedding_dim=config["model_cfg"]["embed_dim"],
             model_config=config["model_cfg"],
+            templates=check_templates(config.get("prompt_templates", PLAIN), f"{folder / 'open_clip_config.json'}: "),
         )
 
     @classmethod
@@ -119,6 +129,8 @@ class Clip(nn.Module):
         vision_config |= {"timm_model_pretrained": False} if vision_config.get("timm_model_name") else {}
         model_config = self.model_config | {"text_cfg": text_config, "vision_cfg": vision_config}
         config = {"name": self.name, "model_cfg": model_config, "preprocess_cfg": self.model.visual.preprocess_cfg}
+        if self.templates != PLAIN:
+            config["prompt_templates"] = list(self.templates)
         (folder / "open_clip_config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
         weights = {name: value.contiguous() for name, value in self.model.state_dict().items()}
         save_file(weights, folder / "open_clip_model.safetensors")
@@ -131,6 +143,11 @@ class Clip(nn.Module):
     def device(self) -> torch.device:
         return next(self.model.parameters()).device
 
+    def encode_prompts(self, prompts: Sequence[str]) -> Tensor:
+        """[len(prompts), embedding_dim]: the mean over the model's prompt templates, of unit norm."""
+        embeddings = [self.encode_text([fill(template, prompt) for prompt in prompts]) for template in self.templates]
+        return F.normalize(torch.stack(embeddings).mean(dim=0), dim=-1) if len(embeddings) > 1 else embeddings[0]
+
     @torch.no_grad()
     def encode_text(self, texts: list[str]) -> Tensor:
         """[len(texts), embedding_dim]; what lies past `context_length` tokens is cut off, with a warning."""
@@ -138,8 +155,8 @@ class Clip(nn.Module):
             if self.is_too_long(text):
                 logger.warning("CLIP reads %d tokens of a text; the rest is ignored: %r", self.context_length, text)
         tokens = self.tokenizer(texts).to(self.device)
-        if "hf_model_name" in self.model_config["text_cfg"]:  # masks its padding (0), so columns of it can go
-            tokens = tokens[:, : int((tokens != 0).sum(dim=1).max())]
+        if "hf_model_name" in self.model_config["text_cfg"]:  # such a tower masks its padding, so it can be left out
+            tokens = tokens[:, : int((tokens != self.model.text.config.pad_token_id).sum(dim=1).max())]
         return self.model.encode_text(tokens, normalize=True).float()
 
     def encode_image(self, pictures: Sequence[Image.Image]) -> Tensor:
@@ -161,9 +178,35 @@ class Clip(nn.Module):
         return mean / mean.norm(dim=-1, keepdim=True)
 
     def is_too_long(self, text: str) -> bool:
-        """Whether `encode_text` would have to cut `text` off."""
+        """Whether `encode_text` would have to cut `text` off: with room for one token more, other tokens come first."""
+        tokens = self.tokenizer([text], context_length=self.context_length)[0]
         wider = self.tokenizer([text], context_length=self.context_length + 1)[0]
-        return bool(wider[-1] != 0)
+        return not torch.equal(tokens, wider[:-1])
+
+
+def check_templates(templates: Any, where: str = "") -> tuple[str, ...]:
+    """Prompt templates as a tuple.
+
+    Args:
+        where: begins the message of an error.
+
+    Raises:
+        ValueError: they are no list of sentences, there is none, or one does not have {} exactly once.
+    """
+    if not isinstance(templates, list | tuple) or not templates or not all(isinstance(t, str) for t in templates):
+        raise UserError(f"{where}prompt templates are a list of one or more sentences, such as 'the sound of {{}}'")
+    for template in templates:
+        if template.count("{}") != 1:
+            raise UserError(
+                f"{where}prompt template '{template}' does not contain {{}} exactly once; it stands for the text"
+            )
+    return tuple(templates)
+
+
+def fill(template: str, text: str) -> str:
+    """The template with the text in place of {}; braces in the text mean nothing."""
+    before, _, after = template.partition("{}")
+    return f"{before}{text}{after}"
 
 
 def _require(folder: Path, *files: str) -> None:

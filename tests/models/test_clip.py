@@ -1,15 +1,20 @@
+import copy
 import json
 import logging
 import shutil
 from pathlib import Path
+from typing import Any
 
+import open_clip
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 from tiny_model import EMBEDDING_DIM, sentence_encoder, write_tiny_clip
 from transformers import BertModel
 
-from diffaudio.models.clip import Clip, prune_vocabulary
+from diffaudio.errors import UserError
+from diffaudio.models.clip import Clip, check_templates, fill, prune_vocabulary
 
 
 @pytest.fixture(scope="module")
@@ -68,9 +73,6 @@ def test_a_saved_clip_gives_the_same_embeddings(clip: Clip, tmp_path: Path):
 
 
 def test_a_built_in_model_of_open_clip_is_loaded_by_name_and_weights(tmp_path: Path):
-    import open_clip
-    from safetensors.torch import save_file
-
     small = {
         "embed_dim": 8,
         "vision_cfg": {"image_size": 16, "patch_size": 8, "width": 16, "layers": 1, "head_width": 8},
@@ -125,3 +127,108 @@ def test_a_vocabulary_too_small_for_the_texts_is_refused(folder: Path, tmp_path:
     (tmp_path / "texts.txt").write_text("a dog barking\n")
     with pytest.raises(ValueError, match=r"vocabulary size 20 is too small: the texts alone need \d+ word pieces"):
         prune_vocabulary(source, tmp_path, texts=[tmp_path / "texts.txt"], size=20)
+
+
+def short_tower(name: str, **text: object) -> dict[str, Any]:
+    """The configuration of a real CLIP with one layer in each tower, so that random weights take a moment."""
+    config = copy.deepcopy(open_clip.get_model_config(name))
+    assert config is not None
+    config["vision_cfg"] |= {"layers": 1} if "layers" in config["vision_cfg"] else {"timm_model_name": "test_vit"}
+    config["text_cfg"] |= {"layers": 1} | text
+    return config
+
+
+def as_folder(folder: Path, name: str, config: dict[str, Any], preprocess: dict[str, Any], tokenizer: Path) -> Path:
+    """Random weights of a model as a CLIP folder with a local tokenizer."""
+    folder.mkdir()
+    for file in tokenizer.glob("*.json"):
+        if file.name != "open_clip_config.json":
+            shutil.copy(file, folder)
+    index = {"name": name, "model_cfg": config, "preprocess_cfg": preprocess}
+    (folder / "open_clip_config.json").write_text(json.dumps(index))
+    text = config["text_cfg"]
+    if "hf_model_name" in text:
+        text = text | {"hf_model_name": str(folder.resolve()), "hf_model_pretrained": False}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = open_clip.create_model(f"local-dir:{folder}", text_cfg=text, load_weights=False)
+    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, folder / "open_clip_model.safetensors")
+    return folder
+
+
+def tokenizer_with_padding(folder: Path, source: Path, pad: str) -> Path:
+    """The tiny CLIP's tokenizer, padding with another token than the one with number 0."""
+    shutil.copytree(source, folder)
+    config = json.loads((folder / "tokenizer_config.json").read_text()) | {"pad_token": pad}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    pieces = json.loads((folder / "tokenizer.json").read_text())["model"]["vocab"]
+    model = json.loads((folder / "config.json").read_text()) | {"pad_token_id": pieces[pad]}
+    (folder / "config.json").write_text(json.dumps(model))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def real_clips(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Clip]:
+    """CLIPSonic's ViT-B-32, a SigLIP whose padding is also its end of text, and a Hugging Face text tower."""
+    base = tmp_path_factory.mktemp("real")
+    sep = tokenizer_with_padding(base / "sep", folder, "[SEP]")
+    mask = tokenizer_with_padding(base / "mask", folder, "[MASK]")
+    vit = short_tower("ViT-B-32")
+    siglip = short_tower("ViT-B-16-SigLIP", hf_tokenizer_name="local", vocab_size=200)
+    hugging = json.loads((folder / "open_clip_config.json").read_text())["model_cfg"]
+    squash = {"size": 224, "mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic", "resize_mode": "squash"}
+    folders = {
+        "ViT-B-32": as_folder(base / "vit", "ViT-B-32/random", vit, {}, base / "none"),
+        "SigLIP": as_folder(base / "siglip", "ViT-B-16-SigLIP/random", siglip, squash, sep),
+        "Hugging Face": as_folder(base / "hugging", "hugging/random", hugging, {}, mask),
+    }
+    return {name: Clip.from_pretrained(path) for name, path in folders.items()}
+
+
+@pytest.mark.parametrize("name", ["ViT-B-32", "SigLIP", "Hugging Face"])
+def test_real_clips_encode_as_open_clip_does(real_clips: dict[str, Clip], name: str):
+    clip = real_clips[name]
+    texts = ["a dog barking on the roof", "rain"]
+    with torch.no_grad():
+        expected = clip.model.encode_text(clip.tokenizer(texts), normalize=True)
+        pixels = torch.stack([clip.transform(picture(10)), clip.transform(picture(99))])
+        images = clip.model.encode_image(pixels, normalize=True)
+    torch.testing.assert_close(clip.encode_text(texts), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(clip.encode_image([picture(10), picture(99)]), images)
+
+
+@pytest.mark.parametrize("name", ["ViT-B-32", "SigLIP", "Hugging Face"])
+def test_the_context_length_of_real_clips_is_known_whatever_they_pad_with(real_clips: dict[str, Clip], name: str):
+    clip = real_clips[name]
+    longest = max(n for n in range(1, clip.context_length) if not clip.is_too_long(" ".join(["dog"] * n)))
+    ends = 1 if name == "SigLIP" and clip.tokenizer.tokenizer.cls_token is None else 2
+    assert longest == clip.context_length - ends
+    assert clip.is_too_long(" ".join(["dog"] * (longest + 1)))
+
+
+@pytest.mark.parametrize("name", ["ViT-B-32", "SigLIP", "Hugging Face"])
+def test_a_real_clip_saved_with_templates_gives_the_same_embeddings(
+    real_clips: dict[str, Clip], name: str, tmp_path: Path
+):
+    clip = real_clips[name]
+    clip.templates = ("{}", "the sound of {}")
+    clip.save_pretrained(tmp_path / "clip")
+    loaded = Clip.from_pretrained(tmp_path / "clip")
+    assert (loaded.name, loaded.templates) == (clip.name, clip.templates)
+    assert loaded.transform.__repr__() == clip.transform.__repr__()
+    assert torch.equal(loaded.encode_prompts(["rain"]), clip.encode_prompts(["rain"]))
+    assert torch.equal(loaded.encode_image([picture(10)]), clip.encode_image([picture(10)]))
+
+
+def test_a_prompt_is_the_mean_over_the_templates(folder: Path):
+    clip = Clip.from_pretrained(folder)
+    assert torch.equal(clip.encode_prompts(["rain"]), clip.encode_text(["rain"]))
+    clip.templates = ("{}", "the sound of {}")
+    mean = (clip.encode_text(["rain"]) + clip.encode_text(["the sound of rain"])) / 2
+    torch.testing.assert_close(clip.encode_prompts(["rain"]), mean / mean.norm())
+    assert fill("a photo of {}!", "{dog}") == "a photo of {dog}!"
+    for wrong, message in (("the sound", r"'the sound' does not contain \{\} exactly once"), ("{} {}", "exactly once")):
+        with pytest.raises(UserError, match=message):
+            check_templates([wrong])
+    with pytest.raises(UserError, match=r"a list of one or more sentences"):
+        check_templates([])
