@@ -215,7 +215,6 @@ def test_a_real_clip_saved_with_templates_gives_the_same_embeddings(
     clip.save_pretrained(tmp_path / "clip")
     loaded = Clip.from_pretrained(tmp_path / "clip")
     assert (loaded.name, loaded.templates) == (clip.name, clip.templates)
-    assert loaded.transform.__repr__() == clip.transform.__repr__()
     assert torch.equal(loaded.encode_prompts(["rain"]), clip.encode_prompts(["rain"]))
     assert torch.equal(loaded.encode_image([picture(10)]), clip.encode_image([picture(10)]))
 
