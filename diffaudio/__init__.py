@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from diffaudio.models.autoencoders import Autoencoder, SpectralAutoencoder, load_autoencoder
-    from diffaudio.models.bridge import IdentityBridge, RetrievalBridge, ShiftBridge, fit_bridge, load_bridge
+    from diffaudio.models.bridge.closed_form import (
+        IdentityBridge,
+        NoiseBridge,
+        RetrievalBridge,
+        ShiftBridge,
+        SpreadBridge,
+        fit_bridge,
+    )
+    from diffaudio.models.bridge.folder import load_bridge
     from diffaudio.models.clip import Clip
     from diffaudio.models.unet import UNet1D
     from diffaudio.pipeline import DiffAudioPipeline, bundled_model
@@ -24,9 +32,11 @@ __all__ = [
     "Clip",
     "DiffAudioPipeline",
     "IdentityBridge",
+    "NoiseBridge",
     "RetrievalBridge",
     "ShiftBridge",
     "SpectralAutoencoder",
+    "SpreadBridge",
     "UNet1D",
     "bundled_model",
     "fit_bridge",
@@ -37,7 +47,15 @@ __all__ = [
 _MODULES = {
     "diffaudio.pipeline": ("DiffAudioPipeline", "bundled_model"),
     "diffaudio.models.autoencoders": ("Autoencoder", "SpectralAutoencoder", "load_autoencoder"),
-    "diffaudio.models.bridge": ("IdentityBridge", "RetrievalBridge", "ShiftBridge", "fit_bridge", "load_bridge"),
+    "diffaudio.models.bridge.closed_form": (
+        "IdentityBridge",
+        "NoiseBridge",
+        "RetrievalBridge",
+        "ShiftBridge",
+        "SpreadBridge",
+        "fit_bridge",
+    ),
+    "diffaudio.models.bridge.folder": ("load_bridge",),
     "diffaudio.models.clip": ("Clip",),
     "diffaudio.models.unet": ("UNet1D",),
 }

@@ -25,7 +25,7 @@ from diffaudio.errors import UserError
 from diffaudio.hub import fetch, is_hub_id
 from diffaudio.library_loading import read_scheduler
 from diffaudio.models.autoencoders import Autoencoder, load_autoencoder
-from diffaudio.models.bridge import load_bridge
+from diffaudio.models.bridge.folder import load_bridge
 from diffaudio.models.clip import Clip
 from diffaudio.models.unet import UNet1D
 from diffaudio.safe_loading import check_folder, load_network, loading_errors, read_json

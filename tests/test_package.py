@@ -109,7 +109,7 @@ def test_contributing_lists_the_floors_as_they_are():
         ("diffaudio.media.audio", "from diffaudio.models.clip import Clip"),
         ("diffaudio.diffusion.guidance", "def f():\n    import diffaudio.pipeline"),
         ("diffaudio.corpus.encode.run", "from ...pipeline import DiffAudioPipeline"),
-        ("diffaudio.models.unet", "from diffaudio.models.bridge import load_bridge"),
+        ("diffaudio.models.unet", "from diffaudio.models.bridge.folder import load_bridge"),
         ("diffaudio.training.run_folder", "from diffaudio.cli.main import main"),
     ],
 )

@@ -84,6 +84,7 @@ class Config:
         general_source: the source whose pictures with a single caption are held out to measure general knowledge.
         kinds: YAML file, kinds of sound with the captions of the photographs that show each, to measure with.
         paraphrases: CSV file with columns prompt and label (a kind), to measure with.
+        threads: CPU threads of each process; left out, the processes share the cores.
     """
 
     out: Path
@@ -116,6 +117,7 @@ class Config:
     general_source: str | None = None
     kinds: Path | None = None
     paraphrases: Path | None = None
+    threads: Count | None = None
     precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
     seed: int = 0
     save_every: Count = 100
@@ -215,10 +217,10 @@ def freeze(tower: ImageTower, config: Config) -> None:
 
 
 def main(config: Config) -> None:
-    device: Any = join_processes().device
+    device: Any = join_processes(config.threads).device
     check(config)
     accelerator = Accelerator(mixed_precision=resolve_precision(config.precision, device))
-    with open_run(config.out, config, accelerator, changeable={"steps", "save_every", "log_every"}):
+    with open_run(config.out, config, accelerator, changeable={"steps", "save_every", "log_every", "threads"}):
         train(config, accelerator)
     accelerator.end_training()
 

@@ -9,7 +9,7 @@ import torch
 from diffaudio.config import Count
 from diffaudio.corpus.datasets.latents import LatentDataset
 from diffaudio.errors import UserError
-from diffaudio.models.bridge import Bridge, fit_bridge
+from diffaudio.models.bridge.closed_form import Bridge, fit_bridge
 from diffaudio.models.clip import Clip
 
 __all__ = ["BridgeSettings", "make_bridge", "read_lines"]
@@ -19,7 +19,7 @@ PICTURES_FOR_THE_MEAN = 100_000  # their mean is good to a third of a percent of
 
 @dataclass
 class BridgeSettings:
-    """How a text's embedding is carried to where pictures' lie; see `diffaudio.models.bridge`.
+    """How a text's embedding is carried to where pictures' lie; see `diffaudio.models.bridge.closed_form`.
 
     Attributes:
         texts: what pictures may show or users may write; see `fit_bridge` for what each kind makes of them.

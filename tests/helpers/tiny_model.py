@@ -21,7 +21,7 @@ from transformers import BertConfig, BertModel
 
 from diffaudio.diffusion.objectives import training_scheduler
 from diffaudio.models.autoencoders import SpectralAutoencoder
-from diffaudio.models.bridge import RetrievalBridge, fit_bridge
+from diffaudio.models.bridge.closed_form import RetrievalBridge, fit_bridge
 from diffaudio.models.clip import Clip
 from diffaudio.models.unet import UNet1D
 from diffaudio.pipeline import DiffAudioPipeline

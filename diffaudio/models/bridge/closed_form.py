@@ -1,0 +1,315 @@
+"""Bridges: from the embedding of a text to one that the U-Net was trained on, an image's.
+
+    t    text embedding                    [batch, dim], unit norm
+    m_i  image embeddings of the corpus    [memory, dim], unit norm
+    e_c  embeddings of any texts           [texts, dim], unit norm
+    mu, sigma  mean and standard deviation of each dimension, over the m_i or the e_c
+
+Text and image embeddings lie in two separate cones of CLIP's space, the modality gap (Liang et al. 2022,
+arXiv:2203.02053); a U-Net that was trained on images' alone has never been where texts are. The ways across:
+
+- `IdentityBridge` ("none"): the text embedding as it is (CLIPSonic-ZS; Dong et al. 2023, arXiv:2306.09635).
+- `ShiftBridge` ("shift"): t + mu_image - mu_text.
+- `SpreadBridge` ("spread"): mu_image + (t - mu_text) sigma_image / sigma_text, so that the spread matches too.
+- `NoiseBridge` ("noise"): the same, with noise of unCLIP's kind added (`noise_embeddings`); for a U-Net that was
+  trained on image embeddings with the same noise, in which the gap drowns.
+- `RetrievalBridge` ("retrieval"): sum_i w_i m_i with w = softmax(t . k_i / temperature), what the corpus shows for the
+  words, as DeCap's projection does with texts (Li et al. 2023, arXiv:2303.03032). The key k_i says in texts what
+  picture i shows: the mean of the e_c, weighted by how well each fits the picture (softmax(caption_scale m_i . e_c)),
+  with a share of m_i itself. A text is so compared with texts, which the text tower was made for, and no picture is
+  found for every text only because it lies near their cone.
+- `PriorBridge` ("prior") in `prior.py` beside this file: a diffusion prior draws an image embedding for the text.
+"""
+
+import math
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from torch import Tensor, nn
+
+from diffaudio.errors import UserError
+from diffaudio.seeding import seeded_generator
+
+__all__ = [
+    "BRIDGES",
+    "Bridge",
+    "IdentityBridge",
+    "NoiseBridge",
+    "RetrievalBridge",
+    "ShiftBridge",
+    "SpreadBridge",
+    "fit_bridge",
+    "fixed_noise",
+    "noise_embeddings",
+    "picture_keys",
+]
+
+
+class Bridge(ModelMixin, ConfigMixin):
+    """Text embedding [batch, dim] -> embedding to condition on [batch, dim], both of unit norm.
+
+    Every bridge takes, in its config,
+
+        embedding_dim           size of an embedding
+        familiarity_threshold   a text below it should be warned about; None never warns
+        known_size, background_size   how many texts `familiarity` compares with, 0 where it does not
+
+    and `clip_name`, the CLIP that it was fitted to, None where that was not recorded.
+
+    Attributes:
+        alternatives: other bridges that fit the same model, by the names that `--bridge` takes; a path is one that has
+            not been loaded. They are saved in folders of these names.
+    """
+
+    config_name = "config.json"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.alternatives: dict[str, Bridge | Path] = {}
+
+    def save_pretrained(self, save_directory: str | Path, **settings: Any) -> None:
+        super().save_pretrained(save_directory, **settings)
+        for name, bridge in self.alternatives.items():
+            if isinstance(bridge, Path):
+                shutil.copytree(bridge, Path(save_directory) / name)
+            else:
+                bridge.save_pretrained(Path(save_directory) / name)
+
+    def _make_vocabulary(self, known_size: int, background_size: int, embedding_dim: int) -> None:
+        for name, size in (("known_texts", known_size), ("background_texts", background_size)):
+            values = nn.Parameter(torch.zeros(size, embedding_dim), requires_grad=False) if size else None
+            self.register_parameter(name, values)
+
+    def familiarity(self, text_embeddings: Tensor) -> Tensor:
+        """How near each text lies to what the corpus shows, [batch]; higher is nearer.
+
+        It is the similarity to the nearest text that says what the corpus shows, less that to the nearest text about
+        something else. Either alone misleads: how similar two texts are depends on how they are worded. Zero where the
+        bridge keeps no such texts.
+        """
+        known, background = self.known_texts, self.background_texts
+        if known is None or background is None:
+            return torch.zeros(len(text_embeddings))
+        nearest = [(text_embeddings @ texts.to(text_embeddings).T).amax(dim=1) for texts in (known, background)]
+        return nearest[0] - nearest[1]
+
+
+class IdentityBridge(Bridge):
+    """The text embedding as it is."""
+
+    @register_to_config
+    def __init__(
+        self, embedding_dim: int, familiarity_threshold: float | None = None, known_size: int = 0,
+        background_size: int = 0, clip_name: str | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self._make_vocabulary(known_size, background_size, embedding_dim)
+        self.placeholder = nn.Parameter(torch.zeros(1), requires_grad=False)
+
+    def forward(self, text_embeddings: Tensor) -> Tensor:
+        return text_embeddings
+
+
+class ShiftBridge(Bridge):
+    """Moves texts by the difference of the two means."""
+
+    @register_to_config
+    def __init__(
+        self, embedding_dim: int, familiarity_threshold: float | None = None, known_size: int = 0,
+        background_size: int = 0, clip_name: str | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self._make_vocabulary(known_size, background_size, embedding_dim)
+        self.shift = nn.Parameter(torch.zeros(embedding_dim), requires_grad=False)
+
+    def forward(self, text_embeddings: Tensor) -> Tensor:
+        return F.normalize(text_embeddings + self.shift.to(text_embeddings), dim=-1)
+
+
+class SpreadBridge(Bridge):
+    """Gives texts the mean and the standard deviation of images, each dimension by itself."""
+
+    @register_to_config
+    def __init__(
+        self, embedding_dim: int, familiarity_threshold: float | None = None, known_size: int = 0,
+        background_size: int = 0, clip_name: str | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self._make_spread(embedding_dim, known_size, background_size)
+
+    def _make_spread(self, embedding_dim: int, known_size: int, background_size: int) -> None:
+        self._make_vocabulary(known_size, background_size, embedding_dim)
+        for name in ("text_mean", "image_mean"):
+            self.register_parameter(name, nn.Parameter(torch.zeros(embedding_dim), requires_grad=False))
+        for name in ("text_std", "image_std"):
+            self.register_parameter(name, nn.Parameter(torch.ones(embedding_dim), requires_grad=False))
+
+    def standardise(self, text_embeddings: Tensor) -> Tensor:
+        """[batch, dim]: each dimension with the mean 0 and the standard deviation 1 that texts have there."""
+        return (text_embeddings - self.text_mean.to(text_embeddings)) / self.text_std.to(text_embeddings)
+
+    def to_images(self, standardised: Tensor) -> Tensor:
+        """The way back, with the mean and standard deviation of images; unit norm."""
+        return F.normalize(self.image_mean.to(standardised) + self.image_std.to(standardised) * standardised, dim=-1)
+
+    def forward(self, text_embeddings: Tensor) -> Tensor:
+        return self.to_images(self.standardise(text_embeddings))
+
+
+class NoiseBridge(SpreadBridge):
+    """`SpreadBridge` with noise added between its two halves; the same noise for every text.
+
+    Args:
+        level: of the noise, 0 none to 1 nothing but noise; see `noise_embeddings`.
+        seed: of the noise.
+    """
+
+    @register_to_config
+    def __init__(
+        self, embedding_dim: int, familiarity_threshold: float | None = None, known_size: int = 0,
+        background_size: int = 0, clip_name: str | None = None, level: float = 0.3, seed: int = 0,
+    ) -> None:  # fmt: skip
+        super(SpreadBridge, self).__init__()
+        if not 0 <= level < 1:
+            raise UserError(f"bridge 'noise': the level is {level}; it must lie between 0 (no noise) and 1")
+        self._make_spread(embedding_dim, known_size, background_size)
+
+    def forward(self, text_embeddings: Tensor) -> Tensor:
+        noise = fixed_noise(self.config["seed"], text_embeddings)
+        return self.to_images(noise_embeddings(self.standardise(text_embeddings), self.config["level"], noise))
+
+
+class RetrievalBridge(Bridge):
+    """A weighted mean of the corpus' own image embeddings.
+
+    Args:
+        memory_size: how many image embeddings are kept.
+        temperature: of the softmax over them; towards 0 it takes the single nearest.
+        neighbours: where the bridge keeps no vocabulary, familiarity is the mean similarity to this many nearest keys.
+    """
+
+    @register_to_config
+    def __init__(
+        self, embedding_dim: int, memory_size: int, temperature: float = 0.01, neighbours: int = 8,
+        familiarity_threshold: float | None = None, known_size: int = 0, background_size: int = 0,
+        clip_name: str | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self._make_vocabulary(known_size, background_size, embedding_dim)
+        self.memory_keys = nn.Parameter(torch.zeros(memory_size, embedding_dim), requires_grad=False)
+        self.memory = nn.Parameter(torch.zeros(memory_size, embedding_dim), requires_grad=False)
+
+    def similarity(self, text_embeddings: Tensor) -> Tensor:
+        """t . k_i: [batch, memory]"""
+        return text_embeddings @ self.memory_keys.to(text_embeddings).T
+
+    def forward(self, text_embeddings: Tensor) -> Tensor:
+        weights = torch.softmax(self.similarity(text_embeddings) / self.config["temperature"], dim=-1)
+        return F.normalize(weights @ self.memory.to(text_embeddings), dim=-1)
+
+    def familiarity(self, text_embeddings: Tensor) -> Tensor:
+        if self.background_texts is not None:
+            return super().familiarity(text_embeddings)
+        nearest = min(self.config["neighbours"], self.config["memory_size"])
+        return self.similarity(text_embeddings).topk(nearest, dim=-1).values.mean(dim=-1)
+
+
+def noise_embeddings(standardised: Tensor, level: float | Tensor, noise: Tensor) -> Tensor:
+    """Variance-preserving noise, sqrt(a) z + sqrt(1 - a) n with sqrt(a) = cos(pi level / 2).
+
+    The cosine schedule of unCLIP's noise augmentation (Ramesh et al. 2022, arXiv:2204.06125, section 2.1; Nichol &
+    Dhariwal 2021, arXiv:2102.09672, eq. 17 without offset); z has mean 0 and standard deviation 1 in each dimension.
+
+    Args:
+        standardised: z, [batch, dim].
+        level: 0 (none) to 1 (noise alone), for all or [batch, 1].
+        noise: n, as z.
+    """
+    angle = torch.as_tensor(level, device=standardised.device) * (math.pi / 2)
+    return angle.cos() * standardised + angle.sin() * noise
+
+
+def fixed_noise(seed: int, like: Tensor) -> Tensor:
+    """The same noise in each row, so that what becomes of a text does not depend on the texts beside it."""
+    noise = torch.randn(like.shape[-1], generator=seeded_generator(seed, "bridge"))
+    return noise.to(like).expand_as(like)
+
+
+def picture_keys(images: Tensor, texts: Tensor, *, caption_scale: float = 40.0, own_share: float = 1.0) -> Tensor:
+    """Say in texts what pictures show.
+
+    Args:
+        images: [number, dim], unit norm.
+        texts: [texts, dim], unit norm; a vocabulary of what pictures may show.
+        caption_scale: inverse temperature of the choice among the texts; CLIP's own logit scale is a good one.
+        own_share: how much of the picture's embedding goes into its key.
+
+    Returns:
+        [number, dim], unit norm.
+    """
+    captions = F.normalize(torch.softmax(caption_scale * images @ texts.T, dim=-1) @ texts, dim=-1)
+    return F.normalize(captions + own_share * images, dim=-1)
+
+
+BRIDGES: dict[str, type[Bridge]] = {
+    "none": IdentityBridge,
+    "shift": ShiftBridge,
+    "spread": SpreadBridge,
+    "noise": NoiseBridge,
+    "retrieval": RetrievalBridge,
+}
+
+
+@torch.no_grad()
+def fit_bridge(
+    kind: str,
+    image_embeddings: Tensor,
+    text_embeddings: Tensor | None = None,
+    *,
+    vocabulary: tuple[Tensor, Tensor] | None = None,
+    **settings: Any,
+) -> Bridge:
+    """Make a bridge from the embeddings of the training corpus; no pair of picture and text is needed.
+
+    Args:
+        kind: a key of `BRIDGES`.
+        image_embeddings: [number, dim] of the corpus' frames.
+        text_embeddings: [number, dim] of any texts, what pictures may show or users may write; 'shift', 'spread' and
+            'noise' take their mean (and standard deviation), 'retrieval' finds pictures through them, or directly where
+            there are none.
+        vocabulary: known and background texts for `Bridge.familiarity`, [number, dim] each; see
+            `diffaudio.models.bridge.familiarity.divide_texts`.
+        settings: further arguments of the bridge's class.
+
+    Raises:
+        ValueError: the kind is unknown, or one that needs texts got none.
+    """
+    if kind not in BRIDGES:
+        raise UserError(f"bridge '{kind}' is unknown; choose from {', '.join(BRIDGES)}")
+    if text_embeddings is None and kind in ("shift", "spread", "noise"):
+        raise UserError(f"bridge '{kind}' needs texts to take the mean embedding of; give some, or choose another")
+    if vocabulary is not None:
+        settings |= {"known_size": len(vocabulary[0]), "background_size": len(vocabulary[1])}
+    if kind == "retrieval":
+        settings["memory_size"] = len(image_embeddings)
+    cls: Any = BRIDGES[kind]
+    bridge: Any = cls(image_embeddings.shape[-1], **settings)
+    if vocabulary is not None:
+        bridge.known_texts.copy_(vocabulary[0])
+        bridge.background_texts.copy_(vocabulary[1])
+    if kind == "retrieval":
+        keys = image_embeddings if text_embeddings is None else picture_keys(image_embeddings, text_embeddings)
+        bridge.memory.copy_(image_embeddings)
+        bridge.memory_keys.copy_(keys)
+    elif kind == "shift" and text_embeddings is not None:
+        bridge.shift.copy_(image_embeddings.mean(dim=0) - text_embeddings.mean(dim=0))
+    elif text_embeddings is not None and isinstance(bridge, SpreadBridge):
+        for name, embeddings in (("text", text_embeddings), ("image", image_embeddings)):
+            getattr(bridge, f"{name}_mean").copy_(embeddings.mean(dim=0))
+            getattr(bridge, f"{name}_std").copy_(embeddings.std(dim=0, correction=0).clamp(min=1e-6))
+    return bridge

@@ -1,0 +1,93 @@
+"""Bridges on disk: the one in a model's bridge/, and others beside it to choose from at query time.
+
+bridge/                    the model's own bridge: config.json, diffusion_pytorch_model.safetensors
+bridge/spread/ prior/ …    others that fit the same model, by the names that --bridge takes
+"""
+
+from pathlib import Path
+
+from diffaudio.errors import UserError
+from diffaudio.hub import fetch, is_hub_id
+from diffaudio.models.bridge.closed_form import BRIDGES, Bridge, IdentityBridge
+from diffaudio.safe_loading import load_network, read_json
+
+__all__ = ["check_clip", "choose_bridge", "kind_of_bridge", "load_bridge"]
+
+
+def _classes() -> dict[str, type[Bridge]]:
+    from diffaudio.models.bridge.prior import PriorBridge  # diffusers' transformer takes its time to load
+
+    return {**BRIDGES, "prior": PriorBridge}
+
+
+def kind_of_bridge(bridge: Bridge) -> str:
+    """The name that `--bridge` takes for it."""
+    return next(kind for kind, cls in _classes().items() if type(bridge) is cls)
+
+
+def load_bridge(folder: str | Path) -> Bridge:
+    """Load whichever bridge a folder holds.
+
+    Raises:
+        ValueError: config.json is missing or names a class that is no bridge.
+    """
+    config_file = Path(folder) / "config.json"
+    if not config_file.is_file():
+        raise UserError(f"{folder}: not a bridge folder, config.json is missing")
+    name = read_json(config_file).get("_class_name")
+    known = {bridge.__name__: bridge for bridge in BRIDGES.values()}
+    if name == "PriorBridge":
+        known = {"PriorBridge": _classes()["prior"]}
+    if name not in known:
+        raise UserError(f"{config_file}: bridge '{name}' is unknown; choose from {', '.join(known)}, PriorBridge")
+    bridge = load_network(known[name], Path(folder))
+    bridge.alternatives = {path.parent.name: path.parent for path in sorted(Path(folder).glob("*/config.json"))}
+    return bridge
+
+
+def choose_bridge(choice: str, own: Bridge, clip_name: str) -> Bridge:
+    """The bridge that a user asks for.
+
+    Args:
+        choice: 'none'; the kind of the model's own bridge, or the name of an alternative; a folder or a hub id.
+        own: the model's own bridge.
+        clip_name: of the model's CLIP.
+
+    Raises:
+        ValueError: the model has no such bridge, or the bridge belongs to another CLIP.
+    """
+    if choice == kind_of_bridge(own):
+        return own
+    alternative = own.alternatives.get(choice)
+    if isinstance(alternative, Bridge):
+        return alternative
+    if alternative is None and choice == "none":
+        return IdentityBridge(own.config["embedding_dim"])
+    if alternative is not None:
+        folder = alternative
+    elif Path(choice).is_dir():
+        folder = Path(choice)
+    elif is_hub_id(choice):
+        folder = fetch(choice)
+    else:
+        names = ", ".join(dict.fromkeys(["none", kind_of_bridge(own), *own.alternatives]))
+        raise UserError(f"bridge '{choice}' is not one of this model's ({names}), nor a folder, nor a hub id")
+    bridge = load_bridge(folder)
+    check_clip(bridge, clip_name, own.config["embedding_dim"], folder)
+    return bridge
+
+
+def check_clip(bridge: Bridge, clip_name: str, embedding_dim: int, where: Path) -> None:
+    """Refuse a bridge that was made for another CLIP than the model's.
+
+    Raises:
+        ValueError: it was, by its recorded name or by the size of its embeddings.
+    """
+    made_for, dim = bridge.config.get("clip_name"), bridge.config["embedding_dim"]
+    if made_for is not None and made_for != clip_name:
+        raise UserError(f"{where}: this bridge was made for CLIP '{made_for}', the model's is '{clip_name}'")
+    if dim != embedding_dim:
+        raise UserError(
+            f"{where}: this bridge is for embeddings of {dim} values (CLIP '{made_for or 'unknown'}'), "
+            f"those of the model's CLIP '{clip_name}' have {embedding_dim}"
+        )
