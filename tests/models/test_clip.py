@@ -174,7 +174,7 @@ def real_clips(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
     sep = tokenizer_with_padding(base / "sep", folder, "[SEP]")
     mask = tokenizer_with_padding(base / "mask", folder, "[MASK]")
     vit = short_tower("ViT-B-32")
-    siglip = short_tower("ViT-B-16-SigLIP", hf_tokenizer_name="local", vocab_size=200)
+    siglip = short_tower("ViT-B-16-SigLIP", hf_tokenizer_name=".", vocab_size=200)
     hugging = json.loads((folder / "open_clip_config.json").read_text())["model_cfg"]
     squash = {"size": 224, "mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic", "resize_mode": "squash"}
     folders = {
