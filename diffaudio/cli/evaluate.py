@@ -1,5 +1,6 @@
 """`diffaudio evaluate`: a folder of sound -> numbers that say how good it is."""
 
+import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -26,7 +27,7 @@ def run(arguments: list[str]) -> None:
         raise UserError(f"{given.output}: name a .json file in a folder that is there")
 
     from diffaudio.checkpoint import bundled_model
-    from diffaudio.evaluation.measure import Reference
+    from diffaudio.evaluation.reference import Reference, split_reference
     from diffaudio.evaluation.report import write_report
     from diffaudio.evaluation.rows import evaluated_row, load_embedder, make_report, real_row, shuffled_row
     from diffaudio.evaluation.sound_files import find_sounds, read_texts
@@ -41,10 +42,14 @@ def run(arguments: list[str]) -> None:
     embedder = load_embedder(given.backbone, given.clip or bundled_model() / "clip", device=choose_device(given.device))
     draws = {"seed": given.seed, "resamples": given.resamples}
     embedded = embedder.embed(_with_progress(files, given.folder))
-    reference = Reference(embedder.embed(_with_progress(recordings, given.reference))) if recordings else None
-    rows = [evaluated_row(embedded, reference, name=str(given.folder), **draws)]
-    if reference is not None:
-        rows.append(real_row(reference, like=embedded, name=str(given.reference), **draws))
+    reference = None
+    if recordings:
+        everything = embedder.embed(_with_progress(recordings, given.reference))
+        wanted = embedded.wanted()
+        reference = split_reference(everything, wanted, seed=given.seed) if given.real_row else Reference(everything)
+    rows = [evaluated_row(embedded, reference, name=str(given.folder), conventions=given.conventions, **draws)]
+    if reference is not None and given.real_row:
+        rows.append(real_row(reference, name=str(given.reference), **draws))
     rows.append(shuffled_row(embedded, reference, name=str(given.folder), **draws))
     report = make_report(
         embedder,
@@ -70,6 +75,18 @@ def _parser() -> Parser:
     parser.add_argument("folder", type=Path, help="sounds or videos to evaluate, in folders of its own too")
     parser.add_argument(
         "--reference", type=Path, metavar="FOLDER", help="real recordings; without it there are no distances"
+    )
+    parser.add_argument(
+        "--real-row",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="hold as many recordings out of the reference as there are sounds, to show what real sound reaches; "
+        "without, the sounds are compared with all recordings (default: yes)",
+    )
+    parser.add_argument(
+        "--conventions",
+        action="store_true",
+        help="also measure as audioldm_eval does: inception score over 10 parts, its divergences",
     )
     parser.add_argument(
         "--labels", type=Path, metavar="CSV", help="columns file, and label or prompt, for sounds of either folder"

@@ -1,11 +1,12 @@
-"""`diffaudio sweep`: every sampler with every number of steps and every guidance scale, measured and to be embedded.
+"""`diffaudio sweep`: every sampler with every number of steps and every guidance scale, measured and on one page.
 
 All processes that were launched make sounds, then measure them, by index; the first one writes the tables and the page.
 """
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,8 +16,7 @@ from diffaudio.errors import UserError
 from diffaudio.sweep.axes import AXES
 
 if TYPE_CHECKING:
-    from diffaudio.evaluation.embed import Embedder
-    from diffaudio.evaluation.measure import Reference
+    from diffaudio.evaluation.embed import AudioEmbeddings, Embedder
     from diffaudio.evaluation.sound_files import SoundFile
 
 __all__ = ["run"]
@@ -32,11 +32,24 @@ def run(arguments: list[str]) -> None:
     from diffaudio.checkpoint import bundled_model
     from diffaudio.diffusion.settings import GenerationSettings
     from diffaudio.distributed import join_processes
+    from diffaudio.evaluation.reference import split_reference
     from diffaudio.evaluation.rows import load_embedder, make_report
+    from diffaudio.folder_lock import locked_folder
     from diffaudio.generation.batch import choose_dtype, load_pipeline, process_device
     from diffaudio.generation.prompt_list import read_prompts
-    from diffaudio.sweep import run as sweeping
+    from diffaudio.sweep.folder import Sweep
     from diffaudio.sweep.grid import suitable
+    from diffaudio.sweep.results import draw, drawn_metrics, table, write_results
+    from diffaudio.sweep.run import (
+        batches,
+        make,
+        measure,
+        measure_recordings,
+        needs_recordings,
+        unmade,
+        unmeasured,
+        wanted,
+    )
 
     prompts, recordings = read_prompts(given.prompts), _recordings(given)
     axes = {axis: getattr(given, axis) for axis in AXES}
@@ -51,36 +64,54 @@ def run(arguments: list[str]) -> None:
     if state.is_main_process:
         for name, reason in left_out.items():
             print(f"left out {name}: {reason}")
-    sweep = sweeping.Sweep.of(given.out, prompts, axes, suiting, left_out, seed=given.seed, takes=given.takes)
+    labels = given.labels and str(given.labels)
     embedder = load_embedder(given.backbone, given.clip or bundled_model() / "clip", device=device)
-    told = {"reference": given.reference and str(given.reference), "labels": given.labels and str(given.labels)}
-    report = make_report(embedder, [], seed=given.seed, resamples=given.resamples, **told)
+    report = make_report(
+        embedder,
+        [],
+        seed=given.seed,
+        resamples=given.resamples,
+        reference=given.reference and str(given.reference),
+        labels=labels,
+    )
+    lock = locked_folder(given.out, "diffaudio sweep") if state.is_main_process else nullcontext()
+    with lock:
+        drawn = {"base": base, "seed": given.seed, "takes": given.takes}
+        sweep = Sweep.plan(given.out, prompts, axes, suiting, left_out, **drawn)
 
-    # everybody looks before anybody begins, so that all know the same list
-    missing = sweeping.unmade(pipe, sweeping.batches(sweep, given.batch_size))
-    state.wait_for_everyone()
-    mine = missing[share]
-    for _ in tqdm(sweeping.make(pipe, mine), total=sum(len(batch) for _, batch in mine), unit="sound", disable=quiet):
-        pass
-    state.wait_for_everyone()
-    pending = sweeping.unmeasured(sweep, suiting, report)
-    state.wait_for_everyone()
-    reference = _hear(embedder, recordings, quiet) if pending[share] and recordings else None
-    for combination in tqdm(pending[share], unit="combination", disable=quiet):
-        sweeping.measure(sweep, combination, embedder, reference, report)
-    state.wait_for_everyone()
-    rows = sweeping.table(sweep)
-    sweeping.draw(sweep, rows, sweeping.drawn_metrics(rows)[share])
-    state.wait_for_everyone()
-    if state.is_main_process:
-        facts = {"model": pipe.name_or_path, "device": device.type, "processes": state.num_processes}
-        facts |= _facts(given, axes) | {"diffaudio": report.diffaudio_version}
-        sweeping.write_results(sweep, rows, report, facts)
-        print(f"{given.out / 'index.html'}: {len(suiting)} combinations of {len(prompts) * given.takes} sounds")
+        # all processes look before any begins, so that they agree on the list
+        missing = unmade(pipe, batches(sweep, given.batch_size))
+        state.wait_for_everyone()
+        mine = missing[share]
+        total = sum(len(batch) for _, batch in mine)
+        for _ in tqdm(make(pipe, mine), total=total, unit="sound", disable=quiet):
+            pass
+        state.wait_for_everyone()
+        pending = unmeasured(sweep, report)
+        lacks_recordings = state.is_main_process and needs_recordings(sweep, report)
+        state.wait_for_everyone()
+        reference = None
+        if recordings and (pending[share] or lacks_recordings):
+            embedded = _embed(embedder, recordings, quiet)
+            reference = split_reference(embedded, wanted(sweep), seed=given.seed)
+        for combination in tqdm(pending[share], unit="combination", disable=quiet):
+            measure(sweep, combination, embedder, reference, report)
+        if lacks_recordings and reference is not None:
+            measure_recordings(sweep, reference, report)
+        state.wait_for_everyone()
+        rows = table(sweep, report)
+        draw(sweep, rows, drawn_metrics(rows)[share])
+        state.wait_for_everyone()
+        if state.is_main_process:
+            facts = {"model": pipe.name_or_path, "device": device.type, "processes": state.num_processes}
+            facts |= _facts(given, sweep.axes) | {"diffaudio": report.diffaudio_version}
+            write_results(sweep, rows, report, facts)
+            sounds = len(prompts) * given.takes
+            print(f"{given.out / 'index.html'}: {len(sweep.sounds)} combinations of {sounds} sounds")
     state.destroy_process_group()
 
 
-def _facts(given: argparse.Namespace, axes: dict[str, list[Any]]) -> dict[str, Any]:
+def _facts(given: argparse.Namespace, axes: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
     """What all sounds have in common."""
     facts = {"seconds": given.duration, "takes": given.takes, "seed": given.seed, "batch size": given.batch_size}
     facts |= {} if given.negative_prompt is None else {"negative prompt": given.negative_prompt}
@@ -103,14 +134,13 @@ def _recordings(given: argparse.Namespace) -> "list[SoundFile]":
     return find_sounds(given.reference, read_texts(given.labels) if given.labels else {})
 
 
-def _hear(embedder: "Embedder", recordings: "list[SoundFile]", quiet: bool) -> "Reference":
+def _embed(embedder: "Embedder", recordings: "list[SoundFile]", quiet: bool) -> "AudioEmbeddings":
     from tqdm import tqdm
 
-    from diffaudio.evaluation.measure import Reference
     from diffaudio.evaluation.sound_files import read_sounds
 
     sounds = tqdm(read_sounds(recordings), total=len(recordings), unit="recording", disable=quiet)
-    return Reference(embedder.embed(sounds))
+    return embedder.embed(sounds)
 
 
 def _parser() -> Parser:

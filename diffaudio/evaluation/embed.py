@@ -1,14 +1,15 @@
-"""Hearing a set of sounds: each goes once through every backbone and the checks, and is then forgotten."""
+"""Sounds to embeddings: each sound goes once through every backbone and the checks, and is then forgotten."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from diffaudio.errors import UserError
-from diffaudio.evaluation.backbones.base import Backbone, TextBackbone
+from diffaudio.evaluation.backbones.base import Backbone, Kinds, TextBackbone
 from diffaudio.media.audio import mix_channels, resample
 from diffaudio.metrics.audio_checks import Checks, check, join_checks
 from diffaudio.metrics.similarity import conse
@@ -22,9 +23,9 @@ class Sound:
 
     Attributes:
         waveform: [channels, samples] in [-1, 1].
-        name: what pairs it with a recording of the same name in the reference; its file name without suffix.
-        prompt: the text it was made from.
-        label: what it should be, in the words of a classifier.
+        name: its file name without suffix; pairs it with the recording of that name in the reference.
+        prompt: the text it was generated from.
+        label: what it should be, in a classifier's words.
     """
 
     waveform: Tensor
@@ -36,14 +37,15 @@ class Sound:
 
 @dataclass(frozen=True)
 class AudioEmbeddings:
-    """What is known of n sounds once they were embedded.
+    """Everything that is kept of n sounds.
 
     Attributes:
         seconds: duration of each.
         embeddings: by backbone, for each sound [windows, dim].
         logits: by backbone that classifies, [n, classes].
         classes: by backbone that classifies, their names; empty where they are not known.
-        sounds_as_text: by metric of likeness to the text, the sounds' embeddings in its space [n, dim].
+        kinds: by backbone that has one, its table of kinds.
+        sounds_as_text: by metric of text similarity, the sounds' embeddings in the space of the texts [n, dim].
         texts: by the same, the embedding [n, dim] of each sound's prompt, or of its label where it has no prompt;
             NaN where it has neither.
     """
@@ -55,6 +57,7 @@ class AudioEmbeddings:
     embeddings: dict[str, list[Tensor]]
     logits: dict[str, Tensor]
     classes: dict[str, list[str]]
+    kinds: dict[str, Kinds]
     sounds_as_text: dict[str, Tensor]
     texts: dict[str, Tensor]
     checks: Checks
@@ -63,31 +66,31 @@ class AudioEmbeddings:
         return len(self.names)
 
     def wanted(self) -> list[str | None]:
-        """What each sound should be: its label, or else its prompt, which may be exactly the name of a class."""
+        """What each sound should be: its label, or else its prompt."""
         return [label or prompt for label, prompt in zip(self.labels, self.prompts, strict=True)]
 
     def pick(self, indices: Sequence[int]) -> "AudioEmbeddings":
         """Some of the sounds."""
         chosen = list(indices)
 
-        def of(values: list[Any]) -> list[Any]:
+        def pick_from(values: list[Any]) -> list[Any]:
             return [values[index] for index in chosen]
 
-        return AudioEmbeddings(
-            of(self.names),
-            of(self.prompts),
-            of(self.labels),
-            of(self.seconds),
-            {name: of(windows) for name, windows in self.embeddings.items()},
-            {name: logits[chosen] for name, logits in self.logits.items()},
-            self.classes,
-            {name: embeddings[chosen] for name, embeddings in self.sounds_as_text.items()},
-            {name: embeddings[chosen] for name, embeddings in self.texts.items()},
-            self.checks.pick(chosen),
+        return replace(
+            self,
+            names=pick_from(self.names),
+            prompts=pick_from(self.prompts),
+            labels=pick_from(self.labels),
+            seconds=pick_from(self.seconds),
+            embeddings={name: pick_from(windows) for name, windows in self.embeddings.items()},
+            logits={name: logits[chosen] for name, logits in self.logits.items()},
+            sounds_as_text={name: embeddings[chosen] for name, embeddings in self.sounds_as_text.items()},
+            texts={name: embeddings[chosen] for name, embeddings in self.texts.items()},
+            checks=self.checks.pick(chosen),
         )
 
     def with_texts_shuffled(self, generator: torch.Generator) -> "AudioEmbeddings":
-        """The same sounds with their prompts and labels, and so their names, dealt anew."""
+        """The same sounds with their names, prompts and labels permuted at random."""
         order = torch.randperm(len(self), generator=generator).tolist()
         other = self.pick(order)
         return replace(self, names=other.names, prompts=other.prompts, labels=other.labels, texts=other.texts)
@@ -102,7 +105,7 @@ class TextEncoder(Protocol):
 
 
 class Embedder:
-    """Backbones to hear with, and a memory of the texts already read.
+    """Backbones, and a cache of text embeddings.
 
     Args:
         backbones: each name once.
@@ -110,6 +113,9 @@ class Embedder:
         clip_name: of `clip` in the metrics' names; letters, digits and underscores.
         clip_checkpoint: sha256 of its weights, where they are a local file.
         batch_size: sounds at a time.
+
+    Raises:
+        ValueError: two backbones have one name.
     """
 
     def __init__(
@@ -129,10 +135,10 @@ class Embedder:
         self.clip_name = clip_name if clip is not None else None
         self.clip_checkpoint = clip_checkpoint
         self._clip = clip
-        self._read: dict[tuple[str, str], Tensor] = {}
+        self._text_cache: dict[tuple[str, str], Tensor] = {}
 
     def embed(self, sounds: Iterable[Sound]) -> AudioEmbeddings:
-        """Hear every sound; they may come one by one from files.
+        """Embed every sound; they may come one by one from files.
 
         Raises:
             ValueError: there is no sound, or one is empty or holds numbers that are not finite.
@@ -148,16 +154,17 @@ class Embedder:
             return {name: torch.cat([get(part)[name] for part in parts]) for name in get(parts[0])}
 
         return AudioEmbeddings(
-            joined(lambda part: part.names),
-            joined(lambda part: part.prompts),
-            joined(lambda part: part.labels),
-            joined(lambda part: part.seconds),
-            {b.name: [w for part in parts for w in part.embeddings[b.name]] for b in self.backbones},
-            stacked(lambda part: part.logits),
-            parts[0].classes,
-            stacked(lambda part: part.sounds_as_text),
-            stacked(lambda part: part.texts),
-            join_checks([part.checks for part in parts]),
+            names=joined(lambda part: part.names),
+            prompts=joined(lambda part: part.prompts),
+            labels=joined(lambda part: part.labels),
+            seconds=joined(lambda part: part.seconds),
+            embeddings={b.name: [w for part in parts for w in part.embeddings[b.name]] for b in self.backbones},
+            logits=stacked(lambda part: part.logits),
+            classes=parts[0].classes,
+            kinds=parts[0].kinds,
+            sounds_as_text=stacked(lambda part: part.sounds_as_text),
+            texts=stacked(lambda part: part.texts),
+            checks=join_checks([part.checks for part in parts]),
         )
 
     def _embed_batch(self, sounds: list[Sound]) -> AudioEmbeddings:
@@ -165,8 +172,8 @@ class Embedder:
             if sound.waveform.numel() == 0 or not sound.waveform.isfinite().all():
                 raise UserError(f"{sound.name}: the sound is empty or damaged (not all samples are numbers)")
         texts = [sound.prompt or sound.label for sound in sounds]
-        embeddings, logits, classes = {}, {}, {}
-        sounds_as_text, read = {}, {}
+        embeddings, logits, classes, kinds = {}, {}, {}, {}
+        sounds_as_text, text_embeddings = {}, {}
         for backbone in self.backbones:
             mono = [resample(mix_channels(s.waveform, 1)[0], s.sample_rate, backbone.sample_rate) for s in sounds]
             windows, scores = backbone.embed(mono)
@@ -174,45 +181,45 @@ class Embedder:
             if isinstance(backbone, TextBackbone):
                 metric = f"clap_score_{backbone.name}"
                 sounds_as_text[metric] = torch.stack([each.mean(dim=0) for each in embeddings[backbone.name]])
-                read[metric] = self._texts(backbone.name, backbone.embed_text, texts, backbone.embedding_dim)
-            if scores is not None:
-                logits[backbone.name], classes[backbone.name] = scores.double().cpu(), backbone.labels or []
-                if self._clip is not None and self.clip_name is not None and backbone.labels is not None:
-                    metric, encode = f"clip_score_{self.clip_name}_{backbone.name}", self._clip.encode_text
-                    names = self._texts(self.clip_name, encode, backbone.labels)
-                    sounds_as_text[metric] = conse(logits[backbone.name].softmax(dim=1), names)
-                    read[metric] = self._texts(self.clip_name, encode, texts, names.shape[1])
+                dim = backbone.embedding_dim
+                text_embeddings[metric] = self._embed_texts(backbone.name, backbone.embed_text, texts, dim)
+            if scores is None:
+                continue
+            logits[backbone.name], classes[backbone.name] = scores.double().cpu(), backbone.labels or []
+            if backbone.kinds is not None:
+                kinds[backbone.name] = backbone.kinds
+            if self._clip is not None and self.clip_name is not None and backbone.labels is not None:
+                metric, encode = f"clip_score_{self.clip_name}_{backbone.name}", self._clip.encode_text
+                names = self._embed_texts(self.clip_name, encode, backbone.labels)
+                sounds_as_text[metric] = conse(logits[backbone.name].softmax(dim=1), names)
+                text_embeddings[metric] = self._embed_texts(self.clip_name, encode, texts, names.shape[1])
         return AudioEmbeddings(
-            [sound.name for sound in sounds],
-            [sound.prompt for sound in sounds],
-            [sound.label for sound in sounds],
-            [sound.waveform.shape[-1] / sound.sample_rate for sound in sounds],
-            embeddings,
-            logits,
-            classes,
-            sounds_as_text,
-            read,
-            join_checks([check(sound.waveform, sound.sample_rate) for sound in sounds]),
+            names=[sound.name for sound in sounds],
+            prompts=[sound.prompt for sound in sounds],
+            labels=[sound.label for sound in sounds],
+            seconds=[sound.waveform.shape[-1] / sound.sample_rate for sound in sounds],
+            embeddings=embeddings,
+            logits=logits,
+            classes=classes,
+            kinds=kinds,
+            sounds_as_text=sounds_as_text,
+            texts=text_embeddings,
+            checks=join_checks([check(sound.waveform, sound.sample_rate) for sound in sounds]),
         )
 
-    def _texts(
-        self, space: str, read: Callable[[list[str]], Tensor], texts: Sequence[str | None], dim: int = 0
+    def _embed_texts(
+        self, space: str, encode: Callable[[list[str]], Tensor], texts: Sequence[str | None], dim: int = 0
     ) -> Tensor:
-        """Embeddings [len(texts), dim]; each text is read once, NaN stands for None."""
-        new = sorted({text for text in texts if text is not None and (space, text) not in self._read})
+        """Embeddings [len(texts), dim]; each text is encoded once, NaN stands for None."""
+        new = sorted({text for text in texts if text is not None and (space, text) not in self._text_cache})
         if new:
-            for text, embedding in zip(new, read(new).double().cpu(), strict=True):
-                self._read[space, text] = embedding
+            for text, embedding in zip(new, encode(new).double().cpu(), strict=True):
+                self._text_cache[space, text] = embedding
         missing = torch.full((dim,), float("nan"), dtype=torch.float64)
-        return torch.stack([missing if text is None else self._read[space, text] for text in texts])
+        return torch.stack([missing if text is None else self._text_cache[space, text] for text in texts])
 
 
 def _batches(sounds: Iterable[Sound], size: int) -> Iterator[list[Sound]]:
-    batch: list[Sound] = []
-    for sound in sounds:
-        batch.append(sound)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
+    stream = iter(sounds)
+    while batch := list(islice(stream, size)):
         yield batch

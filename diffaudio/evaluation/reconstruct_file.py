@@ -1,4 +1,4 @@
-"""A sound file there and back through an autoencoder, of any length in bounded memory."""
+"""The reconstruction of a sound file by an autoencoder: any length, in bounded memory."""
 
 import time
 from collections import defaultdict
@@ -12,7 +12,7 @@ from torch import Tensor
 from diffaudio.errors import UserError
 from diffaudio.evaluation.round_trip import PEAK
 from diffaudio.media.chunked import read_chunks, write_chunks
-from diffaudio.metrics.reconstruction import LOG_MEL_RATE, SHORTEST_S, log_mel_distance_of_streams_db
+from diffaudio.metrics.reconstruction import LOG_MEL_RATE, MIN_DURATION_S, log_mel_distance_of_streams_db
 from diffaudio.models.autoencoders import Autoencoder
 from diffaudio.models.autoencoders.windows import WINDOW_S, decode_windows, encode_windows
 
@@ -21,13 +21,13 @@ __all__ = ["Reconstruction", "reconstruct_file"]
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """What was made.
+    """The result of `reconstruct_file`.
 
     Attributes:
         duration_s: of the sound.
         log_mel_distance_db: between the file read and the file written.
         encode_s, decode_s: how long it took.
-        clipped: samples above full scale, which a file cannot hold.
+        clipped: samples beyond full scale, which the file cannot hold.
     """
 
     duration_s: float
@@ -47,16 +47,16 @@ def reconstruct_file(
     window_s: float = WINDOW_S,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Reconstruction:
-    """Write what an autoencoder makes of a sound file, at its rate and channels and at the sound's own level.
+    """Encode and decode a sound file; the result has the autoencoder's rate and channels, and the file's level.
 
-    The autoencoder gets the sound at a peak of 0.7, as it was fitted; what it gives is brought back. The file is
+    The autoencoder gets the sound at a peak of 0.7, as in training; the result is scaled back. The file is
     read several times rather than held.
 
     Args:
         source: a sound file, or a video.
         target: .wav or .flac, written whole or not at all.
-        start_s, duration_s: the part of it; None is all that follows.
-        window_s: longer sounds go in windows of this length.
+        start_s, duration_s: which part of it; None is everything after `start_s`.
+        window_s: longer sounds are encoded in windows of this length.
 
     Raises:
         ValueError: the file cannot be read, holds less than 33 ms of sound there, or `target` cannot be written.
@@ -71,8 +71,8 @@ def reconstruct_file(
 
     largest, samples = _peak(original(), source)
     seconds = samples / autoencoder.sample_rate
-    if seconds < SHORTEST_S:
-        raise UserError(f"{source}: {seconds:.3f} s of sound from {start_s:g} s on; {SHORTEST_S:.3f} s are needed")
+    if seconds < MIN_DURATION_S:
+        raise UserError(f"{source}: {seconds:.3f} s of sound from {start_s:g} s on; {MIN_DURATION_S:.3f} s are needed")
     level = largest / PEAK if largest else 1.0
     spent: dict[str, float] = defaultdict(float)
     given = _timed((piece[None].to(device) / level for piece in original()), "read", spent, clock)
@@ -84,9 +84,10 @@ def reconstruct_file(
     def written() -> Iterator[Tensor]:
         return read_chunks(target, sample_rate=LOG_MEL_RATE, channels=1)
 
-    distance = log_mel_distance_of_streams_db(
-        _at_peak(lambda: read(LOG_MEL_RATE, 1), source), _at_peak(written, target)
-    )
+    # both at the scale that brings the original to a peak of 0.7, as `log_mel_distance_db` does it
+    peak, _ = _peak(read(LOG_MEL_RATE, 1), source)
+    scale = PEAK / peak if peak else 1.0
+    distance = log_mel_distance_of_streams_db(_scaled(read(LOG_MEL_RATE, 1), scale), _scaled(written(), scale))
     # each stream's time holds that of the one it is fed by
     encode_s, decode_s = spent["encode"] - spent["read"], spent["decode"] - spent["encode"]
     return Reconstruction(seconds, distance, encode_s, decode_s, int(spent["clipped"]))
@@ -103,10 +104,9 @@ def _peak(pieces: Iterable[Tensor], path: Path) -> tuple[float, int]:
     return largest, samples
 
 
-def _at_peak(read: Callable[[], Iterator[Tensor]], path: Path) -> Iterator[Tensor]:
-    """[samples] pieces, scaled so that the whole stream has a peak of 0.7; it is read twice."""
-    largest, _ = _peak(read(), path)
-    return (piece[0] * (PEAK / largest if largest else 1.0) for piece in read())
+def _scaled(pieces: Iterable[Tensor], scale: float) -> Iterator[Tensor]:
+    """[1, samples] pieces -> [samples]"""
+    return (piece[0] * scale for piece in pieces)
 
 
 def _timed(

@@ -15,8 +15,9 @@ from torch import Tensor
 from diffaudio.errors import UserError
 from diffaudio.evaluation.backbones.base import metric_part
 from diffaudio.evaluation.embed import AudioEmbeddings, Embedder, Sound
-from diffaudio.evaluation.measure import Table, accuracy
+from diffaudio.evaluation.measure import accuracy
 from diffaudio.evaluation.report import Metric, Row
+from diffaudio.evaluation.table import Table
 from diffaudio.media.audio import mix_channels, resample, scale_to_peak
 from diffaudio.metrics.classification import is_correct
 from diffaudio.metrics.reconstruction import (
@@ -124,7 +125,7 @@ def round_trip_row(
     decoded = embedder.embed(made())
     accuracy(decoded, table)
     for backbone, logits in decoded.logits.items():
-        table.add_mean(f"agreement_{backbone}", is_correct(logits, embedded.logits[backbone].argmax(dim=1)))
+        table.add_share(f"agreement_{backbone}", is_correct(logits, embedded.logits[backbone].argmax(dim=1)))
     log_mel_db = torch.tensor(distances.log_mel_db, dtype=torch.float64)
     table.add_mean("log_mel_distance_db", log_mel_db)
     for kind in sorted({label for label in decoded.labels if label is not None}):

@@ -1,33 +1,34 @@
 """From sounds to the rows of a report.
 
 embedder = Embedder([TaggerBackbone(bundled_tagger())])
-reference = Reference(embedder.embed(recordings))                 # once
-row = evaluate_sounds(sounds, embedder, reference, name="ddim, 25 steps, scale 3")
-rows = [row, real_row(reference, like=row_heard), shuffled_row(row_heard, reference)]
+sounds, recordings = embedder.embed(…), embedder.embed(…)
+reference = split_reference(recordings, sounds.wanted(), seed=0)         # once for all rows
+rows = [evaluated_row(sounds, reference, name="ddim, 25 steps, scale 3"),
+        real_row(reference, name="recordings"), shuffled_row(sounds, reference, name="shuffled")]
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 from diffaudio.evaluation.backbones import backbone_info, load_backbone, metric_part, sha256
-from diffaudio.evaluation.embed import AudioEmbeddings, Embedder, Sound
+from diffaudio.evaluation.embed import AudioEmbeddings, Embedder
 from diffaudio.evaluation.measure import (
-    Reference,
-    Table,
     accuracy,
+    checks,
     distances,
     divergence,
-    faults,
+    diversity,
     inception,
-    likeness_to_text,
-    variety,
+    other_conventions,
+    text_similarity,
 )
+from diffaudio.evaluation.reference import Reference
 from diffaudio.evaluation.report import Report, Row
-from diffaudio.metrics.classification import label_key
+from diffaudio.evaluation.table import Table
 
-__all__ = ["RESAMPLES", "evaluate_sounds", "evaluated_row", "load_embedder", "make_report", "real_row", "shuffled_row"]
+__all__ = ["RESAMPLES", "evaluated_row", "load_embedder", "make_report", "real_row", "shuffled_row"]
 
 RESAMPLES = 200
 
@@ -35,7 +36,7 @@ RESAMPLES = 200
 def load_embedder(
     backbones: Sequence[str | Path], clip: str | Path | None = None, *, device: torch.device | str = "cpu"
 ) -> Embedder:
-    """Load what to hear with.
+    """Load backbones, and a CLIP for the CLIP-space score.
 
     Args:
         backbones: see `load_backbone`.
@@ -59,28 +60,6 @@ def load_embedder(
     return Embedder(loaded, clip=encoder, clip_name=metric_part(encoder.name), clip_checkpoint=checkpoint)
 
 
-def evaluate_sounds(
-    sounds: Iterable[Sound],
-    embedder: Embedder,
-    reference: Reference | None = None,
-    *,
-    name: str,
-    seed: int = 0,
-    resamples: int = RESAMPLES,
-) -> Row:
-    """Hear sounds and measure them.
-
-    Args:
-        reference: embedded by the same embedder; None leaves out what needs one.
-        name: of the row.
-        seed, resamples: of the intervals.
-
-    Raises:
-        ValueError: there is no sound, or one is damaged.
-    """
-    return evaluated_row(embedder.embed(sounds), reference, name=name, seed=seed, resamples=resamples)
-
-
 def evaluated_row(
     embedded: AudioEmbeddings,
     reference: Reference | None = None,
@@ -88,42 +67,57 @@ def evaluated_row(
     name: str,
     seed: int = 0,
     resamples: int = RESAMPLES,
+    conventions: bool = False,
 ) -> Row:
-    """Measure sounds that were embedded."""
-    table = Table(seed, resamples)
+    """Measure sounds.
+
+    Args:
+        reference: embedded by the same backbones; None leaves out what needs one.
+        name: of the row.
+        seed, resamples: of the intervals.
+        conventions: also measure as audioldm_eval does, see `other_conventions`.
+    """
+    table, compared = Table(seed, resamples), embedded
     if reference is not None:
-        distances(embedded, reference, table)
+        compared = reference.compared(embedded, seed)
+        distances(compared, reference, table)
         divergence(embedded, reference, table)
-    inception(embedded, table)
+        if len(compared) < len(embedded):
+            total = len(reference.everything)
+            table.warnings.append(
+                f"distances and inception score take {len(compared)} of the {len(embedded)} sounds, for there are "
+                f"{total} recordings, and the real row gets half of them; give {2 * len(embedded)} recordings, or "
+                "leave the real row out (--no-real-row)"
+            )
+    inception(compared, table)
     accuracy(embedded, table)
-    likeness_to_text(embedded, table)
-    variety(embedded, table)
-    faults(embedded, table)
+    text_similarity(embedded, table)
+    diversity(embedded, table)
+    checks(embedded, table)
+    if conventions:
+        other_conventions(embedded, reference, table)
     return _row(name, "evaluated", embedded, table)
 
 
-def real_row(
-    reference: Reference, *, like: AudioEmbeddings, name: str, seed: int = 0, resamples: int = RESAMPLES
-) -> Row:
-    """What recordings reach that are as many as the sounds `like`, so that few of them bias the numbers alike.
+def real_row(reference: Reference, *, name: str, seed: int = 0, resamples: int = RESAMPLES) -> Row:
+    """What recordings reach: those held out of the reference, which are as many as the sounds that are evaluated.
 
-    As many, at most half of the reference, are drawn at random, of the same labels as far as there are any, and
-    held against the others. What needs no such comparison (accuracy, likeness to texts, faults) is told of all.
+    Metrics that depend neither on the reference nor on the number of sounds (accuracy, text similarity, checks) are of
+    all recordings.
+
+    Args:
+        reference: with recordings held out.
     """
-    table = Table(seed, resamples)
-    recordings = reference.recordings
-    drawn = _draw(recordings, like, table.generator("real"))
-    taken = set(drawn)
-    rest = [index for index in range(len(recordings)) if index not in taken]
-    others = Reference(recordings.pick(rest), fewest=len(rest))
-    distances(recordings.pick(drawn), others, table)
-    divergence(recordings.pick(drawn), others, table)
-    inception(recordings.pick(drawn), table)
-    accuracy(recordings, table)
-    likeness_to_text(recordings, table)
-    variety(recordings, table)
-    faults(recordings, table)
-    return _row(name, "real", recordings, table)
+    held_out, everything, table = reference.held_out, reference.everything, Table(seed, resamples)
+    assert held_out is not None
+    distances(held_out, reference, table)
+    divergence(held_out, reference, table, paired=False)
+    inception(held_out, table)
+    accuracy(everything, table)
+    text_similarity(everything, table)
+    diversity(everything, table)
+    checks(everything, table)
+    return _row(name, "real", everything, table)
 
 
 def shuffled_row(
@@ -134,14 +128,14 @@ def shuffled_row(
     seed: int = 0,
     resamples: int = RESAMPLES,
 ) -> Row:
-    """What the sounds reach with their labels and prompts dealt anew: the numbers of chance."""
+    """What the sounds reach with their labels and prompts permuted at random: the numbers of chance."""
     table = Table(seed, resamples)
-    dealt = embedded.with_texts_shuffled(table.generator("shuffled"))
+    permuted = embedded.with_texts_shuffled(table.generator("shuffled"))
     if reference is not None:
-        divergence(dealt, reference, table)
-    accuracy(dealt, table)
-    likeness_to_text(dealt, table)
-    return _row(name, "shuffled", dealt, table)
+        divergence(permuted, reference, table)
+    accuracy(permuted, table)
+    text_similarity(permuted, table)
+    return _row(name, "shuffled", permuted, table)
 
 
 def make_report(
@@ -153,7 +147,7 @@ def make_report(
     reference: str | None = None,
     labels: str | None = None,
 ) -> Report:
-    """The report of rows that `embedder` embedded.
+    """The report of rows that were measured with the backbones of `embedder`.
 
     Args:
         reference, labels: the folder and the file, as given.
@@ -168,23 +162,6 @@ def make_report(
         clip=embedder.clip_name,
         clip_checkpoint=embedder.clip_checkpoint,
     )
-
-
-def _draw(recordings: AudioEmbeddings, like: AudioEmbeddings, generator: torch.Generator) -> list[int]:
-    """Which recordings to hold against the others."""
-    order = torch.randperm(len(recordings), generator=generator).tolist()
-    count = min(len(like), len(recordings) // 2)
-    by_label: dict[str, list[int]] = {}
-    for index in order:
-        by_label.setdefault(label_key(recordings.labels[index]), []).append(index)
-    drawn = []
-    for label, prompt in zip(like.labels, like.prompts, strict=True):
-        members = by_label.get(label_key(label or prompt), [])
-        if members and len(drawn) < count:
-            drawn.append(members.pop())
-    taken = set(drawn)
-    drawn += [index for index in order if index not in taken][: count - len(drawn)]
-    return sorted(drawn)
 
 
 def _row(name: str, kind: str, embedded: AudioEmbeddings, table: Table) -> Row:

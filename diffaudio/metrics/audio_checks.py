@@ -1,16 +1,18 @@
-"""What is plainly wrong with a sound, whatever it is of: silence, clipping, its loudness; and sounds that come twice.
+"""Faults that need no reference: silence, clipping and repeated recordings; and loudness.
 
-Distances can look good on sounds that nobody would call good, and some backbones do not hear the level at all.
+Distances can look good for sounds that nobody would call good, and some backbones ignore the level altogether.
 """
 
+import math
 from dataclasses import dataclass
 from functools import cache
 
 import torch
 import torchaudio
+from pyloudnorm import Meter
 from torch import Tensor
 
-from diffaudio.media.audio import mix_channels, resample, scale_to_peak
+from diffaudio.media.audio import mix_channels, resample
 
 __all__ = ["Checks", "check", "fingerprint", "is_clipped", "is_silent", "join_checks", "loudness_lufs", "repeated"]
 
@@ -18,19 +20,19 @@ SILENCE_DB = -60.0  # RMS, re full scale
 SILENCE_WINDOW_S = 0.05
 FULL_SCALE = 0.999
 CLIPPED_RUN = 3
-PEAK = 0.1
 BLOCK_S = 0.4
 FINGERPRINT_RATE = 8000
 FINGERPRINT_HOP = 100
 FINGERPRINT_HOPS = 4  # in a step of 50 ms
 FINGERPRINT_BANDS = 24
-FINGERPRINT_STILL = 0.1  # deviation of the log power, below which little moves
-ALIKE = 0.95  # MP3 and Vorbis leave 0.97 and more; two of 250 different recordings of 25 kinds reach 0.91
+FINGERPRINT_MIN_STD = 0.1  # of the log power; below that hardly anything changes
+# coding as MP3 or Vorbis leaves at least 0.97; the closest two of 250 different recordings of 25 kinds reach 0.91
+REPEATED_CORRELATION = 0.95
 
 
 @dataclass(frozen=True)
 class Checks:
-    """What was found in n sounds.
+    """The findings for n sounds.
 
     Attributes:
         silent, clipped: [n], 0 or 1.
@@ -44,13 +46,13 @@ class Checks:
     fingerprints: list[Tensor]
 
     def pick(self, indices: list[int]) -> "Checks":
-        """Of some of the sounds."""
+        """The findings for some of the sounds."""
         fingerprints = [self.fingerprints[index] for index in indices]
         return Checks(self.silent[indices], self.clipped[indices], self.loudness[indices], fingerprints)
 
 
 def check(waveform: Tensor, sample_rate: int) -> Checks:
-    """All of it for one sound [channels, samples]."""
+    """Check one sound [channels, samples]."""
     silent = is_silent(waveform, sample_rate)
     return Checks(
         silent=torch.tensor([float(silent)]),
@@ -61,7 +63,7 @@ def check(waveform: Tensor, sample_rate: int) -> Checks:
 
 
 def join_checks(checks: list[Checks]) -> Checks:
-    """Those of several sets, one after another."""
+    """The findings of several sets, one after another."""
     return Checks(
         silent=torch.cat([each.silent for each in checks]),
         clipped=torch.cat([each.clipped for each in checks]),
@@ -71,7 +73,7 @@ def join_checks(checks: list[Checks]) -> Checks:
 
 
 def is_silent(waveform: Tensor, sample_rate: int) -> bool:
-    """Whether no 50 ms of any channel [channels, samples] reach an RMS of -60 dB re full scale."""
+    """Whether the RMS of every 50 ms of every channel [channels, samples] is below -60 dB re full scale."""
     window = max(1, round(SILENCE_WINDOW_S * sample_rate))
     padded = torch.nn.functional.pad(waveform, (0, -waveform.shape[-1] % window))
     power = padded.unflatten(-1, (-1, window)).square().mean(dim=-1)
@@ -81,31 +83,32 @@ def is_silent(waveform: Tensor, sample_rate: int) -> bool:
 def is_clipped(waveform: Tensor) -> bool:
     """Whether three samples in a row, in any channel [channels, samples], lie at full scale on the same side."""
     for side in (waveform, -waveform):
-        at_edge = side >= FULL_SCALE
-        if at_edge.shape[-1] >= CLIPPED_RUN and bool(at_edge.unfold(-1, CLIPPED_RUN, 1).all(dim=-1).any()):
+        at_full_scale = side >= FULL_SCALE
+        if at_full_scale.shape[-1] >= CLIPPED_RUN and bool(at_full_scale.unfold(-1, CLIPPED_RUN, 1).all(dim=-1).any()):
             return True
     return False
 
 
 def loudness_lufs(waveform: Tensor, sample_rate: int) -> float:
-    """Integrated loudness (ITU-R BS.1770-4) of [channels, samples]; NaN below 0.4 s, or where all is below -70 LUFS."""
+    """Integrated loudness (ITU-R BS.1770-4) of [channels, samples], by pyloudnorm; more than two channels are mixed.
+
+    Returns:
+        NaN below 0.4 s, which is one block, and where every block is below the gate of -70 LUFS.
+    """
     if waveform.shape[-1] < round(BLOCK_S * sample_rate):
         return float("nan")
-    # torchaudio's filters clip what leaves [-1, 1], so it gets the sound soft, and the gate at -70 LUFS is ours
-    soft = scale_to_peak(waveform, PEAK)
-    gain = float(waveform.abs().max()) / PEAK
-    if gain == 0:
-        return float("nan")
-    lufs = float(torchaudio.functional.loudness(soft, sample_rate) + 20 * torch.log10(torch.tensor(gain)))
-    return lufs if lufs > -70 else float("nan")
+    if len(waveform) > 2:
+        waveform = mix_channels(waveform, 2)
+    lufs = Meter(sample_rate, block_size=BLOCK_S).integrated_loudness(waveform.double().cpu().numpy().T)
+    return float(lufs) if math.isfinite(lufs) else float("nan")
 
 
 def fingerprint(waveform: Tensor, sample_rate: int) -> Tensor:
-    """How the balance of 24 mel bands moves, in steps of 50 ms: [steps * 24], of norm 1; 0 for digital silence.
+    """How the balance of 24 mel bands changes over time, in steps of 50 ms: [steps * 24], of norm 1; 0 for silence.
 
-    The gain, the mean spectrum and the envelope are taken out of [channels, samples]: those are alike in two takes of
-    one thing. What is left is the course of this one recording, and it survives another gain, sample rate, number of
-    channels, or lossy coding. Where hardly anything moves, as in a steady tone, the norm stays below 1.
+    Gain, mean spectrum and envelope are taken out of [channels, samples], since those are similar in two takes of one
+    thing. What remains belongs to this one recording, and survives another gain, sample rate, number of channels, or
+    lossy coding. Where hardly anything changes, as in a steady tone, the norm stays below 1.
     """
     mono = resample(mix_channels(waveform, 1), sample_rate, FINGERPRINT_RATE)[0]
     mono = torch.nn.functional.pad(mono, (0, max(0, FINGERPRINT_HOPS * FINGERPRINT_HOP - len(mono))))
@@ -116,10 +119,10 @@ def fingerprint(waveform: Tensor, sample_rate: int) -> Tensor:
     if power.max() == 0:
         return torch.zeros(power.numel())
     level = (power / power.max()).clamp(min=1e-6).log()
-    course = level - level.mean(dim=0)
-    course = course - course.mean(dim=1, keepdim=True)
-    still = FINGERPRINT_STILL * course.numel() ** 0.5
-    return (course / course.norm().clamp(min=still)).flatten()
+    change = level - level.mean(dim=0)
+    change = change - change.mean(dim=1, keepdim=True)
+    min_norm = FINGERPRINT_MIN_STD * change.numel() ** 0.5
+    return (change / change.norm().clamp(min=min_norm)).flatten()
 
 
 @cache
@@ -131,11 +134,11 @@ def _mel_bands() -> Tensor:
 def repeated(fingerprints: list[Tensor]) -> Tensor:
     """1 where another sound of the set is the same recording, else 0: [n].
 
-    The same are two sounds whose fingerprints correlate by 0.95 and more, and silences. Both have to begin with the
-    same sample, or nearly: 20 ms of shift can be enough to tell them apart.
+    Two sounds are the same where their fingerprints correlate by at least 0.95, or both are silent. They have to begin
+    at almost the same sample: a shift of 20 ms can be enough to miss a repeat.
     """
     longest = max(len(one) for one in fingerprints)
     x = torch.stack([torch.nn.functional.pad(one, (0, longest - len(one))) for one in fingerprints])
     silent = ~x.any(dim=1)
-    alike = (x @ x.T >= ALIKE) | (silent[:, None] & silent)
-    return alike.fill_diagonal_(False).any(dim=1).double()
+    same = (x @ x.T >= REPEATED_CORRELATION) | (silent[:, None] & silent)
+    return same.fill_diagonal_(False).any(dim=1).double()

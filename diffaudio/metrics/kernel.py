@@ -27,7 +27,7 @@ __all__ = [
 
 SCALE = 100.0
 _ROWS = 1024  # of a kernel matrix at a time
-_MOST = 10_000  # embeddings that the median distance is taken of
+_MAX_IN_MEDIAN = 10_000  # embeddings that the median distance is taken of
 
 
 @dataclass(frozen=True)
@@ -42,14 +42,15 @@ class KernelReference:
 def median_distance(embeddings: Tensor) -> float:
     """Median Euclidean distance between two of [m, dim]; the lower of the middle two where their number is even.
 
-    Of more than 10,000 embeddings, as many evenly picked ones are taken.
+    Of more than 10,000 embeddings, 10,000 are taken, evenly spaced.
 
     Raises:
         ValueError: fewer than two, or more than half of the distances are 0.
     """
     if len(embeddings) < 2:
         raise UserError(f"{len(embeddings)} embeddings have no distance between them; give at least 2")
-    picked = embeddings[:: -(-len(embeddings) // _MOST)]
+    count = min(len(embeddings), _MAX_IN_MEDIAN)
+    picked = embeddings[torch.arange(count) * len(embeddings) // count]
     median = float(torch.nn.functional.pdist(picked.double()).median())
     if median == 0:
         raise UserError("the reference embeddings are all alike, so the kernel has no width; give other recordings")
@@ -57,7 +58,7 @@ def median_distance(embeddings: Tensor) -> float:
 
 
 def fit_kernel(reference: Tensor, bandwidth: float | None = None) -> KernelReference:
-    """What a kernel distance has to know of the reference [m, dim].
+    """Prepare a reference [m, dim] for kernel distances.
 
     Args:
         bandwidth: σ; None is the median distance.
@@ -70,14 +71,14 @@ def fit_kernel(reference: Tensor, bandwidth: float | None = None) -> KernelRefer
 
 
 def kernel_between(embeddings: Tensor, reference: KernelReference) -> tuple[Tensor, Tensor]:
-    """Kernels of [n, dim] among themselves [n, n], and each one's mean kernel with the reference [n]."""
+    """Kernel matrix of [n, dim] with itself [n, n], and the mean kernel of each row with the reference [n]."""
     x = embeddings.double()
     across = [_kernel(rows, reference.embeddings, reference.bandwidth).mean(dim=1) for rows in x.split(_ROWS)]
     return _kernel(x, x, reference.bandwidth), torch.cat(across)
 
 
 def distance_from_kernels(within: Tensor, across: Tensor, reference: KernelReference) -> float:
-    """KAD out of what `kernel_between` gives, or of the rows and columns of some of the sounds.
+    """KAD from the result of `kernel_between`, or from its rows and columns of some of the sounds.
 
     Raises:
         ValueError: fewer than two embeddings.

@@ -1,13 +1,13 @@
-"""How much of the evaluated sounds is like the reference, and how much of the reference they reach.
+"""Precision, recall, density and coverage: which sounds are like the reference, and how much of it they reach.
 
-Around each embedding lies a ball that reaches to its k-th nearest neighbour in its own set.
+Around each embedding lies a ball whose radius is the distance to its k-th nearest neighbour in its own set.
 
     precision   share of the sounds that lie in a ball of the reference      Kynkäänniemi et al. 2019 (arXiv:1904.06991)
     recall      share of the reference that lies in a ball of the sounds     eq. 1 and 2
     density     mean number of reference balls a sound lies in, over k       Naeem et al. 2020 (arXiv:2002.09797)
     coverage    share of the reference balls with a sound in them            eq. 4 and 5
 
-k is 5, as in Naeem et al.'s `prdc`; density and coverage bear a few outliers, precision and recall do not.
+k is 5, as in Naeem et al.'s `prdc`; density and coverage are robust to a few outliers, precision and recall are not.
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,16 @@ from torch import Tensor
 
 from diffaudio.errors import UserError
 
-__all__ = ["Balls", "Coverage", "coverage_between", "coverage_from_distances", "embedding_distances", "fit_balls"]
+__all__ = [
+    "Balls",
+    "Coverage",
+    "coverage_between",
+    "coverage_from_distances",
+    "densities",
+    "embedding_distances",
+    "fit_balls",
+    "is_precise",
+]
 
 NEIGHBOURS = 5
 _ROWS = 1024  # of a distance matrix at a time
@@ -34,7 +43,7 @@ class Balls:
 
 @dataclass(frozen=True)
 class Coverage:
-    """The four numbers: 0 to 1, but density, which is 1 on average for two samples of one distribution."""
+    """The four numbers, all from 0 to 1 except density, which is 1 on average for two samples of one distribution."""
 
     precision: float
     recall: float
@@ -64,24 +73,33 @@ def coverage_between(embeddings: Tensor, reference: Tensor, *, neighbours: int =
 
 
 def coverage_from_distances(within: Tensor, across: Tensor, balls: Balls) -> Coverage:
-    """The four numbers out of distances among the sounds [n, n] and from them to the reference [n, m]."""
-    in_reference = across < balls.radii
+    """The four numbers from distances among the sounds [n, n] and from them to the reference [n, m]."""
     in_sounds = across < _radii(within, balls.neighbours)[:, None]
     return Coverage(
-        precision=float(in_reference.any(dim=1).double().mean()),
+        precision=float(is_precise(across, balls).mean()),
         recall=float(in_sounds.any(dim=0).double().mean()),
-        density=float(in_reference.sum(dim=1).double().mean() / balls.neighbours),
-        coverage=float(in_reference.any(dim=0).double().mean()),
+        density=float(densities(across, balls).mean()),
+        coverage=float((across < balls.radii).any(dim=0).double().mean()),
     )
 
 
+def is_precise(across: Tensor, balls: Balls) -> Tensor:
+    """1 where a sound lies in a ball of the reference, else 0: [n], from distances to the reference [n, m]."""
+    return (across < balls.radii).any(dim=1).double()
+
+
+def densities(across: Tensor, balls: Balls) -> Tensor:
+    """How many balls of the reference each sound lies in, over k: [n], from distances to the reference [n, m]."""
+    return (across < balls.radii).sum(dim=1).double() / balls.neighbours
+
+
 def _radii(distances: Tensor, neighbours: int) -> Tensor:
-    """Distance of each to its k-th nearest among the others, out of [some, n]."""
+    """Distance of each to its k-th nearest neighbour, from its distances [rows, n] to all including itself."""
     if distances.shape[1] <= neighbours:
         raise UserError(f"{distances.shape[1]} embeddings have no {neighbours} neighbours each; give more")
     return distances.kthvalue(neighbours + 1, dim=1).values  # the nearest of all is itself
 
 
 def embedding_distances(a: Tensor, b: Tensor) -> Tensor:
-    """Euclidean distances [n, m] of [n, dim] from [m, dim]; 0 for equal ones, which products would miss by rounding."""
+    """Euclidean distances [n, m] of [n, dim] from [m, dim], exactly 0 for equal ones."""
     return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")

@@ -1,7 +1,7 @@
 """How far a reconstruction is from its original: distances between two waveforms.
 
-No distance says it all: that of spectrograms can fall while noise turns into tones. Beside them stands what a tagger
-still recognises (`round_trip.py`).
+No distance suffices: that of spectrograms can fall while noise turns into tones. `evaluation.round_trip` adds what a
+classifier still recognises.
 
     x, y     original and reconstruction [samples], mono, of one sample rate
     X, Y     magnitudes of their short-time Fourier transforms [bins, steps]
@@ -20,7 +20,7 @@ from diffaudio.media.chunked import map_windows
 
 __all__ = [
     "LOG_MEL_RATE",
-    "SHORTEST_S",
+    "MIN_DURATION_S",
     "STFT_RATE",
     "log_mel_distance_db",
     "log_mel_distance_of_streams_db",
@@ -32,21 +32,21 @@ LOG_MEL_RATE = 16000
 N_FFT, HOP, NUM_MELS = 1024, 256, 80
 FLOOR = 1e-6  # of the mel power
 PEAK = 0.7
-SHORTEST_S = (N_FFT // 2 + 1) / LOG_MEL_RATE  # what is mirrored at both ends has to be there
+MIN_DURATION_S = (N_FFT // 2 + 1) / LOG_MEL_RATE  # the STFT reflects this much at both ends
 
 STFT_RATE = 24000
 # FFT size, window, hop: Yamamoto et al., table 1
 RESOLUTIONS = ((1024, 600, 120), (2048, 1200, 240), (512, 240, 50))
 POWER_FLOOR = 1e-7
-MOST_DB = 100.0  # that an SI-SDR is said to be
+MAX_DB = 100.0  # larger SI-SDRs are cut off
 
 
 def log_mel_distance_db(original: Tensor, reconstruction: Tensor) -> float:
     """Mean absolute difference of the log-mel spectrograms, in dB.
 
     n_fft 1024, hop 256, 80 mel bands (torchaudio's MelSpectrogram), 10 log10(max(power, 1e-6)). The original is scaled
-    to a peak of 0.7 first, the reconstruction by as much: a wrong level counts. Not by its own peak, which says more of
-    the phase than of the level: one click whose phase is off would count as another level of the whole sound.
+    to a peak of 0.7 first, the reconstruction by the same factor, so that a wrong level counts. Its own peak would say
+    more of the phase than of the level: one click with another phase would count as another level of the whole sound.
 
     Args:
         original, reconstruction: [samples] at 16 kHz; the longer is cut.
@@ -63,7 +63,7 @@ def log_mel_distance_of_streams_db(original: Iterable[Tensor], reconstruction: I
     """`log_mel_distance_db` of sounds of any length.
 
     Args:
-        original, reconstruction: [samples] pieces at 16 kHz, the original's peak being 0.7.
+        original, reconstruction: [samples] pieces at 16 kHz, both scaled so that the original's peak is 0.7.
 
     Raises:
         ValueError: they are shorter than 33 ms.
@@ -120,7 +120,7 @@ def si_sdr_db(original: Tensor, reconstruction: Tensor) -> float:
         raise UserError("the original is silent; an SI-SDR needs sound")
     target = (x * y).sum() / power * x
     ratio = target.square().sum() / (target - y).square().sum().clamp(min=1e-30)
-    return min(max(10 * math.log10(max(float(ratio), 1e-30)), -MOST_DB), MOST_DB)
+    return min(max(10 * math.log10(max(float(ratio), 1e-30)), -MAX_DB), MAX_DB)
 
 
 def _pair(x: Tensor, y: Tensor) -> Tensor:
@@ -137,8 +137,8 @@ def _even(pieces: Iterable[Tensor]) -> Iterable[Tensor]:
 
 def _difference_by_step(pair: Tensor) -> Tensor:
     """[2, samples] -> [steps], the mean over mel bands."""
-    if pair.shape[1] < round(SHORTEST_S * LOG_MEL_RATE):
-        raise UserError(f"{pair.shape[1] / LOG_MEL_RATE:.3f} s of sound are too short; give {SHORTEST_S:.3f} s")
+    if pair.shape[1] < round(MIN_DURATION_S * LOG_MEL_RATE):
+        raise UserError(f"{pair.shape[1] / LOG_MEL_RATE:.3f} s of sound are too short; give {MIN_DURATION_S:.3f} s")
     x, y = 10 * _mel()(pair).clamp(min=FLOOR).log10()
     return (x - y).abs().mean(dim=0)
 

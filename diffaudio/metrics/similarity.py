@@ -1,4 +1,4 @@
-"""Likeness of sounds to texts and to each other: cosines of embeddings."""
+"""Similarity of sounds to texts and to each other: cosines of embeddings."""
 
 from collections.abc import Hashable, Sequence
 
@@ -17,19 +17,19 @@ def cosines(one: Tensor, other: Tensor) -> Tensor:
 
 
 def conse(probabilities: Tensor, class_embeddings: Tensor, *, top: int = CONSE_CLASSES) -> Tensor:
-    """Embed what a classifier hears into the space of its classes' names (Norouzi et al. 2013, arXiv:1312.5650, eq. 6).
+    """Embed a classifier's result in the text space of its classes (Norouzi et al. 2013, arXiv:1312.5650, eq. 6).
 
     Args:
         probabilities: [n, classes].
         class_embeddings: [classes, dim], of the classes' names.
-        top: how many of the most probable classes are mixed; their probabilities are brought to sum 1.
+        top: how many of the most probable classes are mixed; their probabilities are scaled to sum to 1.
 
     Returns:
         [n, dim]
     """
-    kept = probabilities.double().topk(min(top, probabilities.shape[1]), dim=1)
-    weights = kept.values / kept.values.sum(dim=1, keepdim=True)
-    return (weights[..., None] * class_embeddings.double()[kept.indices]).sum(dim=1)
+    best = probabilities.double().topk(min(top, probabilities.shape[1]), dim=1)
+    weights = best.values / best.values.sum(dim=1, keepdim=True)
+    return (weights[..., None] * class_embeddings.double()[best.indices]).sum(dim=1)
 
 
 def diversities(embeddings: Tensor, groups: Sequence[Hashable]) -> Tensor:
@@ -40,7 +40,7 @@ def diversities(embeddings: Tensor, groups: Sequence[Hashable]) -> Tensor:
         groups: the prompt of each.
 
     Returns:
-        [prompts with several takes], in order of first appearance; 0 where all takes are alike.
+        [prompts with several takes], in order of first appearance; 0 where all takes are equal.
     """
     members: dict[Hashable, list[int]] = {}
     for index, group in enumerate(groups):
@@ -49,8 +49,8 @@ def diversities(embeddings: Tensor, groups: Sequence[Hashable]) -> Tensor:
     values = []
     for takes in members.values():
         if len(takes) > 1:
-            likeness = x[takes] @ x[takes].T
+            similarity = x[takes] @ x[takes].T
             pairs = len(takes) * (len(takes) - 1)
-            mean = (likeness.sum() - likeness.diagonal().sum()) / pairs
+            mean = (similarity.sum() - similarity.diagonal().sum()) / pairs
             values.append((1 - mean).clamp(min=0))  # rounding
     return torch.stack(values) if values else torch.empty(0, dtype=torch.float64)

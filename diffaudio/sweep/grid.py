@@ -20,7 +20,7 @@ from diffaudio.generation.batch import pipeline_arguments
 from diffaudio.pipeline import DiffAudioPipeline
 from diffaudio.sweep.axes import AXES
 
-__all__ = ["Combination", "count_passes", "suitable"]
+__all__ = ["Combination", "apply_axes", "count_passes", "suitable"]
 
 
 ALWAYS_NAMED = ("sampler", "steps", "guidance_scale")
@@ -66,9 +66,7 @@ def suitable(
     for point in product(*axes.values()):
         values = dict(zip(axes, point, strict=True))
         try:
-            settings = base
-            for axis, value in values.items():
-                settings = AXES[axis].apply(settings, value)
+            settings = apply_axes(base, values)
             suiting.append(Combination(_name(values), values, settings, count_passes(pipe, settings)))
         except ValueError as error:
             refused[_name(values)] = str(error)
@@ -82,6 +80,14 @@ def suitable(
     for (axis, value), reason in unused.items():
         raise UserError(f"{axis} {value} suits in no combination: {reason}")
     return suiting, refused
+
+
+def apply_axes(base: GenerationSettings, values: Mapping[str, Any]) -> GenerationSettings:
+    """Settings with a value of each axis."""
+    settings = base
+    for axis, value in values.items():
+        settings = AXES[axis].apply(settings, value)
+    return settings
 
 
 def count_passes(pipe: DiffAudioPipeline, settings: GenerationSettings) -> int:

@@ -1,5 +1,6 @@
 """From sounds to rows: what is good scores well, what is bad is caught, and each number says what it is of."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -7,9 +8,10 @@ import torch
 from fake_backbone import SAMPLE_RATE, BandBackbone, BandClap, tones
 
 from diffaudio.evaluation.embed import Embedder, Sound
-from diffaudio.evaluation.measure import Reference, Table
+from diffaudio.evaluation.reference import Reference, split_reference
 from diffaudio.evaluation.report import read_report, write_report
-from diffaudio.evaluation.rows import evaluate_sounds, evaluated_row, make_report, real_row, shuffled_row
+from diffaudio.evaluation.rows import evaluated_row, make_report, real_row, shuffled_row
+from diffaudio.evaluation.table import Table
 
 DISTANCES = ("fd", "fd_inf", "kad", "precision", "recall", "density", "coverage")
 
@@ -35,7 +37,11 @@ def reference(embedder):
 
 @pytest.fixture(scope="module")
 def good(embedder, reference):
-    return evaluate_sounds(tones(24, 1), embedder, reference, name="good")
+    return evaluate(tones(24, 1), embedder, reference, name="good")
+
+
+def evaluate(sounds, embedder, reference=None, **options):
+    return evaluated_row(embedder.embed(sounds), reference, **options)
 
 
 def values(row):
@@ -50,17 +56,17 @@ def test_every_number_is_there_with_its_backbone_its_interval_and_its_counts(goo
     assert good["fd_bands"].n == 24 and good["fd_bands"].reference_n == 120
     assert good["accuracy_bands"].reference_n is None and good["diversity_bands"].n == 8
     methods = {name: good[name].method for name in ("fd_bands", "accuracy_bands", "kl_label_bands")}
-    assert methods == {"fd_bands": "half-samples", "accuracy_bands": "wilson", "kl_label_bands": "bootstrap"}
+    assert methods == {"fd_bands": "jackknife", "accuracy_bands": "wilson", "kl_label_bands": "bootstrap"}
     assert (good.kind, good.sounds, good.seconds, good.left_out) == ("evaluated", 24, 24.0, {})
 
 
 def test_the_same_sounds_with_the_same_seed_give_the_same_row(embedder, reference, good):
-    assert evaluate_sounds(tones(24, 1), embedder, reference, name="good") == good
-    assert evaluate_sounds(tones(24, 1), embedder, reference, name="good", seed=1) != good
+    assert evaluate(tones(24, 1), embedder, reference, name="good") == good
+    assert evaluate(tones(24, 1), embedder, reference, name="good", seed=1) != good
 
 
 def test_the_reference_against_itself_has_distance_0_and_the_unbiased_estimators_kernel_distance(embedder, reference):
-    row = evaluated_row(reference.recordings, reference, name="itself", resamples=20)
+    row = evaluated_row(reference.everything, reference, name="itself", resamples=20)
     assert row["fd_bands"].value == pytest.approx(0, abs=1e-9)
     mean_within = reference.fits["bands"].kernel.mean
     assert row["kad_bands"].value == pytest.approx(-200 * (1 - mean_within) / 120)
@@ -89,7 +95,7 @@ def test_what_is_bad_is_caught_beyond_the_interval_of_what_is_good(kind, embedde
     spoil, caught_by = BAD[kind]
     originals = tones(24, 1)
     spoilt = [replace(sound, waveform=spoil(index, sound.waveform)) for index, sound in enumerate(originals)]
-    bad = evaluate_sounds(spoilt, embedder, reference, name=kind)
+    bad = evaluate(spoilt, embedder, reference, name=kind)
     caught = set()
     for metric in good.metrics:
         if metric.name in values(bad) and metric.name.startswith(BETTER_IS_MORE):
@@ -101,23 +107,59 @@ def test_what_is_bad_is_caught_beyond_the_interval_of_what_is_good(kind, embedde
         assert {"fd_bands", "kad_bands"} <= caught
 
 
-def test_the_real_row_has_as_many_recordings_as_the_evaluated_one_sounds(embedder, reference):
-    embedded = embedder.embed(tones(24, 1))
-    row = real_row(reference, like=embedded, name="real")
-    assert (row.kind, row.sounds) == ("real", 120)
-    assert (row["fd_bands"].n, row["fd_bands"].reference_n) == (24, 96)
-    assert (row["kl_label_bands"].n, row["inception_score_bands"].n, row["accuracy_bands"].n) == (24, 24, 120)
-    assert row["kad_bands"].low < 0 and row["coverage_bands"].value > 0.5
-    many = real_row(reference, like=embedder.embed(tones(200, 1)), name="real")
-    assert (many["fd_bands"].n, many["fd_bands"].reference_n) == (60, 60)
+def test_the_real_row_has_as_many_recordings_as_there_are_sounds_and_the_same_reference(embedder):
+    sounds, recordings = embedder.embed(tones(24, 1)), embedder.embed(tones(120, 0))
+    reference = split_reference(recordings, sounds.wanted(), seed=0)
+    row, real = evaluated_row(sounds, reference, name="e"), real_row(reference, name="real")
+    assert (real.kind, real.sounds) == ("real", 120)
+    of_both = [name for name in values(real) if name.startswith((*DISTANCES, "kl_label", "inception_score"))]
+    assert len(of_both) == 9
+    for name in of_both:
+        assert (row[name].n, row[name].reference_n) == (real[name].n, real[name].reference_n)
+    assert (real["fd_bands"].n, real["fd_bands"].reference_n, real["accuracy_bands"].n) == (24, 96, 120)
+    assert real["kad_bands"].low < 0 and real["coverage_bands"].value > 0.5
 
 
-def test_the_real_rows_recordings_have_the_labels_of_the_evaluated_sounds(embedder, reference):
+def test_where_recordings_are_few_all_rows_take_as_few_sounds(embedder):
+    sounds, recordings = embedder.embed(tones(200, 1)), embedder.embed(tones(120, 0))
+    reference = split_reference(recordings, sounds.wanted(), seed=0)
+    row, real = evaluated_row(sounds, reference, name="e"), real_row(reference, name="real")
+    for each in (row, real):
+        assert (each["fd_bands"].n, each["fd_bands"].reference_n, each["inception_score_bands"].n) == (60, 60, 60)
+    assert row["accuracy_bands"].n == 200
+    assert row.warnings[0].startswith("distances and inception score take 60 of the 200 sounds, for there are 120")
+    everything = evaluated_row(sounds, Reference(recordings), name="e")
+    assert (everything["fd_bands"].n, everything["fd_bands"].reference_n) == (200, 120)
+
+
+def test_sounds_from_the_distribution_of_the_recordings_score_like_the_real_row(embedder):
+    """Over many draws the two rows have the same mean, for no row has a larger set or another reference."""
+    differences = {"fd_bands": [], "kad_bands": [], "coverage_bands": []}
+    for seed in range(8):
+        sounds, recordings = embedder.embed(tones(24, 100 + seed)), embedder.embed(tones(64, 200 + seed))
+        reference = split_reference(recordings, sounds.wanted(), seed=seed)
+        row = evaluated_row(sounds, reference, name="e", resamples=20)
+        real = real_row(reference, name="r", resamples=20)
+        for name, of_seed in differences.items():
+            of_seed.append(row[name].value - real[name].value)
+    for name, of_seed in differences.items():
+        assert abs(sum(of_seed) / 8) < 3 * float(torch.tensor(of_seed).std()) / 8**0.5, name
+
+
+def test_the_real_rows_recordings_have_the_labels_of_the_evaluated_sounds(embedder):
     """All of band 0: the real row is then as far from the other recordings as the evaluated sounds are."""
-    embedded = embedder.embed([sound for sound in tones(80, 1) if sound.label == "band 0"])
-    row, real = evaluated_row(embedded, reference, name="e"), real_row(reference, like=embedded, name="r")
+    sounds = embedder.embed([sound for sound in tones(80, 1) if sound.label == "band 0"])
+    reference = split_reference(embedder.embed(tones(120, 0)), sounds.wanted(), seed=0)
+    assert reference.held_out.labels == ["band 0"] * 10
+    row, real = evaluated_row(sounds, reference, name="e"), real_row(reference, name="r")
     assert real["fd_bands"].value == pytest.approx(row["fd_bands"].value, rel=0.3)
     assert real["inception_score_bands"].value == pytest.approx(1, abs=0.01)
+
+
+def test_prompts_are_matched_to_the_labels_of_recordings_by_their_words(embedder):
+    sounds = embedder.embed([replace(sound, label=None, prompt="a tone of Band 3") for sound in tones(6, 1)])
+    reference = split_reference(embedder.embed(tones(120, 0)), sounds.wanted(), seed=0)
+    assert reference.held_out.labels == ["band 3"] * 6
 
 
 def test_the_shuffled_row_is_at_chance_and_has_no_number_that_shuffling_leaves_alone(embedder, reference):
@@ -154,22 +196,23 @@ def test_a_text_is_read_once_however_many_sounds_have_it():
 
 def test_a_prompt_that_names_a_class_counts_as_label_and_a_label_comes_first(embedder):
     sounds = tones(24, 1, labelled="prompt")
-    assert evaluate_sounds(sounds, embedder, name="p")["accuracy_bands"].value == 1
+    assert evaluate(sounds, embedder, name="p")["accuracy_bands"].value == 1
     wrong = [replace(sound, label="band 7") for sound in sounds]
-    assert evaluate_sounds(wrong, embedder, name="p")["accuracy_bands"].value == 3 / 24
+    assert evaluate(wrong, embedder, name="p")["accuracy_bands"].value == 3 / 24
 
 
 def test_sounds_of_the_names_of_recordings_are_paired_with_them(embedder, reference):
     sounds = [replace(sound, label=None) for sound in tones(24, 0)]
-    row = evaluate_sounds(sounds, embedder, reference, name="paired")
+    row = evaluate(sounds, embedder, reference, name="paired")
     assert row["kl_bands"].value == pytest.approx(0, abs=1e-9) and row["kl_bands"].n == 24
+    assert "kl_label_bands" not in values(row)
     dealt = shuffled_row(embedder.embed(sounds), reference, name="s")
     assert dealt["kl_bands"].value > 1
 
 
 def test_what_cannot_be_had_is_left_out_with_the_reason(embedder, reference):
     bare = [replace(sound, label=None) for sound in tones(5, 1)]
-    row = evaluate_sounds(bare, embedder, reference, name="bare")
+    row = evaluate(bare, embedder, reference, name="bare")
     assert row.left_out == {
         "fd_inf_bands": "5 sounds are too few; 8 are needed",
         **{f"{name}_bands": "5 sounds are too few; 6 are needed" for name in DISTANCES[3:]},
@@ -177,38 +220,65 @@ def test_what_cannot_be_had_is_left_out_with_the_reason(embedder, reference):
         "accuracy_bands": "no sound has a label, or a prompt, that is one of the classes",
         "diversity_bands": "no prompt has more than one take",
     }
-    assert evaluate_sounds(bare[:1], embedder, reference, name="one").left_out["fd_bands"] == (
+    assert evaluate(bare[:1], embedder, reference, name="one").left_out["fd_bands"] == (
         "1 sounds are too few; 2 are needed"
     )
     silent = [replace(bare[0], waveform=torch.zeros(1, SAMPLE_RATE))]
-    left_out = evaluate_sounds(silent, embedder, name="silent").left_out
+    left_out = evaluate(silent, embedder, name="silent").left_out
     assert left_out["loudness_lufs"] == "all sounds are silent, or shorter than 0.4 s"
 
 
 def test_fewer_sounds_than_dimensions_come_with_a_warning(embedder, reference):
-    (warning,) = evaluate_sounds(tones(8, 1), embedder, reference, name="few").warnings
+    (warning,) = evaluate(tones(8, 1), embedder, reference, name="few").warnings
     assert warning.startswith("fd_bands: 8 embeddings of 8 dimensions leave the covariance singular")
-    assert evaluate_sounds(tones(9, 1), embedder, reference, name="few").warnings == []
+    assert evaluate(tones(9, 1), embedder, reference, name="few").warnings == []
+
+
+class FourWindows(BandBackbone):
+    """Takes every quarter of a sound by itself."""
+
+    def embed(self, waveforms):
+        quarters = [super(FourWindows, self).embed(list(waveform.chunk(4)))[0] for waveform in waveforms]
+        return [torch.cat(windows) for windows in quarters], None
 
 
 def test_windows_of_one_sound_go_together():
-    """A backbone that hears piece by piece: resampling draws sounds, and distances count windows."""
-
-    class Windowed(BandBackbone):
-        def embed(self, waveforms):
-            found = [super(Windowed, self).embed(list(waveform.chunk(4)))[0] for waveform in waveforms]
-            return [torch.cat(windows) for windows in found], None
-
-    embedder = Embedder([Windowed("pieces")])
+    embedder = Embedder([FourWindows("pieces")])
     reference = Reference(embedder.embed(tones(20, 0)))
-    assert len(reference.fits["pieces"].balls.embeddings) == 80
-    row = evaluate_sounds(tones(16, 1, takes=2), embedder, reference, name="w")
+    assert len(reference.fits["pieces"].balls.embeddings) == 20
+    row = evaluate(tones(16, 1, takes=2), embedder, reference, name="w")
     assert row["fd_pieces"].n == 16 and row["diversity_pieces"].n == 8
     assert "accuracy_pieces" not in values(row)
 
 
+def windowed(num_sounds, seed, *, windows=10, dim=8):
+    """Embeddings as of a backbone with several windows: those of one sound are alike, sounds are independent."""
+    generator = torch.Generator().manual_seed(seed)
+    centres = torch.randn(num_sounds, 1, dim, generator=generator, dtype=torch.float64)
+    spread = 0.3 * torch.randn(num_sounds, windows, dim, generator=generator, dtype=torch.float64)
+    sounds = tones(1, 0) * num_sounds
+    one = Embedder([BandBackbone("pieces")]).embed(sounds)
+    names = [f"{seed}-{index}" for index in range(num_sounds)]
+    return replace(one, names=names, embeddings={"pieces": list(centres + spread)}, logits={}, classes={})
+
+
+def test_equal_distributions_have_no_distance_however_many_windows_a_sound_has():
+    found = {name: [] for name in ("kad_pieces", "coverage_pieces", "fd_pieces", "fd_inf_pieces")}
+    for seed in range(10):
+        row = evaluated_row(windowed(40, seed), Reference(windowed(60, 900 + seed)), name="e", resamples=20)
+        for name, of_seed in found.items():
+            of_seed.append(row[name].value)
+    mean = {name: sum(of_seed) / 10 for name, of_seed in found.items()}
+    kad = torch.tensor(found["kad_pieces"])
+    assert abs(mean["kad_pieces"]) < 3 * float(kad.std()) / 10**0.5 < 0.9  # windows taken for sounds: +1.1
+    # Naeem et al. 2020, sec. 3.2, for other sizes: the 5 nearest of 59 recordings and 40 sounds are all recordings
+    expected = 1 - math.prod((59 - place) / (99 - place) for place in range(5))
+    assert mean["coverage_pieces"] == pytest.approx(expected, abs=0.04)
+    assert abs(mean["fd_inf_pieces"]) < 0.5 * mean["fd_pieces"]
+
+
 def test_a_metric_does_not_depend_on_which_others_are_asked_for(good, embedder):
-    alone = evaluate_sounds(tones(24, 1), embedder, name="alone")
+    alone = evaluate(tones(24, 1), embedder, name="alone")
     assert alone["inception_score_bands"] == good["inception_score_bands"]
     assert Table(0, 20).generator("a").initial_seed() != Table(0, 20).generator("b").initial_seed()
 

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from diffaudio.evaluation.backbones.base import Kinds
 from diffaudio.evaluation.embed import Sound
 
 SAMPLE_RATE = 8000
@@ -12,6 +13,7 @@ class BandBackbone:
     """Tells tones apart by octave; classes "band 0" to "band 7" of 500 Hz each."""
 
     resampler = "torchaudio"
+    kinds: Kinds | None = None
 
     def __init__(self, name: str = "bands", checkpoint: str = "0" * 64) -> None:
         self.name, self.checkpoint = name, checkpoint

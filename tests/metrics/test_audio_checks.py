@@ -61,7 +61,7 @@ def test_clipping_is_three_samples_in_a_row_at_full_scale(waveform, expected):
 
 @pytest.mark.parametrize("gain", [1.0, 0.1])
 def test_a_full_scale_tone_has_the_standards_loudness_and_gain_counts_in_db(gain):
-    """BS.1770-4: a 0 dBFS sine of 997 Hz in one channel reads -3.01; torchaudio's filters are off by 0.04."""
+    """BS.1770-4: a 0 dBFS sine of 997 Hz in one channel reads -3.01; pyloudnorm's filters are off by 0.04."""
     assert loudness_lufs(tone(gain, rate=48000), 48000) == pytest.approx(-3.01 + 20 * math.log10(gain), abs=0.06)
 
 
@@ -70,6 +70,25 @@ def test_loudness_is_that_of_pyloudnorm(frequency, expected):
     assert loudness_lufs(tone(0.1, frequency=frequency, rate=48000, seconds=3), 48000) == pytest.approx(
         expected, abs=0.01
     )
+
+
+def test_the_gate_is_at_70_lufs_below_full_scale_whatever_the_peak_is():
+    """A click over faint noise: the noise at -52 LUFS is above the gate, so it is most of what is measured."""
+    faint = noise(0, seconds=5.0, gain=10 ** (-52 / 20))
+    quiet = loudness_lufs(faint, RATE)
+    clicked = faint.clone()
+    clicked[0, 8000] = 0.9
+    assert quiet == pytest.approx(-52, abs=4)
+    assert loudness_lufs(clicked, RATE) < -45
+    gain_db = -6
+    assert loudness_lufs(clicked * 10 ** (gain_db / 20), RATE) == pytest.approx(
+        loudness_lufs(clicked, RATE) + gain_db, abs=0.2
+    )
+
+
+def test_what_is_louder_than_full_scale_or_has_many_channels_has_a_loudness_too():
+    assert loudness_lufs(tone(4.0), RATE) == pytest.approx(loudness_lufs(tone(0.4), RATE) + 20, abs=0.01)
+    assert math.isfinite(loudness_lufs(tone(0.1).expand(6, -1), RATE))
 
 
 def test_two_channels_are_3_db_louder_than_one():

@@ -1,10 +1,9 @@
-"""Intervals: they hold what they should, and are the same for the same seed."""
+"""Intervals: closed forms, and how often they hold the true value."""
 
 import pytest
 import torch
 
-from diffaudio.metrics.confidence import bootstrap_mean, half_samples, wilson
-from diffaudio.metrics.frechet import fit_gaussian, frechet_between
+from diffaudio.metrics.confidence import bootstrap_mean, half_samples, jackknife, wilson
 
 
 def seeded(seed: int) -> torch.Generator:
@@ -39,35 +38,66 @@ def test_a_share_of_all_or_none_still_has_a_width():
     assert wilson(1.0, 25).low == pytest.approx(25 / (25 + 1.959964**2))
 
 
-def test_half_samples_spread_as_new_sets_of_the_full_size_do():
-    """The deviation of a Fréchet distance over fresh sets, against what half-samples of one set say of it."""
-    reference = fit_gaussian(torch.randn(5000, 4, generator=seeded(99), dtype=torch.float64))
-
-    def distance(x):
-        return frechet_between(fit_gaussian(x), reference)
-
-    sets = [torch.randn(80, 4, generator=seeded(s), dtype=torch.float64) + 1 for s in range(60)]
-    fresh = torch.tensor([distance(x) for x in sets])
-    widths = []
-    for x in sets[:15]:
-        interval = half_samples(lambda few, x=x: distance(x[few]), distance(x), 80, generator=seeded(1), resamples=100)
-        assert interval is not None and interval.low <= distance(x) <= interval.high
-        widths.append((interval.high - interval.low) / (2 * 1.96))
-    assert sum(widths) / 15 == pytest.approx(float(fresh.std()), rel=0.25)
+def test_the_jackknife_of_a_mean_is_students_interval():
+    values = torch.randn(12, generator=seeded(0), dtype=torch.float64)
+    value = float(values.mean())
+    interval = jackknife(lambda some: float(values[some].mean()), value, 12, generator=seeded(1), pairs_matter=True)
+    half_width = 2.200985 * float(values.std()) / 12**0.5
+    assert interval is not None and interval.method == "jackknife"
+    assert (interval.low, interval.high) == pytest.approx((value - half_width, value + half_width), rel=1e-5)
 
 
-def test_half_samples_hold_each_sound_once_and_stay_in_bounds():
+def test_what_pairs_of_sounds_add_to_the_jackknife_is_taken_off():
+    """A U-statistic of pairs alone, x_i x_j with mean 0: the jackknife's variance is twice the true one on average."""
+
+    def statistic(x):
+        return float((x.sum() ** 2 - x.square().sum()) / (len(x) * (len(x) - 1)))
+
+    sets = [torch.randn(16, generator=seeded(s), dtype=torch.float64) for s in range(60)]
+    variance = {False: 0.0, True: 0.0}
+    for x in sets:
+        for pairs_matter in variance:
+            interval = jackknife(
+                lambda some, x=x: statistic(x[some]), statistic(x), 16, generator=seeded(1), pairs_matter=pairs_matter
+            )
+            assert interval is not None
+            variance[pairs_matter] += ((interval.high - interval.low) / (2 * 2.13145)) ** 2 / 60
+    true = 2 / (16 * 15)
+    assert variance[False] == pytest.approx(2 * true, rel=0.25)
+    assert 0.8 * true < variance[True] < 1.5 * true  # more than 1 for it never goes below half of the jackknife's
+
+
+def test_the_jackknife_of_a_share_stays_within_0_and_1_and_has_a_width_where_nothing_varies():
+    interval = jackknife(lambda some: 1.0, 1.0, 20, generator=seeded(0), bounds=(0, 1))
+    assert interval is not None and interval.high == 1 and 0.7 < interval.low < 0.9
+
+
+def test_the_jackknife_leaves_out_groups_of_distinct_sounds_and_keeps_to_the_bounds():
+    seen = []
+
+    def statistic(some):
+        seen.append(some)
+        return float(some.double().mean())
+
+    interval = jackknife(statistic, 19.5, 40, generator=seeded(0), bounds=(19, 20))
+    assert all(len(set(some.tolist())) == len(some) in (37, 38) for some in seen) and len(seen) == 16
+    assert interval is not None and (interval.low, interval.high) == (19, 20)
+
+
+def test_half_samples_hold_each_sound_once():
     drawn = []
 
-    def statistic(few):
-        drawn.append(few)
-        return float(few.double().mean())
+    def statistic(some):
+        drawn.append(some)
+        return float(some.double().mean())
 
-    interval = half_samples(statistic, 4.5, 10, generator=seeded(0), resamples=50, bounds=(4, 5))
-    assert all(len(set(few.tolist())) == 5 for few in drawn)
-    assert interval is not None and interval.low == 4 and interval.high == 5
+    interval = half_samples(statistic, 4.5, 10, generator=seeded(0), resamples=50)
+    assert all(len(set(some.tolist())) == 5 for some in drawn)
+    assert interval is not None and interval.low < 4.5 < interval.high
 
 
 def test_too_few_sounds_have_no_interval():
     assert bootstrap_mean(torch.ones(1), generator=seeded(0), resamples=20) is None
-    assert half_samples(lambda few: 1.0, 1.0, 11, generator=seeded(0), resamples=20, fewest=6) is None
+    assert half_samples(lambda some: 1.0, 1.0, 11, generator=seeded(0), resamples=20, min_sounds=6) is None
+    assert jackknife(lambda some: 1.0, 1.0, 7, generator=seeded(0), min_sounds=6) is None
+    assert jackknife(lambda some: 1.0, 1.0, 2, generator=seeded(0)) is None

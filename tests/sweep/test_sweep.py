@@ -19,6 +19,7 @@ from diffaudio.cli.sweep import run
 from diffaudio.diffusion.settings import GenerationSettings, Projection
 from diffaudio.errors import report_errors
 from diffaudio.evaluation.embed import Embedder
+from diffaudio.folder_lock import locked_folder
 from diffaudio.media.audio import read_audio, write_audio
 from diffaudio.models.tagger import Tagger
 from diffaudio.pipeline import DiffAudioPipeline
@@ -124,7 +125,7 @@ def test_every_combination_is_made_from_the_same_seeds_and_measured(sweep):
     assert [card["name"] for card in report["backbones"]] == ["bands"]
     assert len(report["rows"]) == 17
     assert (report["reference"], report["labels"], report["resamples"]) == ("real", "labels.csv", 20)
-    files = {"index.html", "report.json", "results.csv", "results.parquet"}
+    files = {".lock", "index.html", "recordings.json", "report.json", "results.csv", "results.parquet"}
     assert {path.name for path in Path("out").iterdir()} == files | {"measured", "pictures", "sounds"}
 
 
@@ -183,6 +184,44 @@ def test_takes_are_told_apart_and_add_to_what_is_there(sweep):
     assert table()[0]["sounds"] == table()[0]["diversity_bands_n"] == "6" or table()[0]["diversity_bands_n"] == "3"
     page = Path("out/index.html").read_text(encoding="utf-8")
     assert '"take": 2, "path": "sounds/ddim-steps25-scale3/dog-take2"' in page
+
+
+def test_a_second_smaller_sweep_shows_everything_in_the_folder(sweep):
+    sweep()
+    before = times("sounds/*/*") | times("measured/*")
+    first = {row["combination"]: row for row in table()}
+    assert sweep(grid=["--samplers", "ddim", "--steps", "4", "--guidance", "3"])[:2] == (
+        0, "out/index.html: 9 combinations of 3 sounds\n"
+    )  # fmt: skip
+    rows = {row["combination"]: row for row in table()}
+    assert first.items() <= rows.items() and len(rows) == len(first) + 2
+    assert before.items() <= (times("sounds/*/*") | times("measured/*")).items()
+    page = Path("out/index.html").read_text(encoding="utf-8")
+    assert '"values": [2, 3, 4]' in page and '"values": ["ddim", "euler"]' in page
+
+
+def test_a_sweep_that_would_hide_sounds_of_the_folder_is_refused(sweep):
+    sweep("--takes", "2", real=False, grid=GRID[:2])
+    page = Path("out/index.html").read_bytes()
+    code, _, told = sweep(real=False, grid=["--samplers", "ddim", "--steps", "2"])
+    assert code == 2 and "holds 3 sounds, such as dog-take2.flac, of prompts or takes that this sweep lacks" in told
+    Path("prompts.csv").write_text("prompt,label,name\nrain,band 2,rain\n", encoding="utf-8")
+    assert sweep("--takes", "2", real=False, grid=GRID[:2])[0] == 2
+    assert Path("out/index.html").read_bytes() == page
+
+
+def test_combinations_that_lack_new_takes_are_listed_with_the_reason(sweep):
+    sweep(real=False, grid=["--samplers", "ddim,euler", "--steps", "2"])
+    assert sweep("--takes", "2", real=False, grid=["--samplers", "ddim", "--steps", "2"])[0] == 0
+    assert {row["combination"] for row in table() if row["kind"] == "evaluated"} == {"ddim-steps2-scale3"}
+    page = Path("out/index.html").read_text(encoding="utf-8")
+    assert '"euler-steps2-scale3": "made by an earlier run with fewer prompts or takes' in page
+
+
+def test_two_sweeps_into_one_folder_do_not_mix(sweep):
+    with locked_folder(Path("out"), "diffaudio sweep"):
+        code, _, told = sweep(real=False, grid=GRID[:2])
+    assert code == 2 and "out: `diffaudio sweep`, process" in told and not Path("out/sounds").exists()
 
 
 def test_combinations_without_effect_are_left_out_and_told(sweep):
@@ -288,7 +327,7 @@ def test_killed_and_run_again_it_loses_no_sound(model, tagger, tmp_path):
     after = times("sounds/*/[!.]*.flac", out)
     assert len(after) == 18 and before.items() <= after.items()
     assert (out / "index.html").is_file()
-    assert not list(out.rglob(".*"))  # what the killed one had begun is cleared away
+    assert [path.name for path in out.rglob(".*")] == [".lock"]  # what the killed one had begun is cleared away
 
 
 def test_two_real_processes_make_what_one_makes(sweep, model, tagger, tmp_path):

@@ -1,11 +1,12 @@
-"""What a backbone is: a network that turns sounds into embeddings to compare them by.
+"""Backbone: a network that turns sounds into embeddings, by which they are compared.
 
-Its name, the hash of its weights, its sample rate and how sounds are brought there belong to every number.
+Its name, the hash of its weights, its sample rate and its resampler belong to every number.
 """
 
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -19,6 +20,7 @@ from diffaudio.file_names import slug
 
 __all__ = [
     "Backbone",
+    "Kinds",
     "TextBackbone",
     "at_least",
     "backbone_info",
@@ -29,6 +31,20 @@ __all__ = [
 ]
 
 
+@dataclass(frozen=True)
+class Kinds:
+    """Which classes of a classifier stand for the kinds of sound that labels name.
+
+    Attributes:
+        classes: by label, the numbers of the classes that are right for it.
+        ignored: classes too generic to count for or against a sound, such as "Animal"; left out of the ranking
+            except where they are right.
+    """
+
+    classes: dict[str, list[int]]
+    ignored: list[int]
+
+
 class Backbone(Protocol):
     """Sounds in, embeddings out.
 
@@ -36,9 +52,10 @@ class Backbone(Protocol):
         name: in lower case with underscores; it becomes part of the metrics' names.
         checkpoint: sha256 of the weights file.
         sample_rate: of the waveforms it takes, in Hz.
-        resampler: how sounds of other rates are brought there.
+        resampler: how sounds of other rates are converted.
         embedding_dim: size of an embedding.
         labels: the names of its classes; None where they are not known, or it is no classifier.
+        kinds: which classes stand for which labels, where the classes are not the labels themselves.
     """
 
     name: str
@@ -47,6 +64,7 @@ class Backbone(Protocol):
     resampler: str
     embedding_dim: int
     labels: list[str] | None
+    kinds: Kinds | None
 
     def embed(self, waveforms: list[Tensor]) -> tuple[list[Tensor], Tensor | None]:
         """Embed sounds of any length; no sound's numbers depend on the others.
@@ -56,14 +74,14 @@ class Backbone(Protocol):
 
         Returns:
             For each sound its embeddings [windows, embedding_dim]: one window for a network that takes sounds
-            whole, several for one that hears them piece by piece. And logits [sounds, classes], where it classifies.
+            whole, several for one that takes them piece by piece. And logits [sounds, classes], where it classifies.
         """
         ...
 
 
 @runtime_checkable
 class TextBackbone(Protocol):
-    """A backbone whose space has texts in it too."""
+    """A backbone that embeds texts in the same space."""
 
     def embed_text(self, texts: list[str]) -> Tensor:
         """Embeddings [len(texts), embedding_dim]."""
@@ -71,7 +89,7 @@ class TextBackbone(Protocol):
 
 
 def backbone_info(backbone: Backbone) -> BackboneInfo:
-    """What a report says of a backbone."""
+    """A backbone as a report describes it."""
     return BackboneInfo(
         name=backbone.name,
         checkpoint=backbone.checkpoint,
@@ -82,21 +100,21 @@ def backbone_info(backbone: Backbone) -> BackboneInfo:
 
 
 def sha256(path: Path) -> str:
-    """Of a file, in hexadecimal."""
+    """Hash of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def metric_part(name: str) -> str:
-    """A name as it stands in a metric's name: lower case, with underscores for all that is no letter or digit."""
+    """A name as part of a metric's name: lower-case letters and digits, joined by underscores."""
     return slug(name, separator="_", max_length=100)
 
 
 def load_weights(network: nn.Module, path: Path, ignored: Sequence[str] = ()) -> None:
-    """Fill a network from a safetensors file, and make it ready.
+    """Load a safetensors file into a network, and set it to evaluation.
 
     Args:
-        ignored: beginnings of keys that the file may hold for nothing, such as a fixed front end's.
+        ignored: prefixes of keys in the file that are not needed, such as a fixed front end's.
 
     Raises:
         ValueError: the file is missing or damaged, or holds other weights than the network's.

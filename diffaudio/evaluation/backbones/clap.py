@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import AutoTokenizer, ClapFeatureExtractor, ClapModel
 
 from diffaudio.errors import UserError
-from diffaudio.evaluation.backbones.base import metric_part, sha256
+from diffaudio.evaluation.backbones.base import Kinds, metric_part, sha256
 from diffaudio.hub import fetch, is_hub_id
 from diffaudio.library_loading import check_tokenizer, load_library_network
 from diffaudio.media.audio import RESAMPLER
@@ -31,6 +31,7 @@ class Clap:
 
     resampler = RESAMPLER
     labels: list[str] | None = None
+    kinds: Kinds | None = None
 
     def __init__(self, model: str | Path, device: torch.device | str = "cpu") -> None:
         folder = _find(model)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.functional import max_pool2d, pad, relu
 
 from diffaudio.errors import UserError
-from diffaudio.evaluation.backbones.base import load_weights, sha256
+from diffaudio.evaluation.backbones.base import Kinds, load_weights, sha256
 from diffaudio.media.audio import RESAMPLER
 
 __all__ = ["OpenL3"]
@@ -39,6 +39,7 @@ class OpenL3:
     sample_rate = SAMPLE_RATE
     resampler = RESAMPLER
     labels: list[str] | None = None
+    kinds: Kinds | None = None
 
     def __init__(self, folder: Path, config: dict[str, Any], device: torch.device | str = "cpu") -> None:
         content, size = config.get("content_type"), config.get("embedding_size")

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, relu
 
 from diffaudio.errors import UserError
-from diffaudio.evaluation.backbones.base import at_least, load_weights, of_equal_length, sha256
+from diffaudio.evaluation.backbones.base import Kinds, at_least, load_weights, of_equal_length, sha256
 from diffaudio.media.audio import RESAMPLER
 
 __all__ = ["PannsCnn14"]
@@ -37,6 +37,7 @@ class PannsCnn14:
     sample_rate = SAMPLE_RATE
     resampler = RESAMPLER
     embedding_dim = 2048
+    kinds: Kinds | None = None
 
     def __init__(self, folder: Path, config: dict[str, Any], device: torch.device | str = "cpu") -> None:
         self.network = _Cnn14()

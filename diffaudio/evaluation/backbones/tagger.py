@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from diffaudio.evaluation.backbones.base import sha256
+from diffaudio.evaluation.backbones.base import Kinds, sha256
 from diffaudio.media.audio import RESAMPLER
 from diffaudio.models.tagger import load_tagger
 
@@ -18,6 +18,7 @@ class TaggerBackbone:
     """A `Backbone` with one embedding a sound, and logits."""
 
     resampler = RESAMPLER
+    kinds: Kinds | None = None
 
     def __init__(self, folder: Path, device: torch.device | str = "cpu") -> None:
         self.tagger = load_tagger(folder)

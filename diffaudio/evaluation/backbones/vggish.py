@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diffaudio.evaluation.backbones.base import at_least, load_weights, sha256
+from diffaudio.evaluation.backbones.base import Kinds, at_least, load_weights, sha256
 from diffaudio.media.audio import RESAMPLER
 
 __all__ = ["VGGish"]
@@ -33,6 +33,7 @@ class VGGish:
     resampler = RESAMPLER
     embedding_dim = 128
     labels: list[str] | None = None
+    kinds: Kinds | None = None
 
     def __init__(self, folder: Path, config: dict[str, Any], device: torch.device | str = "cpu") -> None:
         self.network = _VGG()
