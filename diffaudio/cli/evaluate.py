@@ -94,10 +94,10 @@ def _parser() -> Parser:
     parser.add_argument(
         "--backbone",
         nargs="+",
-        default=["tagger"],
+        default=["yamnet"],
         metavar="NAME|FOLDER",
-        help="what to hear with: tagger (the bundled one), or folders of a tagger, CLAP, VGGish, PANNs' Cnn14 or "
-        "OpenL3, or a CLAP model's hub id (default: tagger)",
+        help="what to measure with: yamnet or tagger (both bundled), or folders of a tagger, CLAP, VGGish, PANNs' "
+        "Cnn14, OpenL3 or YAMNet, or a CLAP model's hub id (default: yamnet)",
     )
     parser.add_argument(
         "--clip",

@@ -74,9 +74,10 @@ def _parser() -> Parser:
     parser.add_argument(
         "--backbone",
         nargs="+",
-        default=["tagger"],
+        default=["yamnet"],
         metavar="NAME|FOLDER",
-        help="what to hear with: tagger (the bundled one), or folders of a tagger or PANNs' Cnn14 (default: tagger)",
+        help="what to measure with: yamnet or tagger (both bundled), or folders of a tagger or PANNs' Cnn14 (default: "
+        "yamnet)",
     )
     parser.add_argument(
         "-o", "--output", type=Path, default=Path("reconstruction.json"), help="the report (default: %(default)s)"

@@ -175,7 +175,13 @@ def _parser() -> Parser:
     measured = parser.add_argument_group("how they are measured", "see `diffaudio evaluate`")
     measured.add_argument("--reference", type=Path, metavar="FOLDER", help="real recordings")
     measured.add_argument("--labels", type=Path, metavar="CSV", help="columns file and label, for the recordings")
-    measured.add_argument("--backbone", nargs="+", default=["tagger"], metavar="NAME|FOLDER", help="what to hear with")
+    measured.add_argument(
+        "--backbone",
+        nargs="+",
+        default=["yamnet"],
+        metavar="NAME|FOLDER",
+        help="what to measure with (default: yamnet)",
+    )
     measured.add_argument("--clip", metavar="FOLDER|NAME", help="whose texts the CLIP-space score takes")
     measured.add_argument("--resamples", type=between(int, 20), default=200, help="draws for each interval")
     return parser

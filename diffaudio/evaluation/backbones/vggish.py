@@ -6,7 +6,6 @@ without the PCA that AudioSet's release adds, as in Google's frechet_audio_dista
 rest of a sound that fills no window is left out, and a sound shorter than one is followed by silence.
 """
 
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from diffaudio.evaluation.backbones.base import Kinds, at_least, load_weights, sha256
+from diffaudio.evaluation.backbones.htk_mel import htk_mel_bands
 from diffaudio.media.audio import RESAMPLER
 
 __all__ = ["VGGish"]
@@ -74,23 +74,6 @@ def log_mel_windows(waveform: Tensor) -> Tensor:
     """[samples] at 16 kHz -> [windows, 96, 64]: log of the mel bands of the magnitude, in steps of 10 ms."""
     waveform = at_least(waveform.float(), WINDOW + (FRAMES - 1) * HOP)
     frames = waveform.unfold(0, WINDOW, HOP) * torch.hann_window(WINDOW)
-    mel = torch.fft.rfft(frames, FFT).abs() @ _mel_bands()
+    mel = torch.fft.rfft(frames, FFT).abs() @ htk_mel_bands(SAMPLE_RATE, FFT, BANDS, LOW_HZ, HIGH_HZ)
     whole = mel[: len(mel) // FRAMES * FRAMES]
     return (whole + LOG_OFFSET).log().unflatten(0, (-1, FRAMES))
-
-
-@cache
-def _mel_bands() -> Tensor:
-    """[bins, bands]; HTK's mel, triangles that are straight in mel, not in Hz as torchaudio's are."""
-
-    def mel(hz: Tensor) -> Tensor:
-        return 1127.0 * torch.log1p(hz / 700.0)
-
-    low, high = mel(torch.tensor([LOW_HZ, HIGH_HZ], dtype=torch.float64)).tolist()
-    edges = torch.linspace(low, high, BANDS + 2, dtype=torch.float64)
-    bins = mel(torch.linspace(0, SAMPLE_RATE / 2, FFT // 2 + 1, dtype=torch.float64))[:, None]
-    rising = (bins - edges[:-2]) / (edges[1:-1] - edges[:-2])
-    falling = (edges[2:] - bins) / (edges[2:] - edges[1:-1])
-    bands = torch.minimum(rising, falling).clamp(min=0)
-    bands[0] = 0  # HTK leaves out the mean
-    return bands.float()
