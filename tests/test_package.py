@@ -159,19 +159,29 @@ def test_no_script_hides_an_importable_module(path):
     subprocess.run([sys.executable, "-I", "-c", program], check=True, timeout=60)
 
 
-def test_the_wheel_carries_the_package_the_bundled_model_and_the_tagger_and_nothing_else():
+def test_the_wheel_carries_the_package_the_bundled_networks_and_nothing_else():
     wheel = {file.distribution_path.replace(os.sep, "/") for file in WheelBuilder(str(REPO)).recurse_included_files()}
     package = {path.relative_to(REPO).as_posix() for path in (REPO / "diffaudio").rglob("*.py")}
     model = {
         f"diffaudio/{path.relative_to(REPO).as_posix()}"
-        for name in ("mini", "tagger")
+        for name in ("mini", "tagger", "yamnet")
         for path in (REPO / "checkpoints" / name).rglob("*")
         if path.is_file()
     }
     assert package | model <= wheel
     assert {f"diffaudio/checkpoints/mini/{name}" for name in ("README.md", "model_index.json")} <= wheel
-    assert "diffaudio/checkpoints/tagger/config.json" in wheel
+    assert {"diffaudio/checkpoints/tagger/config.json", "diffaudio/configs/audioset/kinds.yaml"} <= wheel
     assert all(name.startswith("diffaudio/") for name in wheel)
+
+
+def test_nothing_that_trains_imports_the_network_that_measures():
+    """YAMNet stays an independent judge: no loss, filter or choice of training may depend on what it says."""
+    training = {name: source for name, source in modules().items() if name.startswith("diffaudio.training")}
+    training |= {path.name: path.read_text(encoding="utf-8") for path in (REPO / "train").glob("*.py")}
+    assert len(training) > 5
+    for name, source in training.items():
+        assert "yamnet" not in source.lower(), name
+        assert not {each for each in imported(name, source) if each.startswith("diffaudio.evaluation.backbones")}, name
 
 
 def test_the_version_that_was_tested_is_written_down_for_every_dependency():

@@ -27,6 +27,7 @@ def run(arguments: list[str]) -> None:
         raise UserError(f"{given.output}: name a .json file in a folder that is there")
 
     from diffaudio.checkpoint import bundled_model
+    from diffaudio.evaluation.page import write_evaluation_page
     from diffaudio.evaluation.reference import Reference, split_reference
     from diffaudio.evaluation.report import write_report
     from diffaudio.evaluation.rows import evaluated_row, load_embedder, make_report, real_row, shuffled_row
@@ -59,9 +60,11 @@ def run(arguments: list[str]) -> None:
         labels=str(given.labels) if given.labels else None,
     )
     write_report(given.output, report)
+    page = given.output.with_suffix(".html")
+    write_evaluation_page(page, report, embedded, [file.path for file in files])
     for line in _table(rows):
         print(line)
-    print(f"{given.output}: {len(files)} sounds")
+    print(f"{given.output}, {page}: {len(files)} sounds")
 
 
 def _parser() -> Parser:

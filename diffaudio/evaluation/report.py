@@ -1,10 +1,10 @@
-"""The report: what was measured, on what, by which backbone, and how sure it is. One JSON schema for all commands.
+"""The report: what was measured, of which sounds, by which backbone, and how certain it is. All commands share it.
 
 A metric's name says its backbone: `fd_tagger_mini`, `accuracy_tagger_mini`. A row is one set of sounds:
 
     evaluated       a folder, or one combination of a sweep
-    real            recordings of the reference held against the others: what is reached by sounds that are real
-    shuffled        the evaluated sounds with their labels and prompts dealt anew: what is reached without listening
+    real            recordings held out of the reference, compared with the others: what real sound reaches
+    shuffled        the evaluated sounds with labels and prompts permuted at random: what is reached by chance
     reconstructed   recordings after a round trip through an autoencoder
 """
 
@@ -18,9 +18,14 @@ from diffaudio.atomic_io import atomic_file
 from diffaudio.errors import UserError
 from diffaudio.metrics.confidence import CONFIDENCE
 
-__all__ = ["BackboneInfo", "Metric", "Report", "Row", "read_report", "write_report"]
+__all__ = ["BackboneInfo", "Metric", "Report", "Row", "direction", "read_report", "write_report"]
 
 FORMAT = "diffaudio-report"
+HIGHER_IS_BETTER = (
+    "accuracy", "agreement", "clap_score", "clip_score", "coverage", "diversity", "inception_score", "precision",
+    "recall", "recognised_at_5", "si_sdr_db",
+)  # fmt: skip
+LOWER_IS_BETTER = ("clipped", "fd", "kad", "kl", "log_mel_distance_db", "repeated", "silent")
 FORMAT_VERSION = 1
 
 
@@ -32,7 +37,7 @@ class Metric:
         name: what it is, with its backbone.
         value: the number for the sounds at hand.
         low, high: the interval (`diffaudio.metrics.confidence`); None where there is none.
-        method: how the interval was found.
+        method: how the interval was computed.
         n: how many evaluated sounds are in it; fewer than the row has where some lack a label, a prompt, …
         reference_n: how many recordings of the reference are in it; None where it needs none.
     """
@@ -56,8 +61,8 @@ class Row:
         sounds: how many there are.
         seconds: how long they are together.
         metrics: in the order of the table.
-        left_out: metrics that could not be had, each with the reason.
-        warnings: what to keep in mind when reading the numbers.
+        left_out: metrics that could not be measured, each with the reason.
+        warnings: what to consider when reading the numbers.
     """
 
     name: str
@@ -86,13 +91,13 @@ class Row:
 
 @dataclass(frozen=True)
 class BackboneInfo:
-    """What turned sounds into numbers.
+    """A backbone: what turned sounds into embeddings.
 
     Attributes:
         name: as in the metrics' names.
         checkpoint: sha256 of the weights file, in hexadecimal.
-        sample_rate: in Hz, of what it hears.
-        resampler: how sounds of other rates were brought there; it alone moves a Fréchet distance.
+        sample_rate: of its input, in Hz.
+        resampler: how sounds of other rates were converted; it alone can move a Fréchet distance.
         embedding_dim: size of an embedding.
     """
 
@@ -110,9 +115,9 @@ class Report:
     Attributes:
         reference: the folder of real recordings; None where there was none.
         labels: the file of labels, where one was given.
-        clip: whose text embeddings the CLIP-space score is of; None where it was not wanted.
+        clip: whose text embeddings the CLIP-space score uses; None where it was not measured.
         clip_checkpoint: sha256 of its weights file; None where that is not a local one.
-        seed: of everything drawn: intervals, subsets, the recordings of the real row, the shuffling.
+        seed: of everything random: intervals, subsets, the split of the reference, the permutation of labels.
         resamples: draws for each interval.
     """
 
@@ -158,3 +163,11 @@ def read_report(path: Path) -> Report:
         return Report(**described)
     except (KeyError, TypeError) as error:
         raise UserError(f"{path}: is damaged: {error}") from error
+
+
+def direction(metric: str) -> int:
+    """1 where more is better, -1 where less is, 0 where neither holds (density, loudness)."""
+    for sign, families in ((1, HIGHER_IS_BETTER), (-1, LOWER_IS_BETTER)):
+        if any(metric == family or metric.startswith(f"{family}_") for family in families):
+            return sign
+    return 0

@@ -21,20 +21,20 @@ def write_page(path: Path, name: str, data: Mapping[str, Any]) -> None:
 
     Args:
         path: of the .html file.
-        name: whose parts to take: "corpus" or "sweep".
-        data: for its script; what has to be in it says the script's first line.
+        name: whose parts to take: "corpus", "evaluate" or "sweep".
+        data: for its script, whose first line says what it has to contain.
     """
     part = files("diffaudio.pages")
     # "<" as an escape, so that no text of the user's ends the script
-    told = json.dumps(data, ensure_ascii=False, allow_nan=False).replace("<", "\\u003c")
+    text = json.dumps(data, ensure_ascii=False, allow_nan=False).replace("<", "\\u003c")
     page = (part / "frame.html").read_text(encoding="utf-8")
-    for mark, text in (
+    for mark, replacement in (
         ("<!--BODY-->", (part / f"{name}.html").read_text(encoding="utf-8")),
         ("/*STYLE*/", _joined("css", name)),
         ("/*SCRIPT*/", _joined("js", name)),
-        ("/*DATA*/", told),  # the last, as it may hold any text
+        ("/*DATA*/", text),  # the last, as it may hold any text
     ):
-        page = page.replace(mark, text, 1)
+        page = page.replace(mark, replacement, 1)
     with atomic_file(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
 

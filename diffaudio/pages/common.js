@@ -84,6 +84,35 @@ function cell(row, column) {
   return make("td", { className: column.text ? "text" : "" }, text);
 }
 
+// the interval and the number of sounds beside a number; fewer than FEW get a word
+const FEW = 30;
+
+function numberCell(element, { low, high, n }) {
+  if (typeof low === "number" && typeof high === "number") element.append(make("small", {}, ` ${number(low)} to ${number(high)}`));
+  if (typeof n === "number") {
+    element.append(make("small", {}, n < FEW ? ` n ${n}, few` : ` n ${n}`));
+    element.classList.toggle("few", n < FEW);
+  }
+  return element;
+}
+
+// a table that is wider than its place says so
+function watchTables() {
+  for (const box of document.querySelectorAll(".scroll")) {
+    const hint = make("p", { className: "scroll-hint", hidden: true }, "Wider than the window: scroll the table sideways for more. →");
+    box.before(hint);
+    const look = () => {
+      hint.hidden = box.scrollWidth <= box.clientWidth + 1;
+      box.classList.toggle("wider", box.scrollLeft + box.clientWidth < box.scrollWidth - 1);
+    };
+    box.addEventListener("scroll", look);
+    const observer = new ResizeObserver(look);
+    observer.observe(box);
+    for (const table of box.children) observer.observe(table);
+  }
+}
+watchTables();
+
 function inOrder(rows, sorted) {
   if (!sorted.column) return rows;
   return [...rows].sort((a, b) => {

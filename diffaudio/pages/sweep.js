@@ -48,10 +48,8 @@ function showColumnChoice() {
 function measuredCell(row, column, best) {
   const value = row[column.name];
   const element = cell(row, column);
-  const [low, high] = [row[`${column.name}_low`], row[`${column.name}_high`]];
-  if (typeof low === "number" && typeof high === "number") {
-    element.append(make("small", {}, ` ${number(low)} to ${number(high)}`));
-    element.title = `95 % interval, ${row[`${column.name}_n`]} sounds`;
+  if (typeof value === "number") {
+    numberCell(element, { low: row[`${column.name}_low`], high: row[`${column.name}_high`], n: row[`${column.name}_n`] });
   }
   if (typeof value === "number" && value === best[column.name]) element.classList.add("best");
   return element;
@@ -70,22 +68,22 @@ function showTable() {
   ordered = inOrder(data.rows.filter((row) => row.kind === "evaluated" && passes(row)), sorted);
   const best = bests(ordered);
   const table = byId("results");
-  table.tHead.replaceChildren(make("tr", {}, ...columns().map((each) => heading(table, each, sorted, refresh)), make("td", {})));
+  table.tHead.replaceChildren(make("tr", {}, make("td", {}), ...columns().map((each) => heading(table, each, sorted, refresh))));
   const body = ordered.map((row) => {
     const listen = make("button", { type: "button" }, "only this");
     listen.setAttribute("aria-label", `Only ${row.combination}`);
     listen.addEventListener("click", () => only(row));
-    return make("tr", {}, ...columns().map((column) => measuredCell(row, column, best)), make("td", {}, listen));
+    return make("tr", {}, make("td", {}, listen), ...columns().map((column) => measuredCell(row, column, best)));
   });
   table.tBodies[0].replaceChildren(...body);
   const others = data.rows.filter((row) => row.kind !== "evaluated").map((row) => {
     const cells = columns().map((column) => measuredCell(row, column, {}));
     cells[0].textContent = row.combination;
-    return make("tr", {}, ...cells, make("td", {}));
+    return make("tr", {}, make("td", {}), ...cells);
   });
   table.tFoot.replaceChildren(...others);
   byId("results-note").textContent =
-    `${ordered.length} combinations; intervals hold 95 %, the best number of a column is bold.`;
+    `${ordered.length} combinations; intervals hold 95 %, n is the number of sounds; with few (fewer than ${FEW}) a number can move far. The best of a column is bold.`;
 }
 
 // -- pictures

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from diffaudio import pages
-from diffaudio.sweep.table import direction
+from diffaudio.evaluation.report import direction
 
 __all__ = ["PageSound", "sound_path", "write_page"]
 
@@ -21,7 +21,7 @@ COSTS = {
     "real_time_factor": "seconds over the sound's duration; below 1 is faster than it plays",
 }
 SETTINGS = ("sampler", "steps", "guidance_scale")  # columns that are always shown at first
-SHOWN = ("accuracy_", "clap_score_", "clip_score_", "fd_", "kad_")  # where there are any
+SHOWN = ("accuracy_", "recognised_at_5_", "clap_score_", "clip_score_", "fd_", "kad_")  # where there are any
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class PageSound:
         row: its combination's place among the rows.
         prompt: its prompt's place among the prompts.
         take: from 1.
-        path: relative to the page, as in an address, without suffix; its picture has the same with .png.
+        path: relative to the page, URL-encoded, without suffix; its picture has the same with .png.
         suffix: of the sound's file.
         recognised: what a classifier takes it for; empty where there is none.
     """
@@ -67,9 +67,9 @@ def write_page(
         facts: what all sounds have in common, by name; `model` is one.
         axes: the values of each setting that varies or may vary.
         rows: of the table, those of the real recordings and shuffled labels among them.
-        pictures: by metric and by what they show, the files' names in the folder pictures/.
+        pictures: by metric and by what they show, the names of the files in pictures/.
         prompts: their texts.
-        left_out: combinations that were refused, with the reason.
+        left_out: combinations that are not shown, with the reason.
     """
     data = {
         "title": f"Sweep of {facts['model']}",
@@ -100,7 +100,7 @@ def _columns(rows: Sequence[Mapping[str, Any]], axes: Mapping[str, Sequence[Any]
         _column(name, visible=len(values) > 1 or name in SETTINGS, exact=True, text=isinstance(values[0], str))
         for name, values in axes.items()
     ]
-    columns += [_column(name, direction=-1, exact=name == "passes", help=told) for name, told in COSTS.items()]
+    columns += [_column(name, direction=-1, exact=name == "passes", help=help) for name, help in COSTS.items()]
     names = list(dict.fromkeys(name for row in rows for name in row))
     metrics = [name for name in names if f"{name}_n" in names]
     shown = [name for name in metrics if name.startswith(SHOWN)] or metrics

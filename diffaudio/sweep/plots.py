@@ -7,8 +7,9 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from diffaudio.evaluation.report import direction
 from diffaudio.pages.charts import COLOURS, write_svg
-from diffaudio.sweep.table import direction, pareto_line
+from diffaudio.sweep.table import pareto_line
 
 __all__ = ["against_setting", "against_time", "picture_names", "write_pictures"]
 
@@ -61,7 +62,7 @@ def against_setting(rows: Rows, axes: Mapping[str, Sequence[Any]], metric: str, 
     for spare in list(grid.flat)[len(panels) :]:
         spare.remove()
     for plot in grid[:, 0]:
-        plot.set_ylabel(_told(metric))
+        plot.set_ylabel(_axis_label(metric))
     figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside right upper", frameon=False)
     return figure
 
@@ -98,7 +99,7 @@ def against_time(rows: Rows, axes: Mapping[str, Sequence[Any]], metric: str) -> 
     _baselines(plot, rows, metric)
     plot.set_xscale("log")
     _ticks(plot, _decades(costs))
-    plot.set(xlabel="seconds a sound", ylabel=_told(metric))
+    plot.set(xlabel="seconds a sound", ylabel=_axis_label(metric))
     figure.legend(loc="outside right upper", frameon=False)
     return figure
 
@@ -151,5 +152,5 @@ def _decades(values: Sequence[float]) -> list[float]:
     return [mark for mark in marks if min(values) / 1.6 <= mark <= max(values) * 1.6]
 
 
-def _told(metric: str) -> str:
+def _axis_label(metric: str) -> str:
     return metric + {1: " (higher is better)", -1: " (lower is better)", 0: ""}[direction(metric)]

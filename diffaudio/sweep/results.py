@@ -5,13 +5,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from diffaudio.evaluation.report import Report, Row, write_report
+from diffaudio.evaluation.report import Report, Row, direction, write_report
 from diffaudio.generation.batch import Item
 from diffaudio.sweep.folder import Measured, Sweep, read_measured
 from diffaudio.sweep.grid import Combination
 from diffaudio.sweep.page import PageSound, sound_path, write_page
 from diffaudio.sweep.plots import picture_names, write_pictures
-from diffaudio.sweep.table import direction, timing_columns, with_mean_of_shuffled, write_tables
+from diffaudio.sweep.table import timing_columns, with_mean_of_shuffled, write_tables
 
 __all__ = ["draw", "drawn_metrics", "table", "write_results"]
 

@@ -8,7 +8,8 @@ from typing import Any
 
 from diffaudio.atomic_io import atomic_file
 from diffaudio.checkpoint import load_weak_unet
-from diffaudio.evaluation.embed import AudioEmbeddings, Embedder, Sound
+from diffaudio.evaluation.embed import Embedder, Sound
+from diffaudio.evaluation.page import recognised_as
 from diffaudio.evaluation.reference import Reference
 from diffaudio.evaluation.report import Report
 from diffaudio.evaluation.rows import evaluated_row, real_row, shuffled_row
@@ -25,7 +26,6 @@ __all__ = [
     "measure",
     "measure_recordings",
     "needs_recordings",
-    "recognised_as",
     "unmade",
     "unmeasured",
     "wanted",
@@ -112,16 +112,6 @@ def measure_recordings(sweep: Sweep, reference: Reference, report: Report) -> No
     """Measure the recordings that were held out of the reference."""
     row = real_row(reference, name="real recordings", seed=report.seed, resamples=report.resamples)
     write_measured(sweep.recordings_file(), Measured(_by_recordings(sweep, report), [row], [], {}, 0))
-
-
-def recognised_as(embedded: AudioEmbeddings) -> list[str]:
-    """For each sound, the most probable class of the first classifier whose classes have names, or nothing."""
-    for name, logits in embedded.logits.items():
-        if embedded.classes[name]:
-            best = logits.softmax(dim=1).max(dim=1)
-            pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
-            return [f"{embedded.classes[name][index]} ({value:.2f})" for index, value in pairs]
-    return [""] * len(embedded)
 
 
 def _by(sweep: Sweep, combination: Combination, report: Report) -> dict[str, Any]:

@@ -5,7 +5,7 @@
     real_time_factor     those seconds over the sound's duration; below 1 is faster than it plays
 
 Metrics follow as NAME, NAME_low, NAME_high (the interval) and NAME_n (sounds in it). The rows `real` and `shuffled`
-have metrics alone: what recordings reach, and each combination's with the prompts dealt anew.
+have only metrics: those of recordings, and those of each combination with its prompts permuted at random.
 """
 
 import csv
@@ -20,19 +20,7 @@ import pyarrow.parquet as pq
 
 from diffaudio.atomic_io import atomic_file
 
-__all__ = ["direction", "pareto_line", "timing_columns", "with_mean_of_shuffled", "write_tables"]
-
-
-HIGHER = ("accuracy", "clap_score", "clip_score", "coverage", "diversity", "inception_score", "precision", "recall")
-LOWER = ("clipped", "fd", "kad", "kl", "repeated", "silent")
-
-
-def direction(metric: str) -> int:
-    """1 where more is better, -1 where less is, 0 where neither holds (density, loudness)."""
-    for sign, families in ((1, HIGHER), (-1, LOWER)):
-        if any(metric == family or metric.startswith(f"{family}_") for family in families):
-            return sign
-    return 0
+__all__ = ["pareto_line", "timing_columns", "with_mean_of_shuffled", "write_tables"]
 
 
 def timing_columns(sidecars: Sequence[Mapping[str, Any]]) -> dict[str, float]:
@@ -66,7 +54,7 @@ def write_tables(folder: Path, rows: Sequence[Mapping[str, Any]], described: Map
     """Write results.csv and results.parquet; what a row lacks is empty.
 
     Args:
-        described: of the sweep as a whole; JSON under the key `diffaudio` of the Parquet file's metadata.
+        described: facts about the whole sweep; JSON under the key `diffaudio` of the Parquet file's metadata.
     """
     columns = list(dict.fromkeys(column for row in rows for column in row))
     with atomic_file(folder / "results.csv") as temporary, temporary.open("w", encoding="utf-8", newline="") as file:

@@ -12,11 +12,12 @@ import pytest
 import torch
 from browser import CHROME, Browser
 
+from diffaudio.evaluation.report import direction
 from diffaudio.media.audio import write_audio
 from diffaudio.media.spectrogram_plot import spectrogram_image
 from diffaudio.sweep.page import PageSound, sound_path, write_page
 from diffaudio.sweep.plots import picture_names, write_pictures
-from diffaudio.sweep.table import direction, pareto_line, timing_columns, with_mean_of_shuffled, write_tables
+from diffaudio.sweep.table import pareto_line, timing_columns, with_mean_of_shuffled, write_tables
 
 AXES = {"sampler": ["ddim", "heun"], "steps": [5, 10], "guidance_scale": [1.0, 3.0]}
 PROMPTS = ["a dog", "rain </script><b> #5 & 100%"]
