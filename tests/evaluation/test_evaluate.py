@@ -72,7 +72,10 @@ def test_a_folder_is_measured_against_recordings(evaluate):
     assert (report.reference, report.labels, report.clip, report.resamples) == ("real", "real.csv", "tiny", 20)
     assert report.backbones[0].name == "tagger_tiny" and len(report.clip_checkpoint or "") == 64
     lines = printed.splitlines()
-    assert lines[0].split("  ")[-1].strip() == "shuffled (10 sounds)" and lines[-1] == "numbers.json: 10 sounds"
+    assert (
+        lines[0].split("  ")[-1].strip() == "shuffled (10 sounds)"
+        and lines[-1] == "numbers.json, numbers.html: 10 sounds"
+    )
     for name in evaluated:
         assert any(line.startswith(f"{name}  ") for line in lines)
 

@@ -49,6 +49,19 @@ class Browser:
         for domain in ("Page", "Runtime", "Network", "Log"):
             self._call(f"{domain}.enable")
 
+    @contextmanager
+    def window(self, width: int, height: int, *, dark: bool = False) -> Iterator[None]:
+        """Another size of the window, and a reader who prefers dark pages, while the block runs."""
+        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 700}
+        self._call("Emulation.setDeviceMetricsOverride", **size)
+        features = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
+        self._call("Emulation.setEmulatedMedia", features=features)
+        try:
+            yield
+        finally:
+            self._call("Emulation.clearDeviceMetricsOverride")
+            self._call("Emulation.setEmulatedMedia", features=[])
+
     @classmethod
     @contextmanager
     def open(cls, profile: Path) -> Iterator["Browser"]:

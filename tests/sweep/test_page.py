@@ -168,7 +168,9 @@ def page(browser, folder):
 
 def column(page, name: str) -> list[str]:
     cells = "Array.from(document.querySelectorAll('#results tbody tr'), row => row.cells[place].firstChild?.data ?? '')"
-    find = f"Array.from(document.querySelectorAll('#results thead th'), th => th.dataset.column).indexOf('{name}')"
+    find = (
+        f"Array.from(document.querySelectorAll('#results thead tr > *'), cell => cell.dataset.column).indexOf('{name}')"
+    )
     return page.run(f"(place => {cells})({find})")
 
 
@@ -238,3 +240,34 @@ def test_another_metric_shows_its_pictures(page):
 def test_texts_of_users_stay_texts(page):
     assert page.run("document.querySelectorAll('#sounds b b, #left-out b').length") == 0
     assert page.run("document.querySelector('#left-out li').textContent") == "ddim-steps5-scale9: <reason>"
+
+
+@pytest.mark.parametrize("width", [360, 390, 768])
+def test_the_page_is_no_wider_than_a_phone_and_its_table_says_that_it_scrolls(page, width):
+    with page.window(width, 800):
+        assert page.run("document.documentElement.scrollWidth") <= width
+        page.until("!document.querySelector('.scroll-hint').hidden")
+    with page.window(4000, 800):
+        page.until("document.querySelector('.scroll-hint').hidden")
+
+
+def test_the_buttons_of_the_table_are_in_sight_on_a_laptop(page):
+    with page.window(1280, 800):
+        right = page.run(
+            "Math.max(...Array.from(document.querySelectorAll('#results tbody button'), "
+            "button => button.getBoundingClientRect().right))"
+        )
+        assert right < 1280
+
+
+def test_in_dark_mode_the_page_is_dark(page):
+    colour = "getComputedStyle(document.body).backgroundColor"
+    assert page.run(colour) == "rgb(255, 255, 255)"
+    with page.window(800, 800, dark=True):
+        assert page.run(colour) == "rgb(20, 24, 30)"
+
+
+def test_n_stands_beside_every_measured_number_with_a_word_where_it_is_small(page):
+    texts = page.run("Array.from(document.querySelectorAll('#results tbody td.few'), cell => cell.textContent)")
+    assert texts and all(text.endswith(", few") for text in texts)
+    assert "with few (fewer than 30)" in page.run("document.getElementById('results-note').textContent")
