@@ -56,8 +56,8 @@ def run(arguments: list[str]) -> None:
 def _parser() -> Parser:
     parser = Parser(
         prog="diffaudio evaluate reconstruction",
-        description="Send recordings through autoencoders and measure what comes back: whether a tagger trained on "
-        "recordings still recognises it, and how far its spectrogram is from the original's.",
+        description="Encode and decode recordings, and measure the result: whether a classifier still recognises it, "
+        "and how far its spectrogram is from the original's.",
         epilog="Labels are read from NAME.json beside NAME.wav (entry label), or from --labels. Shares and distances "
         "come with 95 % intervals over the recordings; speed is the median of five runs on five seconds. The report "
         "holds the log-mel distance of every kind.",
@@ -127,9 +127,10 @@ def _cells(row: "Row", backbones: Sequence[str]) -> Iterator[str]:
     from diffaudio.evaluation.round_trip import worst_kind
 
     found = {metric.name: metric for metric in row.metrics}
-    shares = [f"{share}_{name}" for name in backbones for share in ("accuracy", "agreement")]
-    for name in (*shares, "log_mel_distance_db"):
-        yield _number(found.get(name))
+    for name in backbones:
+        yield _number(found.get(f"accuracy_{name}", found.get(f"recognised_at_5_{name}")))
+        yield _number(found.get(f"agreement_{name}"))
+    yield _number(found.get("log_mel_distance_db"))
     worst = worst_kind(row)
     yield "-" if worst is None else f"{worst[0]} {worst[1].value:.2f} (n={worst[1].n})"
     for name in ("multi_resolution_stft_distance", "si_sdr_db"):

@@ -1,4 +1,4 @@
-"""Recordings there and back through an autoencoder: what is lost, what is still recognised, and what it costs.
+"""Reconstruction of recordings by an autoencoder: what is lost, what is still recognised, and what it costs.
 
 embedded = embedder.embed(originals())
 rows = [recordings_row(embedded, …), round_trip_row(autoencoder, originals(), embedded, embedder, …)]
@@ -32,7 +32,7 @@ from diffaudio.models.autoencoders.windows import WINDOW_S, decode_windows, enco
 
 __all__ = ["PEAK", "measure_speed", "recordings_row", "round_trip", "round_trip_row", "worst_kind"]
 
-PEAK = 0.7  # the level at which autoencoders are fitted and corpora encoded
+PEAK = 0.7  # autoencoders are trained, and corpora encoded, at this level
 BY_KIND = "log_mel_distance_db_of_"
 TIMED_S = 5.0
 
@@ -40,48 +40,48 @@ TIMED_S = 5.0
 def round_trip(
     autoencoder: Autoencoder, waveform: Tensor, sample_rate: int, *, window_s: float = WINDOW_S
 ) -> tuple[Tensor, Tensor]:
-    """Encode and decode a sound, brought to a peak of 0.7 on the way there and back to its own level after.
+    """Encode and decode a sound: scaled to a peak of 0.7 before, and back to its own level after.
 
     Args:
         waveform: [channels, samples].
-        window_s: longer sounds go in windows of this length.
+        window_s: longer sounds are encoded in windows of this length.
 
     Returns:
-        What went in, at the autoencoder's rate and channels, and what came back: [audio_channels, samples] each.
+        The original at the autoencoder's rate and channels, and its reconstruction: [audio_channels, samples] each.
     """
-    given = resample(mix_channels(waveform, autoencoder.audio_channels), sample_rate, autoencoder.sample_rate)
-    scaled, samples = scale_to_peak(given, PEAK), given.shape[-1]
+    original = resample(mix_channels(waveform, autoencoder.audio_channels), sample_rate, autoencoder.sample_rate)
+    scaled, samples = scale_to_peak(original, PEAK), original.shape[-1]
     latents = encode_windows(autoencoder, scaled[None].to(_device(autoencoder)), window_s=window_s)
     pieces = list(decode_windows(autoencoder, latents, window_s=window_s, num_samples=samples))
-    largest = float(given.abs().max())
-    return given, torch.cat(pieces, dim=-1)[0].float().cpu() * (largest / PEAK if largest else 1.0)
+    largest = float(original.abs().max())
+    return original, torch.cat(pieces, dim=-1)[0].float().cpu() * (largest / PEAK if largest else 1.0)
 
 
 @dataclass
 class _Distances:
-    """Of each sound; SI-SDR of those that are not silent, where it makes sense."""
+    """Distances of each sound; the SI-SDR only of those that are not silent, and where the phase is kept."""
 
     log_mel_db: list[float] = field(default_factory=list)
     stft: list[float] = field(default_factory=list)
     si_sdr_db: list[float] = field(default_factory=list)
 
-    def add(self, original: Sound, given: Tensor, made: Tensor, autoencoder: Autoencoder) -> None:
-        mono, decoded = mix_channels(original.waveform, 1)[0], mix_channels(made, 1)[0]
+    def add(self, sound: Sound, original: Tensor, reconstruction: Tensor, autoencoder: Autoencoder) -> None:
+        mono, decoded = mix_channels(sound.waveform, 1)[0], mix_channels(reconstruction, 1)[0]
 
         def at(rate: int) -> tuple[Tensor, Tensor]:
-            return resample(mono, original.sample_rate, rate), resample(decoded, autoencoder.sample_rate, rate)
+            return resample(mono, sound.sample_rate, rate), resample(decoded, autoencoder.sample_rate, rate)
 
         try:
             self.log_mel_db.append(log_mel_distance_db(*at(LOG_MEL_RATE)))
         except ValueError as error:
-            raise UserError(f"{original.name}: {error}") from error
+            raise UserError(f"{sound.name}: {error}") from error
         self.stft.append(multi_resolution_stft_distance(*at(STFT_RATE)))
-        if autoencoder.keeps_phase and given.any():
-            self.si_sdr_db.append(si_sdr_db(given, made))
+        if autoencoder.keeps_phase and original.any():
+            self.si_sdr_db.append(si_sdr_db(original, reconstruction))
 
 
 def recordings_row(embedded: AudioEmbeddings, *, name: str, seed: int, resamples: int) -> Row:
-    """What the recordings themselves reach."""
+    """The accuracy that the recordings themselves reach."""
     table = Table(seed, resamples)
     accuracy(embedded, table)
     return Row(name, "real", len(embedded), sum(embedded.seconds), table.metrics, table.left_out, table.warnings)
@@ -99,30 +99,30 @@ def round_trip_row(
     resamples: int,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Row:
-    """Send recordings through an autoencoder and measure what comes back.
+    """Encode and decode recordings, and measure the result.
 
     Args:
-        originals: the recordings, read anew.
-        embedded: the same, as `embedder` embedded them.
+        originals: the recordings, read again.
+        embedded: the same, embedded by `embedder`.
         name: of the row.
         bytes_on_disk: of the autoencoder's weights.
         seed, resamples: of the intervals.
         clock: in seconds.
 
     Returns:
-        A row with `accuracy_NAME` (share that a classifier takes for what it should be), `agreement_NAME` (share
-        that it takes for the same as the original), `log_mel_distance_db` over all and by kind,
+        A row with `accuracy_NAME` or `recognised_at_5_NAME` (what a classifier still recognises), `agreement_NAME`
+        (share that it gives the same class as the original), `log_mel_distance_db` over all and by kind,
         `multi_resolution_stft_distance`, `si_sdr_db`, and what it costs.
     """
     distances, table = _Distances(), Table(seed, resamples)
 
-    def made() -> Iterator[Sound]:
+    def reconstructions() -> Iterator[Sound]:
         for sound in originals:
-            given, waveform = round_trip(autoencoder, sound.waveform, sound.sample_rate)
-            distances.add(sound, given, waveform, autoencoder)
+            original, waveform = round_trip(autoencoder, sound.waveform, sound.sample_rate)
+            distances.add(sound, original, waveform, autoencoder)
             yield Sound(waveform, autoencoder.sample_rate, sound.name, sound.prompt, sound.label)
 
-    decoded = embedder.embed(made())
+    decoded = embedder.embed(reconstructions())
     accuracy(decoded, table)
     for backbone, logits in decoded.logits.items():
         table.add_share(f"agreement_{backbone}", is_correct(logits, embedded.logits[backbone].argmax(dim=1)))
@@ -170,9 +170,9 @@ def measure_speed(
     repeats: int = 5,
     clock: Callable[[], float] = time.perf_counter,
 ) -> tuple[float, float]:
-    """Seconds that a second of sound takes to encode, and to decode: medians of several runs after one not counted.
+    """Seconds that a second of sound takes to encode, and to decode: medians of several runs after a warm-up.
 
-    What is timed is `duration_s` seconds of noise, whole, one at a time.
+    Each run takes `duration_s` seconds of noise at once.
     """
     device = _device(autoencoder)
     samples = round(duration_s * autoencoder.sample_rate)
