@@ -1,1 +1,9 @@
-"""Folders of sound, made into reports: embedding, measuring, backbones, round trips through autoencoders."""
+"""Evaluation: folders of sound to reports.
+
+sound_files         which sounds a folder holds, and what each should be
+backbones, embed    sounds to embeddings
+reference           the recordings they are compared with, and those held out for the real row
+measure, table      embeddings to metrics with intervals
+rows, report, page  metrics to reports
+round_trip, reconstruct_file   reconstruction by autoencoders
+"""

@@ -75,8 +75,8 @@ def reconstruct_file(
         raise UserError(f"{source}: {seconds:.3f} s of sound from {start_s:g} s on; {MIN_DURATION_S:.3f} s are needed")
     level = largest / PEAK if largest else 1.0
     spent: dict[str, float] = defaultdict(float)
-    given = _timed((piece[None].to(device) / level for piece in original()), "read", spent, clock)
-    latents = _timed(encode_windows(autoencoder, given, window_s=window_s), "encode", spent, clock)
+    scaled = _timed((piece[None].to(device) / level for piece in original()), "read", spent, clock)
+    latents = _timed(encode_windows(autoencoder, scaled, window_s=window_s), "encode", spent, clock)
     decoded = decode_windows(autoencoder, latents, window_s=window_s, num_samples=samples)
     pieces = (piece[0].float().cpu() * level for piece in _timed(decoded, "decode", spent, clock))
     write_chunks(target, _counting_clipped(pieces, spent), autoencoder.sample_rate)

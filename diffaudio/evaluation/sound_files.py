@@ -1,6 +1,6 @@
-"""Where the sounds to be evaluated come from: folders, sidecars, a file of labels.
+"""The sounds to evaluate: folders, sidecars, a file of labels.
 
-A folder may hold sound files and videos, in folders of its own too. What a sound should be is told by
+A folder may hold sound files and videos, also in subfolders. What a sound should be is written in
 
     NAME.json beside NAME.wav    its entries `prompt` and `label`, as `diffaudio generate` writes the first
     a CSV for the whole folder   columns `file` (with or without suffix), and `prompt` or `label` or both; it wins
@@ -52,8 +52,8 @@ def read_texts(path: Path) -> dict[str, Texts]:
     with path.open("rb") as file:
         columns, rows = read_csv(file, str(path))
         if "file" not in columns or not {"label", "prompt"} & set(columns):
-            given = ", ".join(sorted(columns)) or "none"
-            raise UserError(f"{path}: its columns are {given}; wanted are file, and label or prompt or both")
+            found = ", ".join(sorted(columns)) or "none"
+            raise UserError(f"{path}: its columns are {found}; wanted are file, and label or prompt or both")
         for number, row in rows:
             name, texts = _without_suffix(row["file"]), Texts(row.get("prompt") or None, row.get("label") or None)
             if not name:
@@ -99,11 +99,11 @@ def read_sounds(files: Sequence[SoundFile]) -> Iterator[Sound]:
 
 
 def _texts_of(path: Path, name: str, texts: dict[str, Texts]) -> Texts:
-    given = texts.get(name) or texts.get(path.stem)
+    listed = texts.get(name) or texts.get(path.stem)
     beside = _read_sidecar(path.with_suffix(".json"))
-    if given is None:
+    if listed is None:
         return beside
-    return Texts(given.prompt or beside.prompt, given.label or beside.label)
+    return Texts(listed.prompt or beside.prompt, listed.label or beside.label)
 
 
 def _read_sidecar(path: Path) -> Texts:

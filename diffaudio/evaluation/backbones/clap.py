@@ -2,8 +2,8 @@
 
 A local folder in Hugging Face's format with safetensors weights, or a hub id such as laion/clap-htsat-unfused.
 
-Sounds longer than the model's 10 s are cut into pieces of 10 s (the last is what remains), each an embedding; the
-CLAP score takes their mean. transformers itself takes a piece at random, or mixes in random ones, so that the score
+Sounds longer than the model's 10 s are cut into pieces of 10 s and a rest, with one embedding each; the CLAP score
+takes their mean. transformers itself takes a piece at random, or mixes in random ones, so that the score
 of one file would change from call to call.
 """
 
@@ -23,7 +23,7 @@ from diffaudio.safe_loading import loading_errors, read_json, refuse_remote_code
 __all__ = ["Clap"]
 
 BATCH_SIZE = 8
-SHORTEST_S = 1.0  # of a rest; what is shorter says nothing and is left out
+MIN_REST_S = 1.0  # a shorter last piece is left out
 
 
 class Clap:
@@ -70,7 +70,7 @@ class Clap:
 
     def _pieces(self, waveform: Tensor) -> list[Tensor]:
         pieces = list(waveform.split(self._piece))
-        if len(pieces) > 1 and len(pieces[-1]) < SHORTEST_S * self.sample_rate:
+        if len(pieces) > 1 and len(pieces[-1]) < MIN_REST_S * self.sample_rate:
             pieces.pop()
         return pieces
 

@@ -3,10 +3,10 @@
 A folder with config.json, such as `{"backbone": "openl3", "content_type": "env", "embedding_size": 512}`, and
 model.safetensors: the weights of the PyTorch port torchopenl3 for mel256, whose content type is env or music and whose
 embeddings have 512 or 6144 dimensions. Keys are `batch_normalization_1.weight` … `audio_embedding_layer.bias`; those
-of the fixed front end, `speclayer.…`, may be left out.
+of the fixed front end, `speclayer.…`, are not needed.
 
 One embedding for every second, in steps of 0.5 s as in stable-audio-metrics; as in OpenL3, half a second of silence
-goes before the sound, and its last window is filled up with silence.
+precedes the sound, and its last window is padded with silence.
 """
 
 import warnings

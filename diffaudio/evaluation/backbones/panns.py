@@ -1,7 +1,7 @@
 """PANNs' Cnn14 (Kong et al. 2020, arXiv:1912.10211), trained to tag the 527 classes of AudioSet.
 
 A folder with config.json `{"backbone": "panns_cnn14"}` and model.safetensors: the weights of the authors' checkpoint
-Cnn14_mAP=0.431, under the keys of its 'model' entry; those of the fixed front end may be left out. With AudioSet's
+Cnn14_mAP=0.431, under the keys of its 'model' entry; those of the fixed front end are not needed. With AudioSet's
 class_labels_indices.csv beside it the classes have names, and there is an accuracy.
 
 One embedding a sound, of 2048 dimensions (after fc1 and its ReLU), and logits before the sigmoid.
@@ -27,7 +27,7 @@ SAMPLE_RATE = 32000
 FFT, HOP, BANDS = 1024, 320, 64
 LOW_HZ, HIGH_HZ = 50.0, 14000.0
 CLASSES = 527
-SHORTEST = SAMPLE_RATE  # silence follows shorter sounds: five times, two steps become one
+MIN_SAMPLES = SAMPLE_RATE  # shorter sounds are padded with silence: the network halves the steps five times
 
 
 class PannsCnn14:
@@ -52,7 +52,7 @@ class PannsCnn14:
     @torch.no_grad()
     def embed(self, waveforms: list[Tensor]) -> tuple[list[Tensor], Tensor | None]:
         """See `Backbone`."""
-        padded = [at_least(waveform.float(), SHORTEST) for waveform in waveforms]
+        padded = [at_least(waveform.float(), MIN_SAMPLES) for waveform in waveforms]
         embeddings, logits = torch.empty(len(padded), self.embedding_dim), torch.empty(len(padded), CLASSES)
         for places, batch in of_equal_length(padded, batch_size=8):
             found = self.network(log_mel(batch).to(self._device))

@@ -2,8 +2,8 @@
 
 A folder with config.json `{"backbone": "vggish"}` and model.safetensors: the weights of the PyTorch port torchvggish
 (vggish-10086976), keys `features.0.weight` … `embeddings.4.bias`. Embeddings are taken before the last ReLU and
-without the PCA that AudioSet's release adds, as in Google's frechet_audio_distance. One is made of every 0.96 s; the
-rest of a sound that fills no window is left out, and a sound shorter than one is followed by silence.
+without the PCA that AudioSet's release adds, as in Google's frechet_audio_distance. There is one for every 0.96 s; a
+rest that fills no window is left out, and a shorter sound is padded with silence.
 """
 
 from pathlib import Path
