@@ -47,7 +47,7 @@ def folder(tmp_path_factory) -> Path:
             waveform = 0.5 * torch.sin(torch.arange(16000) * (prompt + 1) * 0.2)[None]
             write_audio(file, waveform, 8000)
             spectrogram_image(waveform, 8000).save(file.with_suffix(".png"))
-            sounds.append(PageSound(place, prompt, 1, sound_path(file, folder), ".flac", embedded="dog (0.93)"))
+            sounds.append(PageSound(place, prompt, 1, sound_path(file, folder), ".flac", recognised="dog (0.93)"))
     metrics = ("accuracy_bands", "fd_bands")
     for metric in metrics:
         write_pictures(folder / "pictures", rows, AXES, metric)
