@@ -52,8 +52,8 @@ def read_texts(path: Path) -> dict[str, Texts]:
     with path.open("rb") as file:
         columns, rows = read_csv(file, str(path))
         if "file" not in columns or not {"label", "prompt"} & set(columns):
-            found = ", ".join(sorted(columns)) or "none"
-            raise UserError(f"{path}: its columns are {found}; wanted are file, and label or prompt or both")
+            named = ", ".join(sorted(columns)) or "none"
+            raise UserError(f"{path}: its columns are {named}; wanted are file, and label or prompt or both")
         for number, row in rows:
             name, texts = _without_suffix(row["file"]), Texts(row.get("prompt") or None, row.get("label") or None)
             if not name:
