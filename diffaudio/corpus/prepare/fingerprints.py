@@ -42,6 +42,7 @@ KEY_PART = 1 / 3  # of the steps of a clip make keys: those with most bits that 
 BUCKET_SIZE = 8  # clips that a key leads to: one that many clips have says little
 MAX_COMPARED = 8  # pairs of a clip and a shift that are compared with a clip, those with most keys in common
 CHUNK = 4096  # clips whose keys are made at once
+ALIGNED_WORDS = 1 << 20  # steps that are compared at once, over all shifts
 
 
 def fingerprint(x: np.ndarray, sample_rate: int) -> bytes:
@@ -248,6 +249,12 @@ def _words(data: bytes) -> np.ndarray:
 
 def _distances(own: np.ndarray, others: Sequence[tuple[np.ndarray, int]]) -> np.ndarray:
     """Step n of `own` against step n - shift of each of the others: [others]."""
+    at_once = max(1, ALIGNED_WORDS // max(1, len(own)))  # clips of an hour have as many shifts as steps
+    blocks = [_block_distances(own, others[first : first + at_once]) for first in range(0, len(others), at_once)]
+    return np.concatenate(blocks) if blocks else np.zeros(0)
+
+
+def _block_distances(own: np.ndarray, others: Sequence[tuple[np.ndarray, int]]) -> np.ndarray:
     aligned = np.zeros((len(others), len(own)), np.uint32)
     for row, (other, shift) in zip(aligned, others, strict=True):
         part = other[max(0, -shift) : max(0, len(own) - shift)]

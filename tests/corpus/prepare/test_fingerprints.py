@@ -1,3 +1,5 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 from media import noise, tone, write_media
@@ -177,3 +179,14 @@ def test_damaged_fingerprints_and_those_of_another_version_are_refused():
             find_duplicates([data], ["1"])
     with pytest.raises(ValueError, match="1 fingerprints and 2 sources; there is one of each a clip"):
         find_duplicates([VERSION], ["1", "2"])
+
+
+def test_the_memory_of_long_clips_does_not_grow_with_the_square_of_their_length():
+    words = random_words(np.random.default_rng(0), steps=4000)  # of 160 s; 64 MB for all shifts at once, several times
+    prints = [as_fingerprint(words), as_fingerprint(words)]
+    tracemalloc.start()
+    try:
+        assert find_duplicates(prints, ["a", "b"]) == [None, 0]
+        assert tracemalloc.get_traced_memory()[1] < 45 << 20
+    finally:
+        tracemalloc.stop()

@@ -1,6 +1,7 @@
 import csv
 import io
 import random
+import shutil
 import subprocess
 import sys
 import time
@@ -17,11 +18,12 @@ from PIL import Image
 
 from diffaudio.corpus import store
 from diffaudio.corpus.prepare import deduplicate
+from diffaudio.corpus.prepare import run as run_module
 from diffaudio.corpus.prepare.cut import cut_clips
 from diffaudio.corpus.prepare.fragments import CutReport, write_fragment
-from diffaudio.corpus.prepare.run import _Job, prepare
+from diffaudio.corpus.prepare.run import UnavailableSourcesError, _Job, prepare
 from diffaudio.corpus.prepare.settings import PrepareSettings
-from diffaudio.corpus.prepare.worker_pool import CutFile
+from diffaudio.corpus.prepare.worker_pool import CutFile, cut_in_workers
 from diffaudio.folder_lock import locked_folder
 from diffaudio.media.audio import decode_flac
 
@@ -231,6 +233,77 @@ def test_a_corpus_that_another_run_writes_to_is_left_alone(videos, tmp_path, mon
             run(videos, tmp_path / "out")
         assert [path.name for path in (tmp_path / "out").iterdir()] == [".lock"]
     run(videos / "below", tmp_path / "out")
+
+
+def unavailable_until(fixed: list[str], why: str = "Input/output error"):
+    """Stands for `cut_in_workers` where some files cannot be read, those whose name holds one of `fixed`."""
+
+    def cut(media, settings, **choice):
+        for file in cut_here(media, settings, **choice):
+            is_broken = any(part in file.media.name for part in fixed)
+            yield file._replace(unavailable=why) if is_broken else file
+
+    return cut
+
+
+def test_files_that_cannot_be_read_now_are_left_for_the_next_run_which_comes_to_the_same_end(
+    videos, corpus, tmp_path, monkeypatch
+):
+    out = tmp_path / "out"
+    with monkeypatch.context() as patch:
+        patch.setattr("diffaudio.corpus.prepare.run.cut_in_workers", unavailable_until(["b.mkv", "long"]))
+        with pytest.raises(UnavailableSourcesError) as raised:
+            run(videos, out)
+    assert str(raised.value) == (
+        f"{out}: 2 of 3 parts are left to be tried again, for 2 files cannot be read now, such as b.mkv (Input/output "
+        "error); run the same command again when they can be read, or take them out of the sources"
+    )
+    assert not store.read_manifest(out, "diffaudio-clips", 3)["finished"]
+    assert not (out / "dropped.csv").exists() and not (out / ".work").exists()
+    kept = {part: part.stat().st_mtime_ns for part in store.part_files(out, "clips")}
+    assert len(kept) == 1
+    run(videos, out)
+    assert contents(out) == contents(corpus)
+    assert all(part.stat().st_mtime_ns == before for part, before in kept.items())
+
+
+def test_a_share_that_is_gone_stops_the_run_after_some_files(videos, tmp_path, monkeypatch):
+    monkeypatch.setattr("diffaudio.corpus.prepare.run.MAX_UNAVAILABLE", 3)
+    monkeypatch.setattr("diffaudio.corpus.prepare.run.cut_in_workers", unavailable_until([""]))
+    with pytest.raises(UnavailableSourcesError, match="3 of 3 parts are left to be tried again, for 3 files cannot"):
+        run(videos, tmp_path / "out")
+
+
+def test_inputs_that_vanish_midway_are_not_recorded_and_come_back(videos, tmp_path, monkeypatch):
+    """With real workers, and exit status 2 of the command."""
+    monkeypatch.setattr("diffaudio.corpus.prepare.run.cut_in_workers", cut_in_workers)
+    share, away, out = tmp_path / "share", tmp_path / "away", tmp_path / "out"
+    shutil.copytree(videos, share)
+    settings = replace(SMALL, sources_per_part=1)
+    run(videos, tmp_path / "undisturbed", settings)
+    finish = run_module._join
+
+    def take_away(*arguments) -> None:
+        finish(*arguments)
+        if share.exists():
+            share.rename(away)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run_module, "_join", take_away)
+        patch.setattr("diffaudio.corpus.prepare.worker_pool.AHEAD_PER_WORKER", 1)
+        with pytest.raises(UnavailableSourcesError, match="its folder .*share.* is not there|No such file"):
+            run(share, out, settings)
+    assert 1 <= len(store.part_files(out, "clips")) < 5
+    away.rename(share)
+    run(share, out, settings)
+    assert contents(out) == contents(tmp_path / "undisturbed")
+
+
+def test_what_was_passed_over_is_listed_and_counted(videos, tmp_path):
+    assert run(videos, tmp_path / "out").not_looked_at == 1
+    listed = (tmp_path / "out" / "not_looked_at.csv").read_text().splitlines()
+    assert listed == ["source,why", "notes.txt,its suffix is not one of a media file"]
+    assert store.read_manifest(tmp_path / "out", "diffaudio-clips", 3)["not_looked_at"] == 1
 
 
 def test_other_settings_are_refused_for_a_corpus_that_was_begun(videos, corpus):
