@@ -1,11 +1,12 @@
 """Typed settings <-> YAML and command line: one dataclass says what there is, of which type, and the defaults.
 
     --config FILE      YAML; `base: FILE`, relative to it, names another one that it overrides
-    --train.lr 5e-4    overrides the YAML
+    --train.lr 5e-4    overrides the YAML: a script's options are the dotted names
+    --clip-s 4         a command's options are the names of the fields, with dashes
 
 Values are typed by the dataclass and not by YAML, in which 5e-4 is text and `no` is false. `Count`, `Positive`,
-`Share` (0 to 1) and the like are numbers that also have to lie in a range.
-Relative paths among the settings are relative to the working directory.
+`Share` (0 to 1) and the like are numbers that also have to lie in a range; further checks are the dataclass' own.
+Docstrings (`Attributes:`) become the help. Relative paths among the settings are relative to the working directory.
 """
 
 import argparse
@@ -14,19 +15,23 @@ import difflib
 import json
 import re
 import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin, get_type_hints
 
 import yaml
 from jsonargparse import ArgumentParser
 
 from diffaudio.errors import UserError
+from diffaudio.settings_schema import Setting, build, section_of, settings_of
 
 if TYPE_CHECKING:
     Count = int
     NonNegative = float
     NonNegativeCount = int
     Positive = float
+    Seed = int
     Share = float
 else:
     from jsonargparse.typing import ClosedUnitInterval as Share
@@ -34,26 +39,34 @@ else:
     from jsonargparse.typing import NonNegativeInt as NonNegativeCount
     from jsonargparse.typing import PositiveFloat as Positive
     from jsonargparse.typing import PositiveInt as Count
+    from jsonargparse.typing import restricted_number_type
 
-__all__ = ["Count", "NonNegative", "NonNegativeCount", "Positive", "Share", "parse", "to_yaml"]
+    Seed = restricted_number_type("Seed", int, [(">=", 0), ("<", 2**63)])
+
+__all__ = ["Count", "NonNegative", "NonNegativeCount", "Positive", "Seed", "Share", "parse", "parse_command", "to_yaml"]
 
 T = TypeVar("T")
 
-_RANGES = {
+_EXPECTED = {
     "ClosedUnitInterval": "a number from 0 to 1",
     "NonNegativeFloat": "a number from 0 up",
     "NonNegativeInt": "a whole number from 0 up",
     "PositiveFloat": "a number above 0",
     "PositiveInt": "a whole number above 0",
+    "Seed": "a whole number from 0 to 2^63 - 1",
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "NoneType": "none",
+    "pathlib.Path": "a path",
 }
 
 
 def parse(settings: type[T], arguments: list[str] | None = None) -> T:
-    """Make an instance of a dataclass from a command line and the YAML files that it names.
+    """Make an instance of a dataclass from the command line of a script and the YAML files that it names.
 
     Args:
-        settings: the dataclass; a field that is a dataclass itself is a section. `Attributes:` in the
-            docstrings become the help.
+        settings: the dataclass; a field that is a dataclass itself is a section.
         arguments: the command line without the program; None takes that of the process.
 
     Raises:
@@ -61,69 +74,178 @@ def parse(settings: type[T], arguments: list[str] | None = None) -> T:
             read. The message begins with where: the YAML file, or the command line.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
-    given = {argument[2:].split("=")[0] for argument in arguments if argument.startswith("--")}
-    for name in given - {"config", "help"}:
-        _check_name(settings, name.removesuffix("+").split("."), where="command line", prefix="--")
-    files = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    files.add_argument("--config", type=Path)
-    try:
-        config = files.parse_known_args(arguments)[0].config
-    except argparse.ArgumentError as error:
-        raise UserError(f"command line: {error}") from None
-    from_files = _read(settings, config) if config else {}
-    kept = [f"--{name}={value}" for name, (value, _) in from_files.items() if name not in given]
-
     parser = ArgumentParser(exit_on_error=False, allow_abbrev=False)
-    parser.add_argument("--config", type=Path, help="YAML file with settings; the command line overrides it")
-    parser.add_class_arguments(settings)
-    try:
-        values = parser.instantiate(parser.parse_args(kept + arguments))
-    except argparse.ArgumentError as error:
-        origins = {name: str(file) for name, (_, file) in from_files.items() if name not in given}
-        raise UserError(_explain(str(error), origins)) from None
-    return _plain_numbers(settings(**{field.name: values[field.name] for field in dataclasses.fields(settings)}))  # pyright: ignore[reportArgumentType]
+    return _parse(settings, arguments, parser, flags=None, groups={})
+
+
+def parse_command(
+    settings: type[T],
+    arguments: list[str],
+    *,
+    program: str,
+    description: str,
+    epilog: str | None = None,
+    flags: Mapping[str, tuple[str, ...]] | None = None,
+    groups: Mapping[str, str] | None = None,
+) -> T:
+    """Make an instance of a dataclass from the command line of a command, and the YAML file that it may name.
+
+    Args:
+        settings: the dataclass; the settings of a section stand among the others.
+        flags: path of a setting -> its flags, such as ("-o", "--output"), or a name without dashes for a positional
+            argument; all others are called `--name-of-the-field`. A bool is a flag that needs no value.
+        groups: beginning of a path -> title under which the help lists the settings.
+
+    Raises:
+        ValueError: as of `parse`.
+    """
+    parser = ArgumentParser(
+        prog=program, description=description, epilog=epilog, exit_on_error=False, allow_abbrev=False
+    )
+    return _parse(settings, arguments, parser, flags=flags or {}, groups=groups or {})
 
 
 def to_yaml(settings: Any) -> str:
     """All settings of a dataclass instance as YAML that `parse` reads back to the same."""
-    return yaml.safe_dump(_plain(dataclasses.asdict(settings)), sort_keys=False, allow_unicode=True)
+    return yaml.safe_dump(_to_builtin(dataclasses.asdict(settings)), sort_keys=False, allow_unicode=True)
 
 
-def _plain_numbers(value: Any) -> Any:
-    """jsonargparse gives numbers in a range types of their own, which a YAML or JSON writer may not know."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        names = [field.name for field in dataclasses.fields(value)]
-        return dataclasses.replace(value, **{name: _plain_numbers(getattr(value, name)) for name in names})
-    for number in (int, float):
-        if isinstance(value, number) and not isinstance(value, bool):
-            return number(value)
+def _parse(
+    settings: type[T],
+    arguments: list[str],
+    parser: ArgumentParser,
+    *,
+    flags: Mapping[str, tuple[str, ...]] | None,
+    groups: Mapping[str, str],
+) -> T:
+    known = settings_of(settings, flags)
+    if flags is not None:
+        switched_off = {f"--no-{each.flag[2:]}": f"{each.flag}=false" for each in known if each.kind is bool}
+        arguments = [switched_off.get(argument, argument) for argument in arguments]
+    by_flag = {flag: setting for setting in known for flag in setting.flags}
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    given = {by_flag[flag].path for flag in (each.split("=")[0] for each in arguments[:end]) if flag in by_flag}
+    for argument in arguments[:end]:
+        if argument.startswith("--"):
+            _check_flag(argument.split("=")[0], by_flag, settings if flags is None else None)
+    from_files = _read(settings, _config_file(arguments[:end]))
+    for path, (_, file) in from_files.items():
+        if path not in {setting.path for setting in known}:
+            raise UserError(f"{file}: {path}: is not a setting here")
+    origins = {path: str(file) for path, (_, file) in from_files.items() if path not in given}
+    tokens = []
+    for setting in known:
+        if setting.path in origins:
+            if setting.is_positional:
+                file = origins[setting.path]
+                raise UserError(f"{file}: {setting.path}: is given on the command line and not in a file")
+            tokens += _tokens(setting, from_files[setting.path][0], is_command=flags is not None)
+    parser.add_argument("--config", type=Path, help="YAML file with settings; the command line overrides it")
+    _add_arguments(parser, known, groups, is_command=flags is not None)
+    own = arguments[:end] if flags is None else _command_tokens(arguments[:end], by_flag)
+    try:
+        parsed = parser.instantiate(parser.parse_args([*own, *tokens, *arguments[end:]]))
+    except argparse.ArgumentError as error:
+        raise UserError(_explain(str(error), origins, known)) from None
+    values = {setting.path: parsed[_dest(setting)] for setting in known}
+    # a section that may be None is made when one of its settings is given
+    values = {s.path: values[s.path] for s in known if not s.in_optional or s.path in given or s.path in origins}
+    return build(settings, values)
+
+
+def _dest(setting: Setting) -> str:
+    return setting.flag.lstrip("-").replace("-", "_")
+
+
+def _add_arguments(
+    parser: ArgumentParser, known: Sequence[Setting], groups: Mapping[str, str], *, is_command: bool
+) -> None:
+    titled: dict[str, Any] = {}
+    for setting in known:
+        title = next((title for start, title in groups.items() if setting.path.startswith(start)), None)
+        if title is not None and title not in titled:
+            titled[title] = parser.add_argument_group(title)
+        how: dict[str, Any] = {"help": setting.help.replace("%", "%%"), "type": setting.kind}
+        if setting.default is MISSING:
+            how |= {} if setting.is_positional else {"required": True}
+        else:
+            how["default"] = setting.default
+        if is_command and setting.is_list:
+            how |= {"nargs": "+", "type": get_args(setting.kind)[0]}
+        if is_command and setting.kind is bool:
+            how |= {"nargs": "?", "const": True, "metavar": "true|false"}
+        if is_command and setting.is_pair:
+            how["metavar"] = "LOW:HIGH"
+        if setting.is_positional:
+            how["metavar"] = setting.flag.upper()
+        (titled[title] if title else parser).add_argument(*setting.flags, **how)
+
+
+def _command_tokens(arguments: list[str], by_flag: Mapping[str, Setting]) -> list[str]:
+    """Short forms of a command written out: `--plot`, LOW:HIGH, and `none` in place of a value."""
+    tokens: list[str] = []
+    before: Setting | None = None  # the setting whose value a token may be
+    for argument in arguments:
+        flag, equals, value = argument.partition("=")
+        setting = by_flag.get(flag) if argument.startswith("-") else None
+        if setting is not None and setting.kind is bool and not equals:
+            tokens.append(f"{argument}=true")
+        elif setting is not None:
+            tokens.append(f"{flag}={_written_out(setting, value)}" if equals else argument)
+        else:
+            tokens.append(_written_out(before, argument) if before else argument)
+        before = setting if setting is not None and not equals and setting.kind is not bool else None
+    return tokens
+
+
+def _written_out(setting: Setting, value: str) -> str:
+    if setting.may_be_none and value.lower() == "none":
+        return "null"
+    if setting.is_pair and value.count(":") == 1:
+        return f"[{value.replace(':', ',')}]"
     return value
 
 
-def _plain(value: Any) -> Any:
+def _tokens(setting: Setting, value: str, *, is_command: bool) -> list[str]:
+    """A value of a file as tokens of the command line."""
+    if is_command and setting.is_list:
+        items = json.loads(value) if value.startswith("[") else [value]
+        return [setting.flag, *map(str, items)]
+    return [f"{setting.flag}={_written_out(setting, value) if is_command else value}"]
+
+
+def _config_file(arguments: list[str]) -> Path | None:
+    files = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    files.add_argument("--config", type=Path)
+    try:
+        return files.parse_known_args(arguments)[0].config
+    except argparse.ArgumentError as error:
+        raise UserError(f"command line: {error}") from None
+
+
+def _to_builtin(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: _to_builtin(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    for plain in (float, int):  # jsonargparse's restricted numbers are subclasses, which YAML does not know
-        if isinstance(value, plain) and not isinstance(value, bool):
-            return plain(value)
+        return [_to_builtin(item) for item in value]
+    for builtin in (float, int):  # jsonargparse's restricted numbers are subclasses, which YAML does not know
+        if isinstance(value, builtin) and not isinstance(value, bool):
+            return builtin(value)
     return str(value) if isinstance(value, Path) else value
 
 
-def _read(settings: type, path: Path) -> dict[str, tuple[str, Path]]:
+def _read(settings: type, path: Path | None) -> dict[str, tuple[str, Path]]:
     """Values of a YAML file and of those it is based on, as text, with the file each stands in, by dotted name."""
     values: dict[str, tuple[str, Path]] = {}
-    seen: list[Path] = []
-    following: Path | None = path
-    while following is not None:
-        if following.resolve() in seen:
+    visited: list[Path] = []
+    while path is not None:
+        if path.resolve() in visited:
             raise UserError(f"{path}: base: the files name one another in a circle")
-        seen.append(following.resolve())
-        content = _load(following)
+        visited.append(path.resolve())
+        content = _load(path)
         base = content.pop("base", None)
-        values = {name: (value, following) for name, value in _flat(settings, content, following).items()} | values
-        following = following.parent / base if base else None
+        values = {name: (value, path) for name, value in _flat(settings, content, path).items()} | values
+        path = path.parent / base if base else None
     return values
 
 
@@ -132,7 +254,7 @@ def _load(path: Path) -> dict[str, Any]:
         content = yaml.load(path.read_text(encoding="utf-8"), Loader=_TextLoader)
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise UserError(f"{path}: is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content or {}, dict):
         raise UserError(f"{path}: expected settings by name, such as 'seed: 0'")
@@ -140,7 +262,7 @@ def _load(path: Path) -> dict[str, Any]:
 
 
 class _TextLoader(yaml.BaseLoader):
-    """Leaves every value text, and refuses a key that stands there twice."""
+    """Leaves every value text, but nothing and `null` None; refuses a key that stands there twice."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         names = [key.value for key, _ in node.value]
@@ -149,67 +271,87 @@ class _TextLoader(yaml.BaseLoader):
                 raise yaml.YAMLError(f"key {name!r} stands twice in line {node.start_mark.line + 1} and after")
         return super().construct_mapping(node, deep)
 
+    def construct_scalar(self, node: yaml.ScalarNode) -> Any:
+        if node.style is None and node.value in ("", "~", "null"):  # without quotes
+            return None
+        return super().construct_scalar(node)
+
 
 def _flat(settings: type, content: dict[str, Any], path: Path, above: tuple[str, ...] = ()) -> dict[str, str]:
     values: dict[str, str] = {}
     for key, value in content.items():
-        section = _check_name(settings, [*above, key], where=str(path))
+        section = _check_key(settings, [*above, str(key)], path)
+        name = ".".join([*above, str(key)])
         if section is None:
             if isinstance(value, dict) and not _takes_names(settings, [*above, key]):
-                raise UserError(f"{path}: {'.'.join([*above, key])}: expected a value, got a section of settings")
-            is_plain = not isinstance(value, (dict, list))
-            values[".".join([*above, key])] = value or "null" if is_plain else json.dumps(value)
+                raise UserError(f"{path}: {name}: expected a value, got a section of settings")
+            values[name] = value if isinstance(value, str) else json.dumps(value)
         elif isinstance(value, dict):
             values |= _flat(settings, value, path, (*above, key))
-        elif value:
-            raise UserError(f"{path}: {'.'.join([*above, key])}: expected a section of settings, got {value!r}")
+        elif value is not None:
+            raise UserError(f"{path}: {name}: expected a section of settings, got {value!r}")
     return values
 
 
 def _takes_names(settings: type, names: list[str]) -> bool:
     """Whether a setting is a dictionary, whose names are anybody's."""
-    for name in names[:-1]:
-        settings = get_type_hints(settings)[name]
-    return get_origin(get_type_hints(settings)[names[-1]]) is dict
+    kind: Any = settings
+    for name in names:
+        kind = get_type_hints(section_of(kind))[name]
+    return get_origin(kind) is dict
 
 
-def _check_name(settings: type, names: list[str], *, where: str, prefix: str = "") -> type | None:
-    """The dataclass of the section that a dotted name stands for, None where it is a value.
-
-    Args:
-        prefix: of the whole name, where it is an option of the command line; empty in a file.
-    """
+def _check_key(settings: type, names: list[str], file: Path) -> type | None:
+    """The dataclass of the section that a dotted name of a file stands for, None where it is a value."""
     section: type | None = settings
     for depth, name in enumerate(names):
         known = get_type_hints(section) if section else {}
         if name not in known:
-            above = ".".join(names[:depth])
-            if prefix:
-                what, choices = prefix + ".".join(names), [prefix + ".".join([*names[:depth], key]) for key in known]
-                message = f"{where}: unknown option {what!r}"
-            else:
-                what, choices = name, list(known)
-                message = f"{where}: {above + ': ' if above else ''}unknown key {name!r}"
-            near = difflib.get_close_matches(what, choices, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(choices) or prefix + above}"
-            raise UserError(f"{message}; {hint}")
-        section = known[name] if dataclasses.is_dataclass(known[name]) else None
+            above = "".join(f"{each}: " for each in [".".join(names[:depth])] if each)
+            raise UserError(f"{file}: {above}unknown key {name!r}; {_hint(name, list(known))}")
+        section = section_of(known[name])
     return section
 
 
-def _explain(message: str, origins: dict[str, str]) -> str:
+def _check_flag(flag: str, by_flag: Mapping[str, Setting], settings: type | None) -> None:
+    """Refuse an unknown option; those of the section that a dotted one names are suggested first."""
+    choices = [*by_flag, "--config", "--help"]
+    if flag in choices or (settings is not None and flag.endswith("+") and flag[:-1] in choices):
+        return
+    if settings is not None and "." in flag:
+        section = flag.rpartition(".")[0]
+        choices = [each for each in choices if each.startswith(f"{section}.") or each == section] or choices
+    raise UserError(f"command line: unknown option {flag!r}; {_hint(flag, choices)}")
+
+
+def _hint(name: str, choices: list[str]) -> str:
+    near = difflib.get_close_matches(name, choices, n=1)
+    return f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(choices)}"
+
+
+def _explain(message: str, origins: Mapping[str, str], known: Sequence[Setting]) -> str:
     """One line from what jsonargparse says in several."""
     if match := re.search(r"arguments? (?:is|are) required: (.*)", message):
-        names = ", ".join(f"--{name.strip()}" for name in match[1].split(","))
-        return f"command line: {names} must be given"
+        flags = {_dest(setting): setting.flag for setting in known}
+        names = [name.strip().lower() for name in match[1].split(",")]
+        named = [flags.get(name.replace("-", "_"), name) for name in names]
+        return f"command line: {', '.join(named)} must be given"
     if match := re.search(r'Parser key "([^"]+)":\s*(.*)', message, re.DOTALL):
-        name, what = match[1], re.sub(r"<class '([^']+)'>", r"\1", match[2])
-        if union := re.search(r"Subtypes: \[(.*?)\]\n.*Given value: (.*)", what, re.DOTALL):
-            what = f"expected one of {union[1]}, got {union[2].strip()!r}"
-        elif ranged := re.search(r"Not of type (\w+): (?:.*'(.*)'|(\S+) does not conform)", what):
-            what = f"expected {_RANGES.get(ranged[1], ranged[1])}, got {ranged[2] or ranged[3]!r}"
-        elif simple := re.search(r"Expected an? (.*)\. Got value: (.*)", what, re.DOTALL):
-            expected = re.sub(r"^typing\.Literal\[(.*)\]$", r"one of \1", simple[1])
-            what = f"expected {expected}, got {simple[2]!r}"
-        return f"{origins.get(name, 'command line')}: {name}: {' '.join(what.split())}"
+        setting = next((setting for setting in known if _dest(setting) == match[1]), None)
+        path = setting.path if setting else match[1]
+        name = path if path in origins or setting is None else setting.flag
+        return f"{origins.get(path, 'command line')}: {name}: {_explain_value(match[2])}"
     return f"command line: {' '.join(message.split())}"
+
+
+def _explain_value(message: str) -> str:
+    message = re.sub(r"<class '(?:jsonargparse\.typing\.)?([^']+)'>", r"\1", message)
+    if union := re.search(r"Subtypes: \[(.*?)\]\n.*Given value: (.*)", message, re.DOTALL):
+        names = [_EXPECTED.get(name.strip(), name.strip()) for name in union[1].split(",")]
+        return f"expected {' or '.join(names)}, got {union[2].split(chr(10))[0].strip()!r}"
+    if ranged := re.search(r"Not of type (\w+): (?:.*'(.*)'|(\S+) does not conform)", message):
+        return f"expected {_EXPECTED.get(ranged[1], ranged[1])}, got {ranged[2] or ranged[3]!r}"
+    if simple := re.search(r"Expected an? (.*)\. Got value: (.*)", message, re.DOTALL):
+        expected = re.sub(r"^typing\.Literal\[(.*)\]$", r"one of \1", simple[1])
+        return f"expected {_EXPECTED.get(expected, expected)}, got {simple[2]!r}"
+    return " ".join(message.split())

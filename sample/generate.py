@@ -11,6 +11,7 @@ however many processes there are and however large the batches. Run again, the s
 
 import os
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 from tqdm import tqdm
@@ -18,23 +19,39 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # waiting threads sleep; OpenMP reads it when torch is loaded
 
-from diffaudio.cli.options import Parser, add_settings, between, read_settings
+from diffaudio.cli.options import GENERATION_FLAGS, GENERATION_GROUPS, GenerationOptions
+from diffaudio.config import Seed, parse_command
 from diffaudio.distributed import join_processes
 from diffaudio.errors import report_errors
 from diffaudio.generation.batch import choose_dtype, is_made, load_pipeline, process_device, render
 from diffaudio.generation.prompt_list import items_of, read_prompts
 
 
+@dataclass(kw_only=True)
+class Options(GenerationOptions):
+    """The options of the script.
+
+    Attributes:
+        prompts: a text file, a line `prompt` or `prompt|name`, or .csv or .jsonl.
+        out: folder for the sounds, made where it is missing.
+        seed: of the run.
+    """
+
+    prompts: Path
+    out: Path
+    seed: Seed = 0
+
+
 def main() -> None:
-    parser = Parser(description="Generate the sounds of a prompt list; shared over processes by `accelerate launch`.")
-    parser.add_argument(
-        "--prompts", type=Path, required=True, help="a text file, a line `prompt` or `prompt|name`, or .csv or .jsonl"
+    given = parse_command(
+        Options,
+        sys.argv[1:],
+        program="sample/generate.py",
+        description="Generate the sounds of a prompt list; shared over processes by `accelerate launch`.",
+        flags=GENERATION_FLAGS | {"out": ("-o", "--out")},
+        groups=GENERATION_GROUPS,
     )
-    parser.add_argument("--out", type=Path, required=True, help="folder for the sounds, made where it is missing")
-    parser.add_argument("--seed", type=between(int, 0, 2**63 - 1), default=0, help="of the run (default: %(default)s)")
-    add_settings(parser)
-    given = parser.parse_args()
-    settings = read_settings(given)
+    settings = given.settings
     items = items_of(read_prompts(given.prompts), given.out, given.seed)
 
     state = join_processes()

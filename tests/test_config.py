@@ -77,7 +77,7 @@ def test_resolved_settings_come_back_the_same(write):
         ("train: {lrr: 3}", "a.yaml: train: unknown key 'lrr'; did you mean 'lr'?"),
         ("trian: {}", "a.yaml: unknown key 'trian'; did you mean 'train'?"),
         ("zzz: 1", "a.yaml: unknown key 'zzz'; choose from out, clip, prompts, train"),
-        ("train: {lr: fast}", "a.yaml: train.lr: expected float, got 'fast'"),
+        ("train: {lr: fast}", "a.yaml: train.lr: expected a number, got 'fast'"),
         ("train: {steps: 2.5}", "a.yaml: train.steps: expected a whole number above 0, got '2.5'"),
         ("train: {steps: 0}", "a.yaml: train.steps: expected a whole number above 0, got '0'"),
         ("train: {dropout: 1.5}", "a.yaml: train.dropout: expected a number from 0 to 1, got '1.5'"),
@@ -112,7 +112,7 @@ def test_a_mistake_in_a_base_is_named_with_the_base(write):
     ("arguments", "message"),
     [
         (["--train.lrr=3"], "command line: unknown option '--train.lrr'; did you mean '--train.lr'?"),
-        (["--train.lr=x"], "command line: train.lr: expected float, got 'x'"),
+        (["--train.lr=x"], "command line: --train.lr: expected a number, got 'x'"),
         (["spare"], "command line: unrecognized arguments: spare"),
         (["--config"], "command line: argument --config: expected one argument"),
     ],
@@ -149,9 +149,9 @@ def test_a_dictionary_takes_any_names_and_a_list_takes_sections(write):
     assert config == Named({"kl": 1e-4, "any name": 2.0}, [Window(8), Window(4), Window(2, 1000.0)])
     assert parse(Named, ["--config", write(to_yaml(config), "b.yaml")]) == config
     assert parse(Named, ["--config", name, "--weights", '{"kl": 3}']).weights == {"kl": 3.0}
-    with pytest.raises(ValueError, match="a.yaml: weights: expected float, got 'much'"):
+    with pytest.raises(ValueError, match="a.yaml: weights: expected a number, got 'much'"):
         parse(Named, ["--config", write("weights: {kl: much}\n")])
     with pytest.raises(ValueError, match="a.yaml: train.lr: expected a value, got a section of settings"):
         parse(Named, ["--config", write("train: {lr: {a: 1}}\n")])
-    with pytest.raises(ValueError, match="command line: unknown option '--weights.kl'; choose from --weights"):
+    with pytest.raises(ValueError, match="command line: unknown option '--weights.kl'; did you mean '--weights'"):
         parse(Named, ["--weights.kl", "1"])

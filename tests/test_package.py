@@ -18,7 +18,7 @@ PROJECT = tomllib.loads((REPO / "pyproject.toml").read_text(encoding="utf-8"))
 
 FLOORS = [
     {"atomic_io", "errors", "file_names", "folder_lock", "hub", "library_loading", "safe_loading", "seeding", "tables"},
-    {"config", "distributed", "media", "pages"},
+    {"config", "distributed", "media", "pages", "settings_schema"},
     {"models"},
     {"diffusion", "metrics"},
     {"corpus"},

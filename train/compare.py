@@ -8,11 +8,12 @@ name it too.
 """
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from diffaudio.cli.options import Parser, between
+from diffaudio.config import Count, parse_command
 from diffaudio.errors import UserError, report_errors
 
 if TYPE_CHECKING:
@@ -21,11 +22,29 @@ if TYPE_CHECKING:
 RESAMPLES = 2000
 
 
+@dataclass(kw_only=True)
+class Options:
+    """The options of the script.
+
+    Attributes:
+        runs: run folders; the first is compared with.
+        clips: how many at most, 2 or more.
+    """
+
+    runs: list[Path]
+    clips: Count = 1000
+
+
 def main(arguments: list[str] | None = None) -> None:
-    parser = Parser(description="Compare runs of train/diffusion.py by their loss on held-out clips.")
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders; the first is compared with")
-    parser.add_argument("--clips", type=between(int, 2), default=1000, help="how many at most (default: %(default)s)")
-    given = parser.parse_args(arguments)
+    given = parse_command(
+        Options,
+        sys.argv[1:] if arguments is None else arguments,
+        program="train/compare.py",
+        description="Compare runs of train/diffusion.py by their loss on held-out clips.",
+        flags={"runs": ("run",)},
+    )
+    if given.clips < 2:
+        raise UserError(f"--clips is {given.clips}; at least 2 are needed for an interval")
 
     from diffusion import held_out_losses, open_data
 

@@ -1,12 +1,13 @@
 """`diffaudio encode`: a corpus of clips -> latents and embeddings to train on, by any number of processes."""
 
-import argparse
 import sys
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from diffaudio.cli.options import Parser, between
+from diffaudio.cli.options import check_exists, check_model
+from diffaudio.config import Count, NonNegativeCount, Seed, parse, parse_command
 from diffaudio.errors import UserError
 
 if TYPE_CHECKING:
@@ -15,8 +16,54 @@ if TYPE_CHECKING:
 __all__ = ["run"]
 
 
+@dataclass(kw_only=True)
+class Options:
+    """The options of the command. Rows are one for each clip, as it was recorded and whole, but for these.
+
+    Attributes:
+        corpus: folder that `diffaudio prepare` made.
+        output: folder of the encoded corpus.
+        model: whose autoencoder and CLIP to use, a folder or hub id (default: the bundled one).
+        autoencoder: instead of the model's: a folder or hub id of ours, or in the format of its library, such as
+            facebook/encodec_24khz.
+        clip: instead of the model's: a folder, an hf-hub: id, or open_clip's name and tag, such as ViT-B-32/openai.
+        device: auto, cpu, cuda, cuda:1, mps.
+        batch_size: clips at a time.
+        crop: cut clips into rows of so many seconds, end to end; what is left at the end goes, shorter clips are
+            repeated.
+        pad: let silence follow shorter clips instead of repeating them.
+        copies: augmented copies of each row.
+        augment: YAML file that says what changes in them (default: as configs/augment/helpful.yaml).
+        seed: of the copies (default: 0).
+    """
+
+    corpus: Path
+    output: Path
+    model: str | None = None
+    autoencoder: str | None = None
+    clip: str | None = None
+    device: str = "auto"
+    batch_size: Count = 16
+    crop: float | None = None
+    pad: bool = False
+    copies: NonNegativeCount = 0
+    augment: Path | None = None
+    seed: Seed | None = None
+
+
 def run(arguments: list[str]) -> None:
-    given = _parser().parse_args(arguments)
+    given = parse_command(
+        Options,
+        arguments,
+        program="diffaudio encode",
+        description="Turn a corpus of clips into latents and CLIP embeddings to train on. Running it again continues.",
+        epilog="Under `accelerate launch -m diffaudio encode …` all processes share the work; the corpus is the same.",
+        flags={"corpus": ("corpus",), "output": ("-o", "--output")},
+        groups=dict.fromkeys(("crop", "pad", "copies", "augment", "seed"), "rows"),
+    )
+    _check_options(given)
+    check_exists(given.corpus, given.augment)
+    check_model(given.model)
 
     from diffaudio import distributed
     from diffaudio.checkpoint import load_encoders
@@ -54,15 +101,17 @@ def run(arguments: list[str]) -> None:
         print(_told(report, given.output, device.type, state.num_processes if state else 1))
 
 
-def _settings(given: argparse.Namespace) -> "EncodeSettings":
-    from diffaudio.config import parse
-    from diffaudio.corpus.augment import HELPFUL, AugmentSettings
-    from diffaudio.corpus.encode.run import EncodeSettings
-
+def _check_options(given: Options) -> None:
     if not given.copies and (given.augment is not None or given.seed is not None):
         raise UserError("--augment and --seed have no effect without --copies; say how many, or leave them out")
     if given.pad and given.crop is None:
         raise UserError("--pad has no effect without --crop: clips stay whole")
+
+
+def _settings(given: Options) -> "EncodeSettings":
+    from diffaudio.corpus.augment import HELPFUL, AugmentSettings
+    from diffaudio.corpus.encode.run import EncodeSettings
+
     augment = parse(AugmentSettings, ["--config", str(given.augment)]) if given.augment else HELPFUL
     return EncodeSettings(
         crop_s=given.crop,
@@ -87,47 +136,3 @@ def _told(report: "EncodeReport", output: Path, device: str, processes: int) -> 
         machines = device if processes == 1 else f"{processes} processes, {device}"
         told += f"\n1 hour of clips takes {cost} on {machines}"
     return told
-
-
-def _parser() -> Parser:
-    parser = Parser(
-        prog="diffaudio encode",
-        description="Turn a corpus of clips into latents and CLIP embeddings to train on. Running it again continues.",
-        epilog="Under `accelerate launch -m diffaudio encode …` all processes share the work; the corpus is the same.",
-    )
-    parser.add_argument("corpus", type=Path, help="folder that `diffaudio prepare` made")
-    parser.add_argument("-o", "--output", type=Path, required=True, help="folder of the encoded corpus")
-    parser.add_argument(
-        "--model", metavar="FOLDER|ID", help="whose autoencoder and CLIP to use (default: the one that comes along)"
-    )
-    parser.add_argument(
-        "--autoencoder",
-        metavar="FOLDER|ID",
-        help="instead of the model's: ours, or in the format of its library, such as facebook/encodec_24khz",
-    )
-    parser.add_argument(
-        "--clip",
-        metavar="FOLDER|NAME",
-        help="instead of the model's: a folder, an hf-hub: id, or open_clip's name and tag, such as ViT-B-32/openai",
-    )
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: %(default)s)")
-    parser.add_argument("--batch-size", type=between(int, 1), default=16, help="clips at a time (default: %(default)s)")
-    rows = parser.add_argument_group("rows", "one for each clip, as it was recorded and whole, but for these")
-    rows.add_argument(
-        "--crop",
-        type=float,
-        metavar="SECONDS",
-        help="cut clips into rows of this length, end to end; what is left at the end goes, shorter clips are repeated",
-    )
-    rows.add_argument("--pad", action="store_true", help="let silence follow shorter clips instead of repeating them")
-    rows.add_argument(
-        "--copies", type=between(int, 0), default=0, metavar="N", help="augmented copies of each row (default: 0)"
-    )
-    rows.add_argument(
-        "--augment",
-        type=Path,
-        metavar="FILE",
-        help="YAML file that says what changes in them (default: as configs/augment/helpful.yaml)",
-    )
-    rows.add_argument("--seed", type=between(int, 0, 2**63 - 1), metavar="N", help="of the copies (default: 0)")
-    return parser

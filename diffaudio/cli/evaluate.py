@@ -1,12 +1,13 @@
 """`diffaudio evaluate`: a folder of sound -> numbers that say how good it is."""
 
-import argparse
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from diffaudio.cli.options import Parser, between
+from diffaudio.cli.options import check_exists, check_report_path, check_resamples
+from diffaudio.config import Count, Seed, parse_command
 from diffaudio.errors import UserError
 
 if TYPE_CHECKING:
@@ -16,15 +17,59 @@ if TYPE_CHECKING:
 __all__ = ["run"]
 
 
+@dataclass(kw_only=True)
+class Options:
+    """The options of the command.
+
+    Attributes:
+        folder: sounds or videos to evaluate, in folders of its own too.
+        reference: folder of real recordings; without it there are no distances.
+        real_row: hold as many recordings out of the reference as there are sounds, to show what real sound reaches;
+            with --no-real-row, the sounds are compared with all recordings.
+        conventions: also measure as audioldm_eval does: inception score over 10 parts, its divergences.
+        labels: CSV with the columns file, and label or prompt, for sounds of either folder.
+        backbone: what to measure with: yamnet or tagger (both bundled), or folders of a tagger, CLAP, VGGish, PANNs'
+            Cnn14, OpenL3 or YAMNet, or a CLAP model's hub id.
+        clip: whose texts the CLIP-space score takes: a folder, an hf-hub: id, or open_clip's name and tag, such as
+            ViT-B-32/openai (default: the bundled model's).
+        output: the report.
+        seed: of all draws.
+        resamples: draws for each interval.
+        device: auto, cpu, cuda, cuda:1, mps.
+    """
+
+    folder: Path
+    reference: Path | None = None
+    real_row: bool = True
+    conventions: bool = False
+    labels: Path | None = None
+    backbone: list[str] = field(default_factory=lambda: ["yamnet"])
+    clip: str | None = None
+    output: Path = Path("report.json")
+    seed: Seed = 0
+    resamples: Count = 200
+    device: str = "auto"
+
+
 def run(arguments: list[str]) -> None:
     if arguments[:1] == ["reconstruction"]:
         from diffaudio.cli import evaluate_reconstruction
 
         evaluate_reconstruction.run(arguments[1:])
         return
-    given = _parser().parse_args(arguments)
-    if given.output.suffix != ".json" or not given.output.parent.is_dir():
-        raise UserError(f"{given.output}: name a .json file in a folder that is there")
+    given = parse_command(
+        Options,
+        arguments,
+        program="diffaudio evaluate",
+        description="Measure a folder of sound, of diffaudio or any other program, against a folder of recordings.",
+        epilog="What a sound should be is read from NAME.json beside NAME.wav (entries prompt and label), or from "
+        "--labels. Distances and shares come with 95 % intervals over the sounds. `diffaudio evaluate reconstruction` "
+        "measures autoencoders and has its own --help; a folder of that name is ./reconstruction.",
+        flags={"folder": ("folder",), "output": ("-o", "--output")},
+    )
+    check_exists(given.folder, given.reference, given.labels)
+    check_resamples(given.resamples)
+    check_report_path(given.output)
 
     from diffaudio.checkpoint import bundled_model
     from diffaudio.evaluation.page import write_evaluation_page
@@ -41,10 +86,10 @@ def run(arguments: list[str]) -> None:
         raise UserError(f"{given.labels}: names none of the sounds; its column file has to hold their file names")
 
     embedder = load_embedder(given.backbone, given.clip or bundled_model() / "clip", device=choose_device(given.device))
-    draws = {"seed": given.seed, "resamples": given.resamples}
+    draws: dict[str, Any] = {"seed": given.seed, "resamples": given.resamples}
     embedded = embedder.embed(_with_progress(files, given.folder))
     reference = None
-    if recordings:
+    if given.reference is not None:
         everything = embedder.embed(_with_progress(recordings, given.reference))
         wanted = embedded.wanted()
         reference = split_reference(everything, wanted, seed=given.seed) if given.real_row else Reference(everything)
@@ -65,58 +110,6 @@ def run(arguments: list[str]) -> None:
     for line in _table(rows):
         print(line)
     print(f"{given.output}, {page}: {len(files)} sounds")
-
-
-def _parser() -> Parser:
-    parser = Parser(
-        prog="diffaudio evaluate",
-        description="Measure a folder of sound, of diffaudio or any other program, against a folder of recordings.",
-        epilog="What a sound should be is read from NAME.json beside NAME.wav (entries prompt and label), or from "
-        "--labels. Distances and shares come with 95 % intervals over the sounds. `diffaudio evaluate reconstruction` "
-        "measures autoencoders and has its own --help; a folder of that name is ./reconstruction.",
-    )
-    parser.add_argument("folder", type=Path, help="sounds or videos to evaluate, in folders of its own too")
-    parser.add_argument(
-        "--reference", type=Path, metavar="FOLDER", help="real recordings; without it there are no distances"
-    )
-    parser.add_argument(
-        "--real-row",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="hold as many recordings out of the reference as there are sounds, to show what real sound reaches; "
-        "without, the sounds are compared with all recordings (default: yes)",
-    )
-    parser.add_argument(
-        "--conventions",
-        action="store_true",
-        help="also measure as audioldm_eval does: inception score over 10 parts, its divergences",
-    )
-    parser.add_argument(
-        "--labels", type=Path, metavar="CSV", help="columns file, and label or prompt, for sounds of either folder"
-    )
-    parser.add_argument(
-        "--backbone",
-        nargs="+",
-        default=["yamnet"],
-        metavar="NAME|FOLDER",
-        help="what to measure with: yamnet or tagger (both bundled), or folders of a tagger, CLAP, VGGish, PANNs' "
-        "Cnn14, OpenL3 or YAMNet, or a CLAP model's hub id (default: yamnet)",
-    )
-    parser.add_argument(
-        "--clip",
-        metavar="FOLDER|NAME",
-        help="whose texts the CLIP-space score takes: a folder, an hf-hub: id, or open_clip's name and tag, such as "
-        "ViT-B-32/openai (default: the bundled model's)",
-    )
-    parser.add_argument(
-        "-o", "--output", type=Path, default=Path("report.json"), help="the report (default: %(default)s)"
-    )
-    parser.add_argument("--seed", type=between(int, 0, 2**31), default=0, help="of all draws (default: %(default)s)")
-    parser.add_argument(
-        "--resamples", type=between(int, 20), default=200, help="draws for each interval (default: %(default)s)"
-    )
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: %(default)s)")
-    return parser
 
 
 def _with_progress(files: "Sequence[SoundFile]", folder: Path) -> "Iterator[Sound]":

@@ -2,10 +2,12 @@
 
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from diffaudio.cli.options import Parser, between
+from diffaudio.cli.options import check_exists, check_report_path, check_resamples
+from diffaudio.config import Count, Seed, parse_command
 from diffaudio.errors import UserError
 
 if TYPE_CHECKING:
@@ -15,10 +17,47 @@ if TYPE_CHECKING:
 __all__ = ["run"]
 
 
+@dataclass(kw_only=True)
+class Options:
+    """The options of the command.
+
+    Attributes:
+        folder: recordings: sounds or videos, in folders of its own too.
+        autoencoder: ours, models of ours, or in the format of their libraries, such as facebook/encodec_24khz
+            (default: the bundled model's).
+        labels: CSV with the columns file and label.
+        backbone: what to measure with: yamnet or tagger (both bundled), or folders of a tagger or PANNs' Cnn14.
+        output: the report.
+        seed: of all draws.
+        resamples: draws for each interval.
+        device: auto, cpu, cuda, cuda:1, mps.
+    """
+
+    folder: Path
+    autoencoder: list[str] = field(default_factory=list)
+    labels: Path | None = None
+    backbone: list[str] = field(default_factory=lambda: ["yamnet"])
+    output: Path = Path("reconstruction.json")
+    seed: Seed = 0
+    resamples: Count = 200
+    device: str = "auto"
+
+
 def run(arguments: list[str]) -> None:
-    given = _parser().parse_args(arguments)
-    if given.output.suffix != ".json" or not given.output.parent.is_dir():
-        raise UserError(f"{given.output}: name a .json file in a folder that is there")
+    given = parse_command(
+        Options,
+        arguments,
+        program="diffaudio evaluate reconstruction",
+        description="Encode and decode recordings, and measure the result: whether a classifier still recognises it, "
+        "and how far its spectrogram is from the original's.",
+        epilog="Labels are read from NAME.json beside NAME.wav (entry label), or from --labels. Shares and distances "
+        "come with 95 % intervals over the recordings; speed is the median of five runs on five seconds. The report "
+        "holds the log-mel distance of every kind.",
+        flags={"folder": ("folder",), "output": ("-o", "--output")},
+    )
+    check_exists(given.folder, given.labels)
+    check_resamples(given.resamples)
+    check_report_path(given.output)
 
     from torch import nn
 
@@ -38,7 +77,7 @@ def run(arguments: list[str]) -> None:
     models = given.autoencoder or [str(bundled_model() / "autoencoder")]
     autoencoders = [(model, load_coder(model)) for model in models]
     embedder = load_embedder(given.backbone, device=device)
-    draws = {"seed": given.seed, "resamples": given.resamples}
+    draws: dict[str, Any] = {"seed": given.seed, "resamples": given.resamples}
     embedded = embedder.embed(_with_progress(files, "recordings"))
     rows = [recordings_row(embedded, name=str(given.folder), **draws)]
     for model, autoencoder in autoencoders:
@@ -51,43 +90,6 @@ def run(arguments: list[str]) -> None:
     for line in _table(rows, [backbone.name for backbone in embedder.backbones]):
         print(line)
     print(f"{given.output}: {len(files)} recordings")
-
-
-def _parser() -> Parser:
-    parser = Parser(
-        prog="diffaudio evaluate reconstruction",
-        description="Encode and decode recordings, and measure the result: whether a classifier still recognises it, "
-        "and how far its spectrogram is from the original's.",
-        epilog="Labels are read from NAME.json beside NAME.wav (entry label), or from --labels. Shares and distances "
-        "come with 95 % intervals over the recordings; speed is the median of five runs on five seconds. The report "
-        "holds the log-mel distance of every kind.",
-    )
-    parser.add_argument("folder", type=Path, help="recordings: sounds or videos, in folders of its own too")
-    parser.add_argument(
-        "--autoencoder",
-        nargs="+",
-        metavar="FOLDER|ID",
-        help="ours, models of ours, or in the format of their libraries, such as facebook/encodec_24khz (default: the "
-        "bundled model's)",
-    )
-    parser.add_argument("--labels", type=Path, metavar="CSV", help="columns file and label")
-    parser.add_argument(
-        "--backbone",
-        nargs="+",
-        default=["yamnet"],
-        metavar="NAME|FOLDER",
-        help="what to measure with: yamnet or tagger (both bundled), or folders of a tagger or PANNs' Cnn14 (default: "
-        "yamnet)",
-    )
-    parser.add_argument(
-        "-o", "--output", type=Path, default=Path("reconstruction.json"), help="the report (default: %(default)s)"
-    )
-    parser.add_argument("--seed", type=between(int, 0, 2**31), default=0, help="of all draws (default: %(default)s)")
-    parser.add_argument(
-        "--resamples", type=between(int, 20), default=200, help="draws for each interval (default: %(default)s)"
-    )
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: %(default)s)")
-    return parser
 
 
 def _with_progress(files: "Sequence[SoundFile]", what: str) -> "Iterator[Sound]":

@@ -3,39 +3,54 @@
 import os
 import secrets
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 
-from diffaudio.cli.options import Parser, add_settings, between, read_settings
+from diffaudio.cli.options import GENERATION_FLAGS, GENERATION_GROUPS, GenerationOptions, check_model
+from diffaudio.config import Count, Seed, parse_command
 from diffaudio.errors import UserError
 from diffaudio.file_names import slug
 
 __all__ = ["run"]
 
 
+FLAGS = GENERATION_FLAGS | {"prompts": ("prompt",), "output": ("-o", "--output")}
+
+
+@dataclass(kw_only=True)
+class Options(GenerationOptions):
+    """The options of the command.
+
+    Attributes:
+        prompts: what to hear; several make several sounds.
+        output: .wav or .flac file (numbered where there are several sounds), or a folder for files named after the
+            prompts; folders are made where they are missing, files that are there are replaced.
+        seed: of the first sound; each further one has the next number (default: drawn, and printed).
+        takes: sounds for each prompt.
+    """
+
+    prompts: list[str]
+    output: Path = Path(".")
+    seed: Seed | None = None
+    takes: Count = 1
+
+
 def run(arguments: list[str]) -> None:
-    parser = Parser(prog="diffaudio generate", description="Make sounds from text.")
-    parser.add_argument("prompts", nargs="+", metavar="PROMPT", help="what to hear; several make several sounds")
-    parser.add_argument(
-        "-o",
-        "--output",
-        type=Path,
-        default=Path("."),
-        help=".wav or .flac file (numbered where there are several sounds), or a folder that is there, "
-        "for files named after the prompts; files that are there are replaced (default: the current folder)",
+    given = parse_command(
+        Options,
+        arguments,
+        program="diffaudio generate",
+        description="Make sounds from text.",
+        flags=FLAGS,
+        groups=GENERATION_GROUPS,
     )
-    parser.add_argument(
-        "--seed",
-        type=between(int, 0, 2**63 - 1),
-        help="of the first sound; each further one has the next number (default: drawn, and printed)",
-    )
-    parser.add_argument(
-        "--takes", type=between(int, 1), default=1, help="sounds for each prompt (default: %(default)s)"
-    )
-    add_settings(parser)
-    given = parser.parse_args(arguments)
     prompts = [prompt for prompt in given.prompts for _ in range(given.takes)]
+    if not all(prompt.strip() for prompt in prompts):
+        raise UserError("a prompt is empty; say in a few words what to hear")
+    settings = given.settings
+    check_model(given.model)
+    check_model(settings.weak_model)
     paths = _paths(prompts, given.output)
-    settings = read_settings(given)
 
     from tqdm import tqdm
 
@@ -56,7 +71,7 @@ def run(arguments: list[str]) -> None:
     pipe = load_pipeline(given.model, device, dtype)
     with progress_callback(-(-len(items) // given.batch_size)) as on_step:
         for item in render(pipe, items, settings, batch_size=given.batch_size, plot=given.plot, on_step=on_step):
-            tqdm.write(f"{item.path} ({given.duration:g} s, seed {item.seed})")
+            tqdm.write(f"{item.path} ({settings.duration_s:g} s, seed {item.seed})")
 
 
 def _paths(prompts: list[str], output: Path) -> list[Path]:

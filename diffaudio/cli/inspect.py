@@ -2,10 +2,12 @@
 
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diffaudio.cli.options import Parser, between
+from diffaudio.cli.options import check_exists
+from diffaudio.config import Count, Seed, parse_command
 from diffaudio.errors import UserError
 
 if TYPE_CHECKING:
@@ -13,30 +15,39 @@ if TYPE_CHECKING:
 
 __all__ = ["run"]
 
+MAX_CLIPS = 10000
 REPORT = "inspection.json"  # by which a folder is known as one that may be written anew
 
 
+@dataclass(kw_only=True)
+class Options:
+    """The options of the command.
+
+    Attributes:
+        corpus: folder that `diffaudio prepare` or `diffaudio encode` made.
+        output: folder to write a page to, index.html, to look and listen.
+        clips: how many are drawn, to be measured and shown.
+        seed: of what is drawn.
+    """
+
+    corpus: Path
+    output: Path | None = None
+    clips: Count = 100
+    seed: Seed = 0
+
+
 def run(arguments: list[str]) -> None:
-    parser = Parser(
-        prog="diffaudio inspect",
+    given = parse_command(
+        Options,
+        arguments,
+        program="diffaudio inspect",
         description="Say what is in a corpus of clips or of latents, finished or not: counts, durations, loudness, "
         "spectrum, what was left out and why.",
+        flags={"corpus": ("corpus",), "output": ("-o", "--output")},
     )
-    parser.add_argument("corpus", type=Path, help="folder that `diffaudio prepare` or `diffaudio encode` made")
-    parser.add_argument(
-        "-o", "--output", type=Path, metavar="FOLDER", help="write a page there to look and listen, index.html"
-    )
-    parser.add_argument(
-        "--clips",
-        type=between(int, 1, 10000),
-        default=100,
-        metavar="N",
-        help="how many are drawn, to be measured and shown (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--seed", type=between(int, 0, 2**31), default=0, help="of what is drawn (default: %(default)s)"
-    )
-    given = parser.parse_args(arguments)
+    if given.clips > MAX_CLIPS:
+        raise UserError(f"--clips is {given.clips}; a page holds {MAX_CLIPS} at most")
+    check_exists(given.corpus)
     if given.output is not None:
         _check_output(given.output)
 

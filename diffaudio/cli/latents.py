@@ -2,11 +2,12 @@
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diffaudio.cli.options import Parser
-from diffaudio.cli.reconstruct import add_autoencoder
+from diffaudio.cli.options import check_exists
+from diffaudio.config import parse_command
 from diffaudio.errors import UserError
 
 if TYPE_CHECKING:
@@ -20,8 +21,40 @@ WORST = 8  # channels in the short table
 PIECE_S = 10.0  # of sound that a fit takes at once
 
 
+@dataclass(kw_only=True)
+class Options:
+    """The options of the command.
+
+    Attributes:
+        folder: an encoded corpus, or a folder of sounds or videos to encode.
+        autoencoder: ours, a model of ours, or one in the format of its library, such as facebook/encodec_24khz; a
+            folder or hub id (default: the bundled model's).
+        output: a .png file to draw it to.
+        all: every channel in the table, not only the worst.
+        fit: fit mean and scale of the latents to these sounds, of an autoencoder in its library's format, and write
+            it to this folder for --autoencoder.
+        device: auto, cpu, cuda, cuda:1, mps.
+    """
+
+    folder: Path
+    autoencoder: str | None = None
+    output: Path | None = None
+    all: bool = False
+    fit: Path | None = None
+    device: str = "auto"
+
+
 def run(arguments: list[str]) -> None:
-    given = _parser().parse_args(arguments)
+    given = parse_command(
+        Options,
+        arguments,
+        program="diffaudio latents",
+        description="Mean, deviation, extremes and kurtosis of latents, channel by channel, with warnings of channels "
+        "that are dead, explode, or are far from mean 0. A diffusion model wants a deviation of 1 over all.",
+        epilog="Sounds are encoded at a peak of 0.7, as `diffaudio encode` does. Kurtosis is 0 for a Gaussian.",
+        flags={"folder": ("folder",), "output": ("-o", "--output")},
+    )
+    check_exists(given.folder)
     if given.output is not None and (given.output.suffix != ".png" or not given.output.parent.is_dir()):
         raise UserError(f"{given.output}: name a .png file in a folder that is there")
     is_corpus = (given.folder / "manifest.json").is_file()
@@ -49,28 +82,6 @@ def run(arguments: list[str]) -> None:
         f"{given.folder}: {statistics.num_sounds} sounds, {statistics.num_frames} frames of {name}; "
         f"standard deviation over all channels {statistics.overall_std:.3g}"
     )
-
-
-def _parser() -> Parser:
-    parser = Parser(
-        prog="diffaudio latents",
-        description="Mean, deviation, extremes and kurtosis of latents, channel by channel, with warnings of channels "
-        "that are dead, explode, or are far from mean 0. A diffusion model wants a deviation of 1 over all.",
-        epilog="Sounds are encoded at a peak of 0.7, as `diffaudio encode` does. Kurtosis is 0 for a Gaussian.",
-    )
-    parser.add_argument("folder", type=Path, help="an encoded corpus, or a folder of sounds or videos to encode")
-    add_autoencoder(parser)
-    parser.add_argument("-o", "--output", type=Path, metavar="PICTURE.png", help="draw it")
-    parser.add_argument("--all", action="store_true", help=f"every channel in the table, not only the {WORST} worst")
-    parser.add_argument(
-        "--fit",
-        type=Path,
-        metavar="FOLDER",
-        help="fit mean and scale of the latents to these sounds, of an autoencoder in its library's format, and write "
-        "it here for --autoencoder",
-    )
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: %(default)s)")
-    return parser
 
 
 def _of_corpus(folder: Path) -> "tuple[LatentStatistics, str]":

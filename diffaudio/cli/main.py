@@ -1,17 +1,16 @@
 """The `diffaudio` command: looks up the subcommand, each a module of `diffaudio.cli`.
 
-Whatever the user got wrong ends in one line on stderr and exit code 2. A subcommand is imported when it is called,
+Whatever the user got wrong ends in one line on stderr and exit status 2. A subcommand is imported when it is called,
 heavy libraries when it needs them.
 """
 
-import argparse
+import difflib
 import importlib
 import sys
 
 from diffaudio import __version__
-from diffaudio.cli.options import Parser
 from diffaudio.distributed import let_waiting_threads_sleep
-from diffaudio.errors import report_errors
+from diffaudio.errors import UserError, report_errors
 
 __all__ = ["COMMANDS", "main"]
 
@@ -23,28 +22,39 @@ COMMANDS = {
     "inspect": "what is in a corpus, as tables and a page to look and listen",
     "validate": "is every row of a corpus what it should be?",
     "evaluate": "a folder of sound -> numbers that say how good it is",
-    "reconstruct": "a sound there and back through an autoencoder: hear what the latents keep",
+    "reconstruct": "a sound encoded and decoded again: hear what the latents keep",
     "latents": "mean, scale and faults of latents, channel by channel",
-    "samplers": "what there is for generate's --sampler",
+    "samplers": "the samplers for --sampler of generate",
     "sweep": "samplers, steps and guidance scales compared on a prompt list",
 }
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The entry point of `diffaudio`."""
+    """The entry point of `diffaudio`; returns the exit status."""
     let_waiting_threads_sleep()
     return report_errors(lambda: _dispatch(sys.argv[1:] if arguments is None else arguments))
 
 
 def _dispatch(arguments: list[str]) -> None:
-    told = "  ".join(f"{name}: {what}." for name, what in COMMANDS.items())
-    parser = Parser(
-        prog="diffaudio",
-        description="Text to sound, and the way there from a folder of videos.",
-        epilog=f"{told}  Each has its own --help.",
+    command, *rest = arguments or ["--help"]
+    if command in ("-h", "--help"):
+        print(_help())
+    elif command == "--version":
+        print(f"diffaudio {__version__}")
+    elif command in COMMANDS:
+        importlib.import_module(f"diffaudio.cli.{command.replace('-', '_')}").run(rest)
+    else:
+        what = "option" if command.startswith("-") else "command"
+        near = difflib.get_close_matches(command, COMMANDS, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(COMMANDS)}"
+        raise UserError(f"unknown {what} {command!r}; {hint}")
+
+
+def _help() -> str:
+    width = max(map(len, COMMANDS))
+    commands = "\n".join(f"  {name:{width}}  {what}" for name, what in COMMANDS.items())
+    return (
+        "usage: diffaudio [--help] [--version] COMMAND ...\n\n"
+        "Text to sound, and the way there from a folder of videos.\n\n"
+        f"commands, each with a --help of its own:\n{commands}"
     )
-    parser.add_argument("--version", action="version", version=f"diffaudio {__version__}")
-    parser.add_argument("command", choices=COMMANDS)
-    parser.add_argument("arguments", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
-    given = parser.parse_args(arguments)
-    importlib.import_module(f"diffaudio.cli.{given.command.replace('-', '_')}").run(given.arguments)

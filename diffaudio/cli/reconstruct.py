@@ -1,10 +1,11 @@
 """`diffaudio reconstruct`: sound there and back through an autoencoder, to hear and see what its latents keep."""
 
-import argparse
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from diffaudio.cli.options import Parser, between
+from diffaudio.cli.options import check_exists
+from diffaudio.config import NonNegative, parse_command
 from diffaudio.errors import UserError
 
 if TYPE_CHECKING:
@@ -13,10 +14,56 @@ if TYPE_CHECKING:
 __all__ = ["run"]
 
 PLOTTED_S = 60.0
+MIN_DURATION_S = 0.05
+MIN_WINDOW_S = 0.5
+
+
+@dataclass(kw_only=True)
+class Options:
+    """The options of the command.
+
+    Attributes:
+        input: a sound file or video, or a folder of them.
+        output: a .wav or .flac file; of a folder, a folder of .wav files.
+        autoencoder: ours, a model of ours, or one in the format of its library, such as facebook/encodec_24khz; a
+            folder or hub id (default: the bundled model's).
+        bandwidth: quantise the latents on the way back, at one of EnCodec's bandwidths in kbit/s.
+        start: where to begin, in seconds.
+        duration: how much, in seconds (default: the rest).
+        window: seconds that are encoded and decoded at once; less takes less memory.
+        plot: draw both spectrograms beside what is written (.png), of a minute at most.
+        device: auto, cpu, cuda, cuda:1, mps.
+    """
+
+    input: Path
+    output: Path
+    autoencoder: str | None = None
+    bandwidth: NonNegative | None = None
+    start: NonNegative = 0.0
+    duration: float | None = None
+    window: float = 10.0
+    plot: bool = False
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        if self.duration is not None and not self.duration >= MIN_DURATION_S:
+            raise UserError(f"--duration is {self.duration:g}; {MIN_DURATION_S:g} s or more is needed")
+        if not self.window >= MIN_WINDOW_S:
+            raise UserError(f"--window is {self.window:g}; {MIN_WINDOW_S:g} s or more is needed")
 
 
 def run(arguments: list[str]) -> None:
-    given = _parser().parse_args(arguments)
+    given = parse_command(
+        Options,
+        arguments,
+        program="diffaudio reconstruct",
+        description="Encode sound and decode it again: what comes back is the best that a diffusion model can reach "
+        "in these latents. Of any length; long sound goes in windows.",
+        epilog="The autoencoder gets the sound at a peak of 0.7, as it was fitted; what it gives is brought back to "
+        "the sound's own level. It is written at the autoencoder's rate and channels.",
+        flags={"input": ("input",), "output": ("-o", "--output")},
+    )
+    check_exists(given.input)
 
     from torch import nn
 
@@ -41,55 +88,6 @@ def run(arguments: list[str]) -> None:
         if given.plot:
             _plot(source, target, given.start, given.duration)
         print(_told(target, autoencoder.sample_rate, made))
-
-
-def _parser() -> Parser:
-    parser = Parser(
-        prog="diffaudio reconstruct",
-        description="Encode sound and decode it again: what comes back is the best that a diffusion model can reach "
-        "in these latents. Of any length; long sound goes in windows.",
-        epilog="The autoencoder gets the sound at a peak of 0.7, as it was fitted; what it gives is brought back to "
-        "the sound's own level. It is written at the autoencoder's rate and channels.",
-    )
-    parser.add_argument("input", type=Path, help="a sound file or video, or a folder of them")
-    parser.add_argument(
-        "-o", "--output", type=Path, required=True, help="a .wav or .flac file; of a folder, a folder of .wav files"
-    )
-    add_autoencoder(parser)
-    parser.add_argument(
-        "--bandwidth",
-        type=between(float, 0),
-        metavar="KBPS",
-        help="quantise the latents on the way back, at one of EnCodec's bandwidths in kbit/s",
-    )
-    parser.add_argument(
-        "--start", type=between(float, 0), default=0.0, metavar="SECONDS", help="where to begin (default: %(default)s)"
-    )
-    parser.add_argument("--duration", type=between(float, 0.05), metavar="SECONDS", help="how much (default: the rest)")
-    parser.add_argument(
-        "--window",
-        type=between(float, 0.5),
-        default=10.0,
-        metavar="SECONDS",
-        help="encoded and decoded at once; less takes less memory (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--plot",
-        action="store_true",
-        help=f"draw both spectrograms beside what is written (.png), of a minute at most ({PLOTTED_S:g} s)",
-    )
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: %(default)s)")
-    return parser
-
-
-def add_autoencoder(parser: argparse.ArgumentParser) -> None:
-    """`--autoencoder`, for `model_folder.load_coder`."""
-    parser.add_argument(
-        "--autoencoder",
-        metavar="FOLDER|ID",
-        help="ours, a model of ours, or one in the format of its library, such as facebook/encodec_24khz (default: "
-        "the bundled model's)",
-    )
 
 
 def _target(source: Path, output: Path) -> Path:

@@ -1,18 +1,33 @@
 """`diffaudio samplers`: their names, and what is to be known of each."""
 
-from diffaudio.cli.options import Parser
+from dataclasses import dataclass
+
+from diffaudio.cli.options import check_model
+from diffaudio.config import parse_command
 
 __all__ = ["run"]
 
 
+@dataclass(kw_only=True)
+class Options:
+    """The options of the command.
+
+    Attributes:
+        model: only those that suit this model, a folder or hub id.
+    """
+
+    model: str | None = None
+
+
 def run(arguments: list[str]) -> None:
-    parser = Parser(
-        prog="diffaudio samplers",
+    given = parse_command(
+        Options,
+        arguments,
+        program="diffaudio samplers",
         description="List the samplers for --sampler of `diffaudio generate`: order of convergence, passes over the "
         "U-Net a step, whether each step draws fresh noise, the usual --eta, models and spacings (the first is usual).",
     )
-    parser.add_argument("--model", metavar="FOLDER|ID", help="only those that suit this model")
-    given = parser.parse_args(arguments)
+    check_model(given.model)
 
     from diffaudio.diffusion.sampler_table import SAMPLERS
     from diffaudio.diffusion.samplers import why_unsuitable

@@ -3,15 +3,18 @@
 All processes that were launched make sounds, then measure them, by index; the first one writes the tables and the page.
 """
 
-import argparse
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import MISSING, dataclass, field, make_dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diffaudio.cli.options import Parser, between
+from diffaudio.cli.options import check_exists, check_model, check_resamples
+from diffaudio.config import Count, Seed, parse_command
+from diffaudio.diffusion.sampler_table import check_sampler
+from diffaudio.diffusion.settings import GenerationSettings
 from diffaudio.errors import UserError
 from diffaudio.sweep.axes import AXES
 
@@ -21,16 +24,84 @@ if TYPE_CHECKING:
 
 __all__ = ["run"]
 
-OPTIONS = {"sampler": "--samplers", "guidance_scale": "--guidance"}  # of axes whose option has another name
+# An axis takes several values with commas between them; its option has the name that `diffaudio generate` gives it.
+AXIS_FLAGS = {
+    "sampler": ("--sampler", "--samplers"),
+    "rescale": ("--guidance-rescale",),
+    "interval": ("--guidance-interval",),
+    "schedule": ("--guidance-schedule",),
+}
+
+_AXIS_FIELDS = [
+    (name, str, field(default=MISSING if axis.plain is None else str(axis.plain))) for name, axis in AXES.items()
+]
+_AXIS_HELP = "".join(f"    {name}: {axis.help}.\n" for name, axis in AXES.items())
+Axes: Any = make_dataclass("Axes", _AXIS_FIELDS, namespace={"__doc__": f"What varies.\n\nAttributes:\n{_AXIS_HELP}"})
+
+
+@dataclass(kw_only=True)
+class Options:
+    """The options of the command.
+
+    Attributes:
+        prompts: a text file, a line a prompt, or .csv or .jsonl.
+        out: folder of the sweep, made where it is missing.
+        model: model folder or hub id (default: the bundled one).
+        negative_prompt: what to steer away from.
+        duration: of each sound, in seconds.
+        takes: sounds for each prompt.
+        seed: of the sweep.
+        batch_size: sounds at a time.
+        device: auto, cpu, cuda, cuda:1, mps.
+        dtype: auto, float32, float16, bfloat16.
+        reference: folder of real recordings.
+        labels: CSV with the columns file and label, for the recordings.
+        backbone: what to measure with, see `diffaudio evaluate`.
+        clip: whose texts the CLIP-space score takes.
+        resamples: draws for each interval.
+    """
+
+    prompts: Path
+    out: Path
+    axes: Axes  # pyright: ignore[reportInvalidTypeForm]
+    model: str | None = None
+    negative_prompt: str | None = None
+    duration: float = GenerationSettings.duration_s
+    takes: Count = 1
+    seed: Seed = 0
+    batch_size: Count = 8
+    device: str = "auto"
+    dtype: str = "auto"
+    reference: Path | None = None
+    labels: Path | None = None
+    backbone: list[str] = field(default_factory=lambda: ["yamnet"])
+    clip: str | None = None
+    resamples: Count = 200
 
 
 def run(arguments: list[str]) -> None:
-    given = _parser().parse_args(arguments)
+    given = parse_command(
+        Options,
+        arguments,
+        program="diffaudio sweep",
+        description="Make the sounds of a prompt list with every combination of settings, from the same seeds; measure "
+        "them and write tables, pictures and a page with players. Run again, it makes and measures what is missing.",
+        epilog="Several values stand with commas between them: --steps 10,25,50. Combinations without effect are left "
+        "out, with the reason.",
+        flags={"out": ("-o", "--out")} | {f"axes.{name}": flags for name, flags in AXIS_FLAGS.items()},
+        groups={"axes.": "what varies"},
+    )
+    check_exists(given.prompts, given.reference, given.labels)
+    check_model(given.model)
+    check_resamples(given.resamples)
+    axes = {name: _values(name, getattr(given.axes, name)) for name in AXES}
+    base = GenerationSettings(duration_s=given.duration, negative_prompt=given.negative_prompt)
+    for sampler in axes["sampler"]:
+        check_sampler(sampler, None, None)
 
     from tqdm import tqdm
 
     from diffaudio.checkpoint import bundled_model
-    from diffaudio.diffusion.settings import GenerationSettings
     from diffaudio.distributed import join_processes
     from diffaudio.evaluation.reference import split_reference
     from diffaudio.evaluation.rows import load_embedder, make_report
@@ -52,14 +123,12 @@ def run(arguments: list[str]) -> None:
     )
 
     prompts, recordings = read_prompts(given.prompts), _recordings(given)
-    axes = {axis: getattr(given, axis) for axis in AXES}
 
     state = join_processes(patience=timedelta(days=7))  # one may be done hours before the others
     share = slice(state.process_index, None, state.num_processes)
     quiet = not (sys.stderr.isatty() and state.is_local_main_process)
     device = process_device(given.device, state)
     pipe = load_pipeline(given.model, device, choose_dtype(given.dtype, device))
-    base = GenerationSettings(duration_s=given.duration, negative_prompt=given.negative_prompt)
     suiting, left_out = suitable(pipe, base, axes)
     if state.is_main_process:
         for name, reason in left_out.items():
@@ -111,7 +180,7 @@ def run(arguments: list[str]) -> None:
     state.destroy_process_group()
 
 
-def _facts(given: argparse.Namespace, axes: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
+def _facts(given: Options, axes: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
     """What all sounds have in common."""
     facts = {"seconds": given.duration, "takes": given.takes, "seed": given.seed, "batch size": given.batch_size}
     facts |= {} if given.negative_prompt is None else {"negative prompt": given.negative_prompt}
@@ -119,7 +188,7 @@ def _facts(given: argparse.Namespace, axes: Mapping[str, Sequence[Any]]) -> dict
     return facts | {name: value for name, value in single.items() if value != AXES[name].plain}
 
 
-def _recordings(given: argparse.Namespace) -> "list[SoundFile]":
+def _recordings(given: Options) -> "list[SoundFile]":
     """The files of the reference, which are looked for before anything is made.
 
     Raises:
@@ -143,55 +212,12 @@ def _embed(embedder: "Embedder", recordings: "list[SoundFile]", quiet: bool) -> 
     return embedder.embed(sounds)
 
 
-def _parser() -> Parser:
-    parser = Parser(
-        prog="diffaudio sweep",
-        description="Make the sounds of a prompt list with every combination of settings, from the same seeds; measure "
-        "them and write tables, pictures and a page with players. Run again, it makes and measures what is missing.",
-        epilog="Several values stand with commas between them: --steps 10,25,50.",
-    )
-    parser.add_argument("--prompts", type=Path, required=True, help="a text file, a line a prompt, or .csv or .jsonl")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the sweep, made where it is missing")
-    varied = parser.add_argument_group("what varies", "combinations without effect are left out, with the reason")
-    for name, axis in AXES.items():
-        varied.add_argument(
-            OPTIONS.get(name, f"--{name.replace('_', '-')}"),
-            dest=name,
-            type=_several(axis.kind),
-            required=axis.plain is None,
-            default=[axis.plain],
-            metavar="A,B,…",
-            help=axis.help if axis.plain is None else f"{axis.help} (default: {axis.plain})",
-        )
-    same = parser.add_argument_group("what all sounds have in common")
-    same.add_argument("--model", metavar="FOLDER|ID", help="model folder or hub id (default: the bundled one)")
-    same.add_argument("--negative-prompt", metavar="TEXT", help="what to steer away from")
-    same.add_argument("--duration", type=between(float, 1, 30), default=5.0, metavar="SECONDS", help="1 to 30")
-    same.add_argument("--takes", type=between(int, 1), default=1, help="sounds for each prompt (default: %(default)s)")
-    same.add_argument("--seed", type=between(int, 0, 2**63 - 1), default=0, help="of the sweep (default: %(default)s)")
-    same.add_argument("--batch-size", type=between(int, 1), default=8, help="sounds at a time (default: %(default)s)")
-    same.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: %(default)s)")
-    same.add_argument("--dtype", default="auto", help="auto, float32, float16, bfloat16 (default: %(default)s)")
-    measured = parser.add_argument_group("how they are measured", "see `diffaudio evaluate`")
-    measured.add_argument("--reference", type=Path, metavar="FOLDER", help="real recordings")
-    measured.add_argument("--labels", type=Path, metavar="CSV", help="columns file and label, for the recordings")
-    measured.add_argument(
-        "--backbone",
-        nargs="+",
-        default=["yamnet"],
-        metavar="NAME|FOLDER",
-        help="what to measure with (default: yamnet)",
-    )
-    measured.add_argument("--clip", metavar="FOLDER|NAME", help="whose texts the CLIP-space score takes")
-    measured.add_argument("--resamples", type=between(int, 20), default=200, help="draws for each interval")
-    return parser
-
-
-def _several(kind: type) -> Callable[[str], list[Any]]:
-    """An argument type: values with commas between them."""
-
-    def parse(text: str) -> list[Any]:
+def _values(name: str, text: str) -> list[Any]:
+    """The values of an axis, which stand with commas between them."""
+    kind = AXES[name].kind
+    try:
         return [kind(part.strip()) for part in text.split(",")]
-
-    parse.__name__ = f"list of {kind.__name__}"
-    return parse
+    except ValueError:
+        expected = {int: "whole numbers", float: "numbers"}.get(kind, "values")
+        flag = AXIS_FLAGS.get(name, (f"--{name.replace('_', '-')}",))[0]
+        raise UserError(f"{flag} is {text!r}; give {expected} with commas between them") from None

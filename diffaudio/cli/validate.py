@@ -1,29 +1,43 @@
 """`diffaudio validate`: is every row of a corpus what it should be?"""
 
-import os
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
-from diffaudio.cli.options import Parser, between
+from diffaudio.cli.options import check_exists
+from diffaudio.config import Count, parse_command
+from diffaudio.distributed import share_of_cores
 from diffaudio.errors import UserError
 
 __all__ = ["run"]
 
 
+@dataclass(kw_only=True)
+class Options:
+    """The options of the command.
+
+    Attributes:
+        corpus: folder that `diffaudio prepare` or `diffaudio encode` made.
+        quick: do not decode sound and pictures, which takes longest.
+        workers: processes that check parts (default: one a core).
+    """
+
+    corpus: Path
+    quick: bool = False
+    workers: Count | None = None
+
+
 def run(arguments: list[str]) -> None:
-    parser = Parser(
-        prog="diffaudio validate",
+    given = parse_command(
+        Options,
+        arguments,
+        program="diffaudio validate",
         description="Check every row of a corpus of clips or of latents, and what its parts, manifest.json and "
-        "dropped.csv say of each other. Each thing that is wrong is a line; the exit code is 1 where there is any.",
+        "dropped.csv say of each other. Each thing that is wrong is a line; the exit status is 1 where there is any.",
         epilog="Rows are counted from 0, part by part. A corpus that is not finished may be right so far.",
+        flags={"corpus": ("corpus",)},
     )
-    parser.add_argument("corpus", type=Path, help="folder that `diffaudio prepare` or `diffaudio encode` made")
-    parser.add_argument("--quick", action="store_true", help="do not decode sound and pictures, which takes longest")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    parser.add_argument(
-        "--workers", type=between(int, 1), default=cores, help="processes that check parts (default: %(default)s)"
-    )
-    given = parser.parse_args(arguments)
+    check_exists(given.corpus)
 
     from tqdm import tqdm
 
@@ -41,7 +55,9 @@ def run(arguments: list[str]) -> None:
             rows += num_rows
             bar.update()
 
-        for problem in validate(corpus, decode=not given.quick, num_workers=given.workers, done=done):
+        for problem in validate(
+            corpus, decode=not given.quick, num_workers=given.workers or share_of_cores(), done=done
+        ):
             with bar.external_write_mode():
                 print(problem, flush=True)
             found += 1

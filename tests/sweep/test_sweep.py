@@ -29,7 +29,7 @@ from diffaudio.sweep.grid import suitable
 
 SCRIPT = REPO / "sample/sweep.py"
 PROMPTS = "prompt,label,name\na dog barking,band 1,dog\nrain,band 2,rain\nthe sea,band 0,\n"
-GRID = ["--samplers", "ddim,euler", "--steps", "2,3", "--guidance", "1,3"]
+GRID = ["--samplers", "ddim,euler", "--steps", "2,3", "--guidance-scale", "1,3"]
 
 
 class Process:
@@ -190,7 +190,7 @@ def test_a_second_smaller_sweep_shows_everything_in_the_folder(sweep):
     sweep()
     before = times("sounds/*/*") | times("measured/*")
     first = {row["combination"]: row for row in table()}
-    assert sweep(grid=["--samplers", "ddim", "--steps", "4", "--guidance", "3"])[:2] == (
+    assert sweep(grid=["--samplers", "ddim", "--steps", "4", "--guidance-scale", "3"])[:2] == (
         0, "out/index.html: 9 combinations of 3 sounds\n"
     )  # fmt: skip
     rows = {row["combination"]: row for row in table()}
@@ -227,7 +227,8 @@ def test_two_sweeps_into_one_folder_do_not_mix(sweep):
 
 def test_combinations_without_effect_are_left_out_and_told(sweep):
     code, printed, _ = sweep(
-        real=False, grid=["--samplers", "ddim", "--steps", "2", "--guidance", "1,3", "--rescale", "0,0.7"]
+        real=False,
+        grid=["--samplers", "ddim", "--steps", "2", "--guidance-scale", "1,3", "--guidance-rescale", "0,0.7"],
     )
     assert code == 0
     reason = "left out ddim-steps2-scale1-rescale0.7: guidance rescale has no effect at guidance scale 1"
@@ -247,13 +248,13 @@ def test_combinations_without_effect_are_left_out_and_told(sweep):
     [
         (["--samplers", "ddim,nope"], "sampler nope suits in no combination: sampler 'nope' is unknown"),
         (
-            ["--samplers", "ddim", "--guidance", "1", "--rescale", "0.5"],
+            ["--samplers", "ddim", "--guidance-scale", "1", "--guidance-rescale", "0.5"],
             "no combination suits; ddim-steps25-scale1-rescale0.5: guidance rescale has no effect",
         ),
         (["--samplers", "ddim,ddim"], "sampler has a value twice: ddim, ddim"),
         (["--samplers", "ddim", "--steps", "0"], "no combination suits; ddim-steps0-scale3: steps is 0"),
         (
-            ["--samplers", "ddim", "--interval", "0.5"],
+            ["--samplers", "ddim", "--guidance-interval", "0.5"],
             "ddim-steps25-scale3-interval0.5: interval is '0.5'; give LOW:HIGH",
         ),
         (["--samplers", "ddim", "--apg", "yes"], "apgyes: apg is 'yes'; give off, on or PARALLEL:THRESHOLD:MOMENTUM"),
