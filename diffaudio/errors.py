@@ -9,6 +9,7 @@
 import errno
 import logging
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable
@@ -84,6 +85,10 @@ def _explain(error: Exception) -> str | None:
     if isinstance(error, OSError) and error.errno in ENVIRONMENT_ERRORS:
         places = [os.fsdecode(place) for place in (error.filename, error.filename2) if isinstance(place, str | bytes)]
         return f"{' -> '.join(places)}: {error.strerror}" if places else str(error.strerror or error)
+    if type(error).__name__ == "SafetensorError":  # it wraps what the system says while weights are written
+        code = re.search(r"\(os error (\d+)\)", str(error))
+        if code and int(code[1]) in ENVIRONMENT_ERRORS:
+            return f"writing weights: {os.strerror(int(code[1]))}"
     return None
 
 

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from safetensors import SafetensorError
 
 from diffaudio.errors import UserError, printable, report_errors
 
@@ -116,3 +117,10 @@ def test_a_command_stopped_by_ctrl_c_ends_in_a_line_with_130(tmp_path):
     running.send_signal(signal.SIGINT)
     _, shown = running.communicate(timeout=30)
     assert (running.returncode, shown) == (130, "script.py: stopped\n")
+
+
+def test_a_disk_that_is_full_while_weights_are_written_is_one_line(capsys):
+    """safetensors wraps what the system says in an error of its own; its other errors are bugs of whoever calls it."""
+    full = SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+    assert status_of(full, capsys) == (2, "prog: error: writing weights: No space left on device\n")
+    assert status_of(SafetensorError("Error while deserializing header: invalid JSON"), capsys)[0] == 1
