@@ -1,4 +1,4 @@
-"""ConvNeXt blocks over time: what the learned parts of our autoencoder are made of.
+"""ConvNeXt blocks over time, for the learned parts of the spectral autoencoder.
 
 Liu et al. 2022 (arXiv:2201.03545), in one dimension as in Vocos (Siuzdak 2023, arXiv:2306.00814). Channels come last,
 so that the pointwise layers are plain matrix products: h [batch, steps, width].
@@ -13,17 +13,17 @@ from diffaudio.errors import UserError
 __all__ = ["ConvNeXt1d"]
 
 EXPANSION = 3
-FIRST_SCALE = 0.1  # of a block's residual
+INITIAL_SCALE = 0.1  # of a block's residual
 
 
 class ConvNeXt1d(nn.Module):
-    """[batch, steps, in_channels] -> [batch, steps, out_channels]; zero before it is trained.
+    """[batch, steps, in_channels] -> [batch, steps, out_channels]; its output is zero before training.
 
     Args:
         in_channels, out_channels: of input and output.
-        width: channels in between.
+        width: channels of the blocks.
         blocks: residual blocks.
-        kernel_size: steps that a block looks at, odd.
+        kernel_size: receptive field of a block in steps, odd.
     """
 
     def __init__(self, in_channels: int, out_channels: int, *, width: int, blocks: int, kernel_size: int = 7) -> None:
@@ -46,7 +46,7 @@ class ConvNeXt1d(nn.Module):
 
 
 class _Block(nn.Module):
-    """Convolution of every channel by itself, then two pointwise layers; residual, scaled a channel."""
+    """Depthwise convolution, then two pointwise layers; residual, with a scale for each channel."""
 
     def __init__(self, width: int, kernel_size: int) -> None:
         super().__init__()
@@ -54,8 +54,8 @@ class _Block(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.expand = nn.Linear(width, EXPANSION * width)
         self.contract = nn.Linear(EXPANSION * width, width)
-        self.scale = nn.Parameter(torch.full((width,), FIRST_SCALE))
+        self.scale = nn.Parameter(torch.full((width,), INITIAL_SCALE))
 
     def forward(self, h: Tensor) -> Tensor:
-        seen = self.norm(self.over_time(h.transpose(1, 2)).transpose(1, 2))
-        return h + self.scale * self.contract(F.gelu(self.expand(seen)))
+        normalised = self.norm(self.over_time(h.transpose(1, 2)).transpose(1, 2))
+        return h + self.scale * self.contract(F.gelu(self.expand(normalised)))

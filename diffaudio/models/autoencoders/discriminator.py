@@ -2,10 +2,10 @@
 
     x      waveforms [batch, audio_channels, samples]
     D_k    the k-th of K networks, one for each window of the STFT
-    D_k^l  what its l-th of L layers gives [batch, filters, steps, bins]
+    D_k^l  output of its l-th of L layers [batch, filters, steps, bins]
 
 It computes what `MultiScaleSTFTDiscriminator` of the package `encodec` does. That package is not used: its one release,
-0.1.1 of 2022, may not be used commercially and has no loss balancer; what is under the MIT licence was never released.
+0.1.1 of 2022, may not be used commercially and has no loss balancer; the code under the MIT licence was never released.
 """
 
 from collections.abc import Sequence
@@ -15,18 +15,24 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
-__all__ = ["Judgement", "MultiScaleSTFTDiscriminator", "adversarial_loss", "discriminator_loss", "feature_loss"]
+__all__ = [
+    "DiscriminatorOutput",
+    "MultiScaleSTFTDiscriminator",
+    "adversarial_loss",
+    "discriminator_loss",
+    "feature_loss",
+]
 
 DILATIONS = (1, 2, 4)  # in time
 SLOPE = 0.2
 
 
-class Judgement(NamedTuple):
-    """What the networks say of sounds.
+class DiscriminatorOutput(NamedTuple):
+    """Logits and features of the networks for a batch of sounds.
 
     Attributes:
-        logits: D_k(x) [batch, 1, steps, bins] of each network; high is real.
-        features: D_k^l(x), the layers of each network.
+        logits: D_k(x) [batch, 1, steps, bins] of each network; positive is real.
+        features: D_k^l(x), the outputs of the layers of each network.
     """
 
     logits: list[Tensor]
@@ -34,21 +40,21 @@ class Judgement(NamedTuple):
 
 
 class MultiScaleSTFTDiscriminator(nn.Module):
-    """Networks that tell recordings from reconstructions, each by the complex STFT with a window of its own.
+    """Networks that tell recordings from reconstructions, each by a complex STFT with its own window.
 
     Args:
         windows: their lengths in samples; hops are a quarter of them.
         filters: width of the layers.
-        audio_channels: 1 or 2, which are looked at together.
+        audio_channels: 1 or 2, which every network sees together.
     """
 
     def __init__(self, windows: Sequence[int] = (2048, 1024, 512), filters: int = 32, audio_channels: int = 1) -> None:
         super().__init__()
         self.networks = nn.ModuleList([_STFTDiscriminator(window, filters, audio_channels) for window in windows])
 
-    def forward(self, waveform: Tensor) -> Judgement:
-        judged = [network(waveform) for network in self.networks]
-        return Judgement([logits for logits, _ in judged], [features for _, features in judged])
+    def forward(self, waveform: Tensor) -> DiscriminatorOutput:
+        outputs = [network(waveform) for network in self.networks]
+        return DiscriminatorOutput([logits for logits, _ in outputs], [features for _, features in outputs])
 
 
 class _STFTDiscriminator(nn.Module):
@@ -89,21 +95,21 @@ class _STFTDiscriminator(nn.Module):
             return torch.cat([spectrum.real, spectrum.imag], dim=1).contiguous(memory_format=torch.channels_last)
 
 
-def discriminator_loss(real: list[Tensor], made: list[Tensor]) -> Tensor:
-    """What the discriminator minimises: 1/K sum_k mean max(0, 1 - D_k(x)) + mean max(0, 1 + D_k(y)).
+def discriminator_loss(real: list[Tensor], fake: list[Tensor]) -> Tensor:
+    """The discriminator's hinge loss: 1/K sum_k mean max(0, 1 - D_k(x)) + mean max(0, 1 + D_k(y)).
 
     Args:
-        real, made: logits of each network, of recordings and of reconstructions.
+        real, fake: logits of each network for recordings and for reconstructions.
     """
-    return torch.stack([(1 - d).relu().mean() + (1 + e).relu().mean() for d, e in zip(real, made, strict=True)]).mean()
+    return torch.stack([(1 - d).relu().mean() + (1 + e).relu().mean() for d, e in zip(real, fake, strict=True)]).mean()
 
 
-def adversarial_loss(made: list[Tensor]) -> Tensor:
-    """What the autoencoder minimises: 1/K sum_k mean max(0, 1 - D_k(y))."""
-    return torch.stack([(1 - d).relu().mean() for d in made]).mean()
+def adversarial_loss(fake: list[Tensor]) -> Tensor:
+    """The autoencoder's hinge loss: 1/K sum_k mean max(0, 1 - D_k(y))."""
+    return torch.stack([(1 - d).relu().mean() for d in fake]).mean()
 
 
-def feature_loss(real: list[list[Tensor]], made: list[list[Tensor]]) -> Tensor:
+def feature_loss(real: list[list[Tensor]], fake: list[list[Tensor]]) -> Tensor:
     """Relative feature matching: 1/(K L) sum_k sum_l mean |D_k^l(x) - D_k^l(y)| / mean |D_k^l(x)|."""
-    pairs = [pair for of_real, of_made in zip(real, made, strict=True) for pair in zip(of_real, of_made, strict=True)]
+    pairs = [pair for layers in zip(real, fake, strict=True) for pair in zip(*layers, strict=True)]
     return torch.stack([(a.float() - b.float()).abs().mean() / a.float().abs().mean() for a, b in pairs]).mean()

@@ -1,8 +1,8 @@
-"""What a reconstruction is compared with its original by, while an autoencoder is trained.
+"""Losses between a reconstruction and its original, for training autoencoders.
 
     x, y   original and reconstruction [batch, audio_channels, samples], float32
 
-Losses of the discriminator stand in `discriminator.py`.
+Adversarial losses are in `discriminator.py`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -16,20 +16,20 @@ from diffaudio.errors import UserError
 
 __all__ = ["Balancer", "LogMels", "MelResolution", "mel_loss"]
 
-FLOOR = 1e-6  # of the mel power
-WINDOW = 1024  # of the metric whose power it is the floor of
+MIN_POWER = 1e-6  # of a mel band, for windows of REFERENCE_WINDOW samples
+REFERENCE_WINDOW = 1024
 
 
 @dataclass(frozen=True)
 class MelResolution:
-    """One of the log-mel spectrograms that are compared.
+    """One of the log-mel spectrograms that the loss compares.
 
     Attributes:
         n_fft: length of the window, in samples of the autoencoder's rate.
         hop_length: samples between two spectra.
-        num_mels: mel bands from 0 Hz up.
-        f_max: where they end, in Hz; None is half the sample rate.
-        weight: of this resolution among the others.
+        num_mels: mel bands from 0 Hz to `f_max`.
+        f_max: in Hz; None is half the sample rate.
+        weight: of this resolution in the sum.
     """
 
     n_fft: int
@@ -47,7 +47,7 @@ class MelResolution:
 class LogMels(nn.Module):
     """Log-mel spectrograms at several resolutions: 10 log10(max(power, 1e-6)).
 
-    The power is that of a window of 1024 samples, whatever the length of the window: at 24 kHz the resolution
+    Powers are scaled to those of a window of 1024 samples, whatever the length of the window: at 24 kHz the resolution
     (1536, 384, 80, 8000 Hz) is that of `metrics.reconstruction.log_mel_distance_db`, up to the resampler and the ends.
 
     Raises:
@@ -66,7 +66,7 @@ class LogMels(nn.Module):
                 )
             bins = resolution.n_fft // 2 + 1
             mel = AF.melscale_fbanks(bins, 0.0, f_max, resolution.num_mels, sample_rate).T.contiguous()
-            self.register_buffer(f"mel_{index}", mel * (WINDOW / resolution.n_fft) ** 2, persistent=False)
+            self.register_buffer(f"mel_{index}", mel * (REFERENCE_WINDOW / resolution.n_fft) ** 2, persistent=False)
             self.register_buffer(f"window_{index}", torch.hann_window(resolution.n_fft), persistent=False)
 
     def forward(self, waveform: Tensor) -> list[Tensor]:
@@ -79,7 +79,7 @@ class LogMels(nn.Module):
                     window=self.get_buffer(f"window_{index}"), center=False, return_complex=True,
                 )  # fmt: skip
                 power = self.get_buffer(f"mel_{index}") @ (spectrum.real.square() + spectrum.imag.square())
-                levels.append(10 * power.clamp(min=FLOOR).log10())
+                levels.append(10 * power.clamp(min=MIN_POWER).log10())
         return levels
 
 
@@ -87,23 +87,23 @@ def mel_loss(x: Sequence[Tensor], y: Sequence[Tensor], resolutions: Sequence[Mel
     """Weighted sum of the mean absolute differences, in dB.
 
     Args:
-        x, y: what `LogMels` gives.
+        x, y: outputs of `LogMels`.
     """
     distances = [r.weight * (a - b).abs().mean() for a, b, r in zip(x, y, resolutions, strict=True)]
     return torch.stack(distances).sum()
 
 
 class Balancer(nn.Module):
-    """Gives each loss its share of the gradient that reaches the reconstruction, whatever the loss' own scale.
+    """Gives each loss its share of the gradient at the reconstruction, whatever the loss' own scale.
 
         g~_i = lambda_i / sum_j lambda_j  g_i / <||g_i||>
 
     Défossez et al. 2022 (arXiv:2210.13438), section 3.4, "Balancer": g_i is the gradient of loss i with respect to y,
-    and <||g_i||> the exponential average of its norm, the mean over the items of a batch and over the processes. Of
-    the batch the mean is taken, so that losses beside these weigh the same whatever its size.
+    and <||g_i||> the exponential average of its norm, averaged over the items of a batch and over the processes.
+    The result is divided by the batch size, so that other losses keep their weight whatever it is.
 
     Args:
-        weights: lambda by name of the loss.
+        weights: lambda of each loss by name.
         decay: beta of the averages.
     """
 
@@ -122,9 +122,8 @@ class Balancer(nn.Module):
         """The balanced gradient of the losses with respect to `y`, of its shape.
 
         Args:
-            losses: some or all of those that have weights.
-            y: what they were computed from.
-            reduce: makes the mean over the processes of a tensor.
+            losses: some or all of those that have weights, computed from `y`.
+            reduce: computes the mean of a tensor over the processes.
         """
         gradients = {name: torch.autograd.grad(loss, y, retain_graph=True)[0] for name, loss in losses.items()}
         now = reduce(torch.stack([g.flatten(1).norm(dim=1).mean() for g in gradients.values()]))

@@ -3,18 +3,18 @@
     latents = torch.cat(list(encode_windows(autoencoder, waveform)), dim=-1)
     pieces = decode_windows(autoencoder, encode_windows(autoencoder, pieces))     # a stream from end to end
 
-Every window gets as much of the sound around it as the autoencoder looks at (`Autoencoder.reach`), and what it makes
-of that context is thrown away. How far that is from encoding and decoding the whole at once, by the RMS of the whole
-(`tests/test_windows.py` holds them to it, on random weights):
+Every window is processed with as much context as the receptive field of the autoencoder (`Autoencoder.reach`), and the
+context is cut off again. The difference from encoding and decoding the whole at once, relative to the RMS of the whole
+(`tests/media/test_chunked.py` checks it, on random weights):
 
     spectral, Oobleck, EnCodec 48 kHz    below 1e-3 anywhere: rounding; nothing beyond the context has an effect
-    EnCodec 24 kHz                       below 1e-3 anywhere: its LSTM remembers everything, but ever less; a second
+    EnCodec 24 kHz                       below 1e-3 anywhere: its LSTM forgets slowly; context of a second
     MMAudio                              below 0.01 in RMS: attention over everything; a second, and a cross-fade
     AudioLDM's mel VAE                   below 0.5 in RMS: attention, and normalisation by statistics of the whole
 
-How much further published weights of the last three look is not known; hear what `diffaudio reconstruct --window`
-makes of them. Of the last two a window of ten seconds gives what a sound of ten seconds would, as they learnt,
-rather than what the whole gives.
+How far published weights of the last three look is not known; listen to `diffaudio reconstruct --window` with them.
+With the last two, a window of ten seconds sounds like a sound of ten seconds, as in their training, rather than like
+the whole.
 
 A sound that fits into one window with its context is encoded and decoded whole.
 """
@@ -33,7 +33,7 @@ from diffaudio.models.autoencoders.base import Autoencoder
 __all__ = ["WINDOW_S", "decode_windows", "encode_windows"]
 
 WINDOW_S = 10.0
-SHORTEST_S = 0.5
+MIN_WINDOW_S = 0.5
 FADE_S = 0.25  # between windows that differ
 
 
@@ -45,13 +45,13 @@ def encode_windows(
 
     Args:
         waveform: [batch, audio_channels, samples], or a stream of such pieces.
-        window_s: seconds encoded at once, beside their context; rounded to what the autoencoder cuts into.
+        window_s: seconds encoded at once, without context; rounded to the autoencoder's grid.
 
     Yields:
-        [batch, latent_channels, frames], one piece a window.
+        [batch, latent_channels, frames], one piece for each window.
 
     Raises:
-        ValueError: `window_s` is below 0.5, or a waveform is not what the autoencoder takes.
+        ValueError: `window_s` is below 0.5, or the waveform has another shape than the autoencoder takes.
     """
     size, fade = _frames(autoencoder, window_s)
     reach = autoencoder.reach
@@ -79,18 +79,18 @@ def decode_windows(
 
     Args:
         latents: [batch, latent_channels, frames], or a stream of such pieces.
-        window_s: seconds decoded at once, beside their context; rounded to what the autoencoder cuts into.
-        num_samples: what is cut to.
+        window_s: seconds decoded at once, without context; rounded to the autoencoder's grid.
+        num_samples: length to cut to.
 
     Yields:
-        [batch, audio_channels, samples], one piece a window.
+        [batch, audio_channels, samples], one piece for each window.
 
     Raises:
-        ValueError: `window_s` is below 0.5, or latents are not the autoencoder's.
+        ValueError: `window_s` is below 0.5, or the latents have another shape than the autoencoder's.
     """
     size, fade = _frames(autoencoder, window_s)
     reach = autoencoder.reach
-    left = sys.maxsize if num_samples is None else num_samples
+    remaining = sys.maxsize if num_samples is None else num_samples
     for piece in map_windows(
         _stream(latents),
         lambda window, first: autoencoder.decode_window(window, first_frame=first),
@@ -101,29 +101,29 @@ def decode_windows(
         after=reach.decode,
         fade=fade,
     ):
-        if left <= 0:
+        if remaining <= 0:
             return
-        piece = piece[..., :left]
-        left -= piece.shape[-1]
+        piece = piece[..., :remaining]
+        remaining -= piece.shape[-1]
         yield piece
 
 
 def _frames(autoencoder: Autoencoder, window_s: float) -> tuple[int, int]:
-    """Of a window and of a cross-fade."""
-    if not window_s >= SHORTEST_S:
-        raise UserError(f"window_s is {window_s}; choose {SHORTEST_S:g} or more")
+    """Frames of a window and of a cross-fade."""
+    if not window_s >= MIN_WINDOW_S:
+        raise UserError(f"window_s is {window_s}; choose {MIN_WINDOW_S:g} or more")
     reach = autoencoder.reach
     size = _on_grid(max(1, round(window_s * autoencoder.latent_rate)), reach.grid)
     return size, 0 if reach.exact else max(1, round(FADE_S * autoencoder.latent_rate))
 
 
 def _on_grid(frames: int, grid: int) -> int:
-    """The next multiple."""
+    """The next multiple of the grid."""
     return math.ceil(frames / grid) * grid
 
 
 def _samples(autoencoder: Autoencoder) -> int:
-    """In a latent frame."""
+    """Samples of a latent frame."""
     return round(autoencoder.sample_rate / autoencoder.latent_rate)
 
 

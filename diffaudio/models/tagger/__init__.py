@@ -1,11 +1,11 @@
-"""The tagger: which of its labels a recording is, and an embedding to compare sounds by. It serves evaluation.
+"""The tagger: classifies recordings and embeds them, for evaluation.
 
     front end   waveform, or its log-mel spectrogram -> features  [batch, channels, steps]
     back end    features of any number of steps -> one vector     [batch, pooled]
     head        that vector -> embedding -> logits
 
 Both ends follow Pons et al. 2018, "End-to-end learning for music audio tagging at scale" (arXiv:1711.02520).
-A recording's level says nothing of its kind, so each is scaled to peak 0.7 first.
+The level of a recording says nothing about its kind, so each is scaled to peak 0.7 first.
 """
 
 from collections import defaultdict
@@ -27,23 +27,23 @@ from diffaudio.safe_loading import load_network
 __all__ = ["BACK_ENDS", "FRONT_ENDS", "Tagger", "bundled_tagger", "load_tagger"]
 
 PEAK = 0.7
-FLOOR = 1e-6  # of the mel spectrogram's power; what is weaker cannot be heard beside a peak of 0.7
-MIN_S = 0.5  # shorter sounds are followed by silence up to here, so that every front end gives a step
+FLOOR = 1e-6  # of the mel spectrogram's power; weaker sounds are inaudible beside a peak of 0.7
+MIN_S = 0.5  # shorter sounds are padded with silence, so that every front end has a step
 
 
 class Tagger(ModelMixin, ConfigMixin):
     """Classifier of recordings of any length.
 
     Args:
-        labels: what it tells apart.
+        labels: of the classes.
         front_end: a key of `FRONT_ENDS`.
         back_end: a key of `BACK_ENDS`.
-        sample_rate: of the waveforms it takes, in Hz.
+        sample_rate: of the waveforms, in Hz.
         width: channels of the first convolution; later ones have multiples of it.
         embedding_dim: size of the embedding.
         num_mels, n_fft, hop_length: of the log-mel spectrogram; without effect for the waveform.
         dropout: before the embedding and before the logits, while training.
-        name: stands in reports beside each number; say what it was trained on.
+        name: shown in reports beside each number; it should say what the tagger was trained on.
 
     Raises:
         ValueError: an unknown front end or back end, or no labels.
@@ -99,12 +99,12 @@ class Tagger(ModelMixin, ConfigMixin):
         return self.config["embedding_dim"]
 
     def forward(self, waveform: Tensor, masked_share: float = 0.0) -> tuple[Tensor, Tensor]:
-        """Tag sounds of one length.
+        """Classify sounds of one length.
 
         Args:
             waveform: [batch, samples] at `sample_rate`.
-            masked_share: for training, up to what share of the bands, and of the steps, is blanked in each sound
-                (SpecAugment: Park et al. 2019, arXiv:1904.08779); where the front end sees samples, of those.
+            masked_share: for training, the largest share of the bands, and of the steps, that is masked in each sound
+                (SpecAugment: Park et al. 2019, arXiv:1904.08779); of the samples, where the front end sees those.
 
         Returns:
             Embeddings [batch, embedding_dim] and logits [batch, len(labels)].
@@ -117,7 +117,7 @@ class Tagger(ModelMixin, ConfigMixin):
         return embeddings, self.to_logits(hidden)
 
     def features(self, waveform: Tensor) -> Tensor:
-        """What the front end sees: the waveform scaled to peak 0.7, [batch, samples], or its log-mel spectrogram.
+        """The input of the front end: the waveform scaled to peak 0.7, or its log-mel spectrogram.
 
         Returns:
             [batch, samples], or [batch, mels, steps] between -2 and about 3.
@@ -130,11 +130,11 @@ class Tagger(ModelMixin, ConfigMixin):
 
     @torch.no_grad()
     def tag(self, waveforms: list[Tensor], *, batch_size: int = 16) -> tuple[Tensor, Tensor]:
-        """Tag sounds of any length; no sound's numbers depend on the others.
+        """Classify sounds of any length, each independently of the others.
 
         Args:
             waveforms: each [samples] at `sample_rate`.
-            batch_size: how many sounds of the same length go through together.
+            batch_size: how many sounds of the same length are processed together.
 
         Returns:
             Embeddings [sounds, embedding_dim] and logits [sounds, len(labels)], on the CPU.
@@ -142,18 +142,18 @@ class Tagger(ModelMixin, ConfigMixin):
         device = self.to_logits.weight.device
         embeddings = torch.empty(len(waveforms), self.embedding_dim)
         logits = torch.empty(len(waveforms), len(self.labels))
-        of_length: dict[int, list[int]] = defaultdict(list)
+        by_length: dict[int, list[int]] = defaultdict(list)
         for index, waveform in enumerate(waveforms):
-            of_length[len(waveform)].append(index)
-        for indices in of_length.values():
+            by_length[len(waveform)].append(index)
+        for indices in by_length.values():
             for batch in (indices[start : start + batch_size] for start in range(0, len(indices), batch_size)):
-                found = self(torch.stack([waveforms[index] for index in batch]).to(device))
-                embeddings[batch], logits[batch] = found[0].cpu(), found[1].cpu()
+                output = self(torch.stack([waveforms[index] for index in batch]).to(device))
+                embeddings[batch], logits[batch] = output[0].cpu(), output[1].cpu()
         return embeddings, logits
 
 
 def _mask(features: Tensor, share: float) -> Tensor:
-    """Blank a stretch along the steps, and one along the bands where there are any, in each item."""
+    """Mask a segment of the steps, and one of the bands where there are any, in each item."""
     x = features.reshape(len(features), 1, -1, features.shape[-1])
     for axis in (2, 3):
         if x.shape[axis] > 1:

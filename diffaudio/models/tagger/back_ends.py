@@ -1,9 +1,9 @@
-"""Back ends: what turns features [batch, channels, steps], of any number of steps, into one vector [batch, pooled].
+"""Back ends: pool features [batch, channels, steps], of any number of steps, into one vector [batch, pooled].
 
 mean_max     mean and maximum over time (Pons et al. 2018, arXiv:1711.02520, sec. 2.3)
 auto_pool    between mean and maximum, learned for each channel (McFee et al. 2018, arXiv:1804.10070, eq. 6)
-attention    a weighted mean whose weights are computed from the features (Pons' thesis, 2019, ch. 3)
-recurrent    the last states of a gated recurrent unit, run both ways
+attention    a weighted mean, with weights computed from the features (Pons' thesis, 2019, ch. 3)
+recurrent    the last states of a bidirectional gated recurrent unit
 """
 
 from typing import Any
@@ -36,7 +36,7 @@ class _AutoPool(nn.Module):
 
 
 class _Attention(nn.Module):
-    """sum_t x_t softmax_t(w(x)), each channel with weights of its own."""
+    """sum_t x_t softmax_t(w(x)), with weights of its own for each channel."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()

@@ -1,9 +1,9 @@
-"""Front ends: what turns a waveform or its log-mel spectrogram into features [batch, channels, steps].
+"""Front ends: compute features [batch, channels, steps] of a waveform or its log-mel spectrogram.
 
-waveform     sample-level CNN: filters of 3 samples, then thirds of the rate (Lee et al. 2017, arXiv:1703.01789)
-mel_musical  filters shaped like what they look for: vertical ones for timbre, at any pitch, and horizontal ones
-for the course of loudness (Pons et al. 2018, arXiv:1711.02520, sec. 2.2)
-mel_small    small rectangular filters, as for pictures (Choi et al. 2016, arXiv:1606.00298)
+waveform     sample-level CNN: filters of 3 samples, then pooling by 3 (Lee et al. 2017, arXiv:1703.01789)
+mel_musical  musically motivated filters: vertical ones for timbre, at any pitch, and horizontal ones
+for loudness over time (Pons et al. 2018, arXiv:1711.02520, sec. 2.2)
+mel_small    small rectangular filters, as for images (Choi et al. 2016, arXiv:1606.00298)
 """
 
 from itertools import pairwise
@@ -17,7 +17,7 @@ __all__ = ["FRONT_ENDS"]
 
 
 class _Waveform(nn.Module):
-    """Sample-level CNN: [batch, samples] -> [batch, channels, steps], a step each 2187 samples."""
+    """Sample-level CNN: [batch, samples] -> [batch, channels, steps], one step for 2187 samples."""
 
     def __init__(self, width: int, num_mels: int) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class _MelMusical(nn.Module):
     """Vertical and horizontal filters: [batch, mels, steps] -> [batch, channels, steps / 4].
 
     A vertical filter spans 90 or 40 % of the bands and 1, 3 or 7 steps; its maximum over the bands is kept, so that
-    it finds its timbre at any pitch. A horizontal one sees the mean over the bands, as long as 165 steps.
+    it detects a timbre at any pitch. A horizontal one sees the mean over the bands, over up to 165 steps.
     """
 
     def __init__(self, width: int, num_mels: int) -> None:
@@ -55,15 +55,15 @@ class _MelMusical(nn.Module):
 
     def forward(self, mel: Tensor) -> Tensor:
         mel = self.norm_in(mel[:, None])
-        found = [filters(mel).amax(dim=2) for filters in self.vertical]
-        found += [filters(mel.mean(dim=2)) for filters in self.horizontal]
-        return F.max_pool1d(F.relu(self.norm(torch.cat(found, dim=1))), 4, ceil_mode=True)
+        features = [filters(mel).amax(dim=2) for filters in self.vertical]
+        features += [filters(mel.mean(dim=2)) for filters in self.horizontal]
+        return F.max_pool1d(F.relu(self.norm(torch.cat(features, dim=1))), 4, ceil_mode=True)
 
 
 class _MelSmall(nn.Module):
     """3 x 3 filters: [batch, mels, steps] -> [batch, channels, steps / 8].
 
-    What is left of the bands is read twice: by its maximum, at any pitch, and by a layer that knows where it lies.
+    The remaining bands are reduced twice: by their maximum, at any pitch, and by a layer that knows their position.
     """
 
     def __init__(self, width: int, num_mels: int) -> None:
@@ -77,8 +77,8 @@ class _MelSmall(nn.Module):
         self.norm = nn.BatchNorm1d(self.channels)
 
     def forward(self, mel: Tensor) -> Tensor:
-        found = self.layers(mel[:, None].contiguous(memory_format=torch.channels_last))
-        return found.amax(dim=2) + F.relu(self.norm(self.join(found.flatten(1, 2))))
+        features = self.layers(mel[:, None].contiguous(memory_format=torch.channels_last))
+        return features.amax(dim=2) + F.relu(self.norm(self.join(features.flatten(1, 2))))
 
 
 def _conv2d(in_width: int, out_width: int, stride: int = 1) -> list[nn.Module]:

@@ -24,11 +24,11 @@ def fit_code(
 
     Args:
         corpus: of clips, made by `diffaudio prepare`.
-        peak: each clip is scaled to this largest sample.
-        held_out: share of the sources that are left out.
+        peak: each clip is scaled to this peak.
+        held_out: share of the sources that are not used.
 
     Returns:
-        How many `patches` there were, how much of their variance is kept, and how many dB are left out.
+        The number of `patches`, the share of their variance that is kept, and the RMS of the rest in dB.
 
     Raises:
         ValueError: the folder is no corpus, or there are no clips.

@@ -1,10 +1,10 @@
 """What the adapters of other libraries' autoencoders share: latent statistics, checks, lengths.
 
-    h   latents as the library has them                                [batch, latent_channels, frames]
+    h   latents of the library                                         [batch, latent_channels, frames]
     z   (h - latent_mean) / latent_scale by channel, for the U-Net     [batch, latent_channels, frames]
 
-An adapter starts with mean 0 and scale 1 (or what the library's own diffusion model divides by). Fitted to the
-sounds that a model is to learn, z has mean 0 and deviation 1, as the noise has:
+An adapter starts with mean 0 and scale 1 (or the scaling factor of the library's own diffusion model). Fitted to the
+sounds of a corpus, z has mean 0 and standard deviation 1, as the noise has:
 
     autoencoder = load_autoencoder("facebook/encodec_24khz")
     autoencoder.fit_latents(waveforms)         # any iterable of [batch, channels, samples]
@@ -24,11 +24,11 @@ from diffaudio.models.autoencoders.base import Autoencoder, Reach
 
 __all__ = ["AdaptedAutoencoder", "frames_reached", "settings_of"]
 
-CONTEXT_S = 1.0  # around windows of what looks at everything
+CONTEXT_S = 1.0  # around windows, where everything depends on everything
 
 
 class AdaptedAutoencoder(Autoencoder):
-    """An autoencoder made of networks of other libraries; a subclass gives `_encode` and `_decode`.
+    """An autoencoder made of networks of other libraries; a subclass implements `_encode` and `_decode`.
 
     Attributes:
         hop_length: samples that a latent frame stands for.
@@ -43,7 +43,7 @@ class AdaptedAutoencoder(Autoencoder):
         self, kind: str, *, sample_rate: int, audio_channels: int, latent_channels: int, hop_length: int,
         latent_scale: float = 1.0,
     ) -> None:  # fmt: skip
-        """Set what the interface promises; the last line of a subclass' `__init__`."""
+        """Set the attributes of the interface; called last in a subclass' `__init__`."""
         self.sample_rate, self.audio_channels = sample_rate, audio_channels
         self.latent_channels, self.hop_length = latent_channels, hop_length
         self.latent_rate = sample_rate / hop_length
@@ -54,7 +54,7 @@ class AdaptedAutoencoder(Autoencoder):
 
     @property
     def reach(self) -> Reach:
-        """Unless a subclass knows better: everything has an effect on everything."""
+        """Everything depends on everything, unless a subclass knows better."""
         frames = math.ceil(CONTEXT_S * self.latent_rate)
         return Reach(frames, frames, exact=False)
 
@@ -67,7 +67,7 @@ class AdaptedAutoencoder(Autoencoder):
         raise NotImplementedError
 
     def _padded(self, waveform: Tensor) -> Tensor:
-        """With silence at the end, so that frames are whole."""
+        """Padded with silence to whole frames."""
         return F.pad(waveform, (0, -waveform.shape[-1] % self.hop_length))
 
     @torch.no_grad()
@@ -84,14 +84,14 @@ class AdaptedAutoencoder(Autoencoder):
 
     @torch.no_grad()
     def fit_latents(self, waveforms: Iterable[Tensor]) -> None:
-        """Take mean and scale of each channel from sounds, so that their latents have mean 0 and deviation 1.
+        """Fit mean and scale of each channel, so that the latents of these sounds have mean 0 and standard deviation 1.
 
-        Latents that were made before are no longer those of this autoencoder. A channel that hardly varies is
-        not blown up: scales are at least a hundredth of the largest.
+        Latents encoded before are no longer those of this autoencoder. A channel that hardly varies is not amplified
+        without limit: scales are at least a hundredth of the largest.
 
         Args:
-            waveforms: [batch, audio_channels, samples] each, at `sample_rate` and the level at which they will
-                be encoded.
+            waveforms: [batch, audio_channels, samples] each, at `sample_rate` and at the level at which they will be
+                encoded.
 
         Raises:
             ValueError: there are none, or one has another number of channels.
@@ -105,9 +105,9 @@ class AdaptedAutoencoder(Autoencoder):
         if count < 2:
             raise UserError(f"sounds to fit the latents to hold {count} frames; give more")
         mean = total / count
-        deviation = (squares / count - mean.square()).clamp(min=0).sqrt()
+        std = (squares / count - mean.square()).clamp(min=0).sqrt()
         self.latent_mean.copy_(mean)
-        self.latent_scale.copy_(deviation.clamp(min=max(deviation.max().item() / 100, 1e-6)))
+        self.latent_scale.copy_(std.clamp(min=max(std.max().item() / 100, 1e-6)))
 
     def _checked(self, waveform: Tensor) -> Tensor:
         if waveform.ndim != 3 or waveform.shape[1] != self.audio_channels or waveform.shape[2] == 0:
@@ -119,11 +119,11 @@ class AdaptedAutoencoder(Autoencoder):
 
 
 def frames_reached(layers: Iterable[tuple[int, int, int]], hop_length: int) -> int:
-    """How many latent frames on each side a stack of convolutions looks at, or one more.
+    """The receptive field of a stack of convolutions on each side, in latent frames, or one more.
 
     Args:
-        layers: kernel size, dilation, and how many samples of sound lie between two neighbours that the kernel is
-            laid over; of a transposed convolution between two that it makes.
+        layers: kernel size, dilation, and the distance between neighbouring inputs of the kernel in samples; for a
+            transposed convolution, between neighbouring outputs.
         hop_length: samples in a latent frame.
     """
     samples = sum(math.ceil((kernel - 1) * dilation / 2) * spacing for kernel, dilation, spacing in layers)
@@ -131,5 +131,5 @@ def frames_reached(layers: Iterable[tuple[int, int, int]], hop_length: int) -> i
 
 
 def settings_of(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What a network of diffusers is built from, without the library's own notes."""
+    """The constructor arguments in a config of diffusers, without the library's own entries."""
     return {name: value for name, value in config.items() if not name.startswith("_")}

@@ -20,7 +20,7 @@ __all__ = ["OobleckAutoencoder"]
 
 
 class OobleckAutoencoder(AdaptedAutoencoder):
-    """The mean of Oobleck's latents.
+    """Oobleck; its latents are the means of its encoder's distribution.
 
     Args:
         network_config: settings of diffusers' `AutoencoderOobleck`.
@@ -60,14 +60,14 @@ class OobleckAutoencoder(AdaptedAutoencoder):
         return autoencoder
 
     def forward(self, waveform: Tensor, generator: torch.Generator | None = None) -> TrainingPass:
-        """Through latents drawn from what the encoder says of them, and "kl", their divergence from the noise.
+        """A reconstruction from latents drawn from the encoder's distribution, and "kl", its divergence from the noise.
 
         The mean over items and frames of the sum over channels of (m^2 + s^2 - log s^2 - 1): twice the divergence.
         """
         encoded = self.network.encode(self._padded(self._checked(waveform))).latent_dist.parameters
         latents = OobleckDiagonalGaussianDistribution(encoded.float())
-        made = self.network.decode(latents.sample(generator)).sample
-        return TrainingPass(made[..., : waveform.shape[-1]], {"kl": latents.kl()})
+        reconstruction = self.network.decode(latents.sample(generator)).sample
+        return TrainingPass(reconstruction[..., : waveform.shape[-1]], {"kl": latents.kl()})
 
     def _encode(self, waveform: Tensor) -> Tensor:
         return self.network.encode(self._padded(waveform)).latent_dist.mode()
