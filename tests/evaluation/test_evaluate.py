@@ -80,6 +80,20 @@ def test_a_folder_is_measured_against_recordings(evaluate):
         assert any(line.startswith(f"{name}  ") for line in lines)
 
 
+def test_all_recordings_and_the_conventions_of_others_on_request(evaluate):
+    write_folder("made", 10, 1, sidecars=True)
+    write_folder("real", 16, 0)
+    code, _, _ = evaluate("made", "--reference", "real", "--labels", "real.csv", "--no-real-row", "--conventions")
+    assert code == 0
+    report = read_report(Path("report.json"))
+    assert [row.kind for row in report.rows] == ["evaluated", "shuffled"]
+    row = report.rows[0]
+    assert (row["fd_tagger_tiny"].n, row["fd_tagger_tiny"].reference_n) == (10, 16)
+    assert row["inception_score_10_splits_tagger_tiny"].n == 10
+    reason = "not each sound has a recording of the same name in the reference"
+    assert row.left_out["kl_softmax_audioldm_eval_tagger_tiny"] == reason
+
+
 def test_any_sounds_without_anything_beside_them_are_checked(evaluate):
     write_folder("made", 3, 1)
     code, printed, _ = evaluate("made")

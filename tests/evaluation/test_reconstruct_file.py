@@ -8,7 +8,10 @@ from media import noise, numbered_pictures, tone, write_media
 from tiny_autoencoders import write_encodec
 
 from diffaudio.cli.main import main
-from diffaudio.media.audio import read_audio, write_audio
+from diffaudio.evaluation.reconstruct_file import reconstruct_file
+from diffaudio.evaluation.round_trip import round_trip
+from diffaudio.media.audio import read_audio, resample, write_audio
+from diffaudio.metrics.reconstruction import LOG_MEL_RATE, log_mel_distance_db
 from diffaudio.models.autoencoders import SpectralAutoencoder, load_autoencoder
 
 
@@ -55,6 +58,23 @@ def test_a_sound_comes_back_at_the_autoencoders_rate_and_its_own_level(reconstru
     assert printed.startswith("out.flac: 1.3 s at 8000 Hz, log-mel distance ")
     assert 0 < float(printed.split("log-mel distance ")[1].split()[0]) < 6
     assert "times faster than real time" in printed and "clipped" not in printed
+
+
+def test_its_log_mel_distance_is_that_of_evaluate_reconstruction(folders, tmp_path):
+    """Clicks, whose peak the autoencoder changes most: scaling the result by its own peak would give another number."""
+    waveform = sweep(2.0, gain=0.02)
+    waveform[0, ::4000] = 0.9
+    write_audio(tmp_path / "in.wav", waveform, 8000)
+    autoencoder = load_autoencoder(folders / "mono")
+    result = reconstruct_file(tmp_path / "in.wav", tmp_path / "out.wav", autoencoder)
+    read, _ = read_audio(tmp_path / "in.wav")
+    original, reconstruction = round_trip(autoencoder, read, 8000)
+    at_16k = [resample(each[0], 8000, LOG_MEL_RATE) for each in (original, reconstruction)]
+    expected = log_mel_distance_db(*at_16k)
+    assert result.log_mel_distance_db == pytest.approx(expected, rel=0.02)  # the file has 16 bits
+    written, _ = read_audio(tmp_path / "out.wav", sample_rate=LOG_MEL_RATE)
+    own_peak = written[0] * float(at_16k[0].abs().max() / written.abs().max())
+    assert log_mel_distance_db(at_16k[0], own_peak) != pytest.approx(expected, rel=0.1)
 
 
 def test_a_video_a_part_of_it_and_stereo(reconstruct):
