@@ -165,7 +165,7 @@ def _add_arguments(
         title = next((title for start, title in groups.items() if setting.path.startswith(start)), None)
         if title is not None and title not in titled:
             titled[title] = parser.add_argument_group(title)
-        how: dict[str, Any] = {"help": setting.help.replace("%", "%%"), "type": setting.kind}
+        how: dict[str, Any] = {"help": setting.help, "type": setting.kind}
         if setting.default is MISSING:
             how |= {} if setting.is_positional else {"required": True}
         else:

@@ -4,7 +4,7 @@ from typing import Literal
 
 import pytest
 
-from diffaudio.config import Count, Share, parse, to_yaml
+from diffaudio.config import Count, Share, parse, parse_command, to_yaml
 
 
 @dataclass
@@ -155,3 +155,123 @@ def test_a_dictionary_takes_any_names_and_a_list_takes_sections(write):
         parse(Named, ["--config", write("train: {lr: {a: 1}}\n")])
     with pytest.raises(ValueError, match="command line: unknown option '--weights.kl'; did you mean '--weights'"):
         parse(Named, ["--weights.kl", "1"])
+
+
+@dataclass
+class Texts:
+    """Texts.
+
+    Attributes:
+        name: of it, %s.
+    """
+
+    name: str = "usual"
+    note: str | None = "usual"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('name: ""', Texts("", "usual")),
+        ("name: ''", Texts("", "usual")),
+        ('note: ""', Texts("usual", "")),
+        ("note:", Texts("usual", None)),
+        ("note: null", Texts("usual", None)),
+        ("note: ~", Texts("usual", None)),
+        ("name: null-and-void", Texts("null-and-void", "usual")),
+    ],
+)
+def test_an_empty_text_stays_empty_and_nothing_is_none(write, text, expected):
+    config = parse(Texts, ["--config", write(text)])
+    assert config == expected
+    assert parse(Texts, ["--config", write(to_yaml(config), "b.yaml")]) == config
+
+
+@dataclass(frozen=True)
+class Inner:
+    """Inner.
+
+    Attributes:
+        scale: how much.
+    """
+
+    scale: float = 1.0
+
+
+@dataclass(kw_only=True)
+class Command:
+    """A command.
+
+    Attributes:
+        names: what to do it to.
+        out: where it goes.
+        loud: whether it is loud.
+        band: from where to where.
+        kinds: several.
+        limit: at most.
+        inner: a section that is made where it is asked for.
+    """
+
+    names: list[str]
+    out: Path = Path(".")
+    loud: bool = False
+    quiet: bool = True
+    band: tuple[float, float] | None = None
+    kinds: list[str] = field(default_factory=lambda: ["a"])
+    limit: float | None = 0.5
+    inner: Inner | None = None
+
+
+def command(*arguments):
+    flags = {"names": ("name",), "out": ("-o", "--out"), "inner.scale": ("--inner-scale",)}
+    return parse_command(Command, list(arguments), program="do", description="Do it.", flags=flags)
+
+
+def test_a_command_is_written_as_commands_are():
+    assert command(
+        "x", "y", "-o", "there", "--loud", "--no-quiet", "--band", "0.25:1e0", "--kinds", "b", "c"
+    ) == Command(names=["x", "y"], out=Path("there"), loud=True, quiet=False, band=(0.25, 1.0), kinds=["b", "c"])
+    assert command("--loud", "x").names == ["x"]
+    assert command("x", "--loud=false", "--limit", "none", "--band=none").limit is None
+    assert command("x").inner is None
+    assert command("x", "--inner-scale", "2").inner == Inner(2.0)
+    assert command("--", "--loud").names == ["--loud"]
+
+
+def test_a_file_fills_a_command_too(write):
+    name = write("out: here\nloud: true\nband: [0, 1]\nkinds: [d, e]\ninner: {scale: 3}\nlimit:\n")
+    filled = command("x", "--config", name, "--kinds", "f")
+    assert filled == Command(
+        names=["x"], out=Path("here"), loud=True, band=(0.0, 1.0), kinds=["f"], inner=Inner(3.0), limit=None
+    )
+    assert command("x", "--config", name).kinds == ["d", "e"]
+    with pytest.raises(ValueError, match="a.yaml: names: is given on the command line and not in a file"):
+        command("x", "--config", write("names: [a]\n"))
+    with pytest.raises(ValueError, match="a.yaml: inner: unknown key 'scael'; did you mean 'scale'"):
+        command("x", "--config", write("inner: {scael: 1}\n"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["x", "--loued"], "command line: unknown option '--loued'; did you mean '--loud'?"),
+        (["x", "--limit", "much"], "command line: --limit: expected a number or none, got 'much'"),
+        (["x", "--loud=maybe"], "command line: --loud: expected true or false, got 'maybe'"),
+        (["x", "--inner-scale", "x"], "command line: --inner-scale: expected a number, got 'x'"),
+        ([], "command line: name must be given"),
+    ],
+)
+def test_a_mistake_on_the_line_of_a_command_is_named_by_its_option(arguments, message):
+    with pytest.raises(ValueError) as error:
+        command(*arguments)
+    assert str(error.value) == message
+
+
+def test_docstrings_become_the_help_of_commands_and_scripts(capsys):
+    for ask in (lambda: command("--help"), lambda: parse(Texts, ["--help"])):
+        with pytest.raises(SystemExit) as exit:
+            ask()
+        assert exit.value.code == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    for text in ("what to do it to", "where it goes", "how much", "LOW:HIGH", "of it, %s", "usage: do"):
+        assert text in shown
