@@ -1,11 +1,10 @@
 """What a call of the pipeline is given: checked, and read where it is a file."""
 
-import math
 from dataclasses import replace
 
 import torch
 
-from diffaudio.diffusion.settings import Guidance
+from diffaudio.diffusion.settings import MAX_DURATION_S, Guidance
 from diffaudio.errors import UserError
 from diffaudio.models.unet import UNet1D
 
@@ -21,8 +20,8 @@ def check_numbers(steps: int, duration_s: float, waveforms: int, output_type: st
     """Refuse what is out of range, under the name it has in the pipeline's call."""
     if steps < 1:
         raise UserError(f"num_inference_steps is {steps}; at least 1 is needed")
-    if not 0 < duration_s < math.inf:
-        raise UserError(f"audio_length_in_s is {duration_s}; more than 0 is needed")
+    if not 0 < duration_s <= MAX_DURATION_S:
+        raise UserError(f"audio_length_in_s is {duration_s:g}; it must be above 0 and at most {MAX_DURATION_S:g} s")
     if waveforms < 1:
         raise UserError(f"num_waveforms_per_prompt is {waveforms}; at least 1 is needed")
     if output_type not in ("pt", "np", "latent"):

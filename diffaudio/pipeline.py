@@ -9,8 +9,9 @@ list is given, so a sound depends neither on the device nor on what else is in t
 
 import copy
 import logging
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,9 @@ from torch import Tensor
 
 from diffaudio.checkpoint import bundled_model, find_model, load_parts, save_parts
 from diffaudio.diffusion.samplers import draw_noise, make_sampler, num_steps, sample
-from diffaudio.diffusion.settings import GenerationSettings, Guidance
+from diffaudio.diffusion.settings import GenerationSettings, Guidance, check_loudness, check_prompt
 from diffaudio.errors import UserError
+from diffaudio.file_names import shorten
 from diffaudio.inputs import (
     check_numbers,
     check_weak_unet,
@@ -29,6 +31,7 @@ from diffaudio.inputs import (
     with_rescale,
 )
 from diffaudio.media.pictures import Picture, Video, read_image, read_video
+from diffaudio.metrics.audio_checks import loudness_lufs
 from diffaudio.models.autoencoders import Autoencoder
 from diffaudio.models.bridge.closed_form import Bridge
 from diffaudio.models.clip import Clip
@@ -47,13 +50,18 @@ class AudioPipelineOutput(BaseOutput):
         audios: [sounds, channels, samples], a tensor or an array.
         num_passes: how often a U-Net was run over each sound, a weaker model's too; guidance mostly runs two a pass
             of the sampler.
+        out_of_range: the share of each sound's spectrogram, 0 to 1, that was louder than any recording can be and
+            was brought back to that by the decoder; empty for latents.
     """
 
     audios: Any
     num_passes: int = 0
+    out_of_range: list[float] = field(default_factory=list)
 
 
 PEAK = 0.99
+MIN_LOUDNESS_S = 0.4  # a block of ITU-R BS.1770
+OUT_OF_RANGE_WARNING = 0.01
 
 
 class DiffAudioPipeline:
@@ -118,40 +126,57 @@ class DiffAudioPipeline:
         """
         save_parts(Path(folder), self.components, dtype=dtype)
 
-    def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> "DiffAudioPipeline":
-        """Move all parts to a device, and the U-Net to a dtype."""
+    def to(
+        self,
+        *device_and_dtype: str | torch.device | torch.dtype | None,
+        device: str | torch.device | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> "DiffAudioPipeline":
+        """Move all parts to a device, and the U-Net to a dtype: `to("cuda")`, `to(torch.float16)`, or both.
+
+        Raises:
+            UserError: a device or a dtype is given twice, or is neither.
+        """
+        for each in device_and_dtype:
+            if isinstance(each, torch.dtype) and dtype is None:
+                dtype = each
+            elif isinstance(each, str | torch.device) and device is None:
+                device = each
+            elif each is not None:
+                raise UserError(f"to() takes one device and one dtype; {each!r} is neither, or one too many")
         torch.nn.Module.to(self.unet, device=device, dtype=dtype)  # diffusers' own warns of layers it does not have
         for part in (self.autoencoder, self.clip, self.bridge):
             torch.nn.Module.to(part, device=device)
         return self
 
     @torch.no_grad()
-    def encode_prompt(self, prompts: list[str], *, warn_if_far: bool = False) -> Tensor:
-        """What the U-Net is told for each text: CLIP's embedding, carried across the bridge.
+    def encode_prompt(self, prompts: str | list[str], *, warn_if_far: bool = False) -> Tensor:
+        """The condition of the U-Net for each text: CLIP's embedding, mapped by the bridge.
 
         Args:
-            warn_if_far: log a warning for a prompt that lies far from all that the model has heard.
+            prompts: one text or several.
+            warn_if_far: log a warning for a prompt that lies far from everything the model was trained on.
 
         Returns:
-            [len(prompts), embedding_dim]
+            [prompts, embedding_dim]
 
         Raises:
-            ValueError: a prompt is empty, or there is none.
+            UserError: a prompt is empty, or there is none.
         """
+        prompts = [prompts] if isinstance(prompts, str) else prompts
         if not prompts:
             raise UserError("the list of prompts is empty")
         for prompt in prompts:
-            if not prompt.strip():
-                raise UserError("a prompt is empty; say in a few words what to hear")
+            check_prompt(prompt)
         texts = self.clip.encode_text(prompts)
         threshold = self.bridge.config.get("familiarity_threshold")
         if warn_if_far and threshold is not None:
             for prompt, familiarity in zip(prompts, self.bridge.familiarity(texts).tolist(), strict=True):
                 if familiarity < threshold:
                     logger.warning(
-                        "%r lies far from all that this model has heard (familiarity %.2f, usually above %.2f); "
+                        "%r lies far from everything this model was trained on (familiarity %.2f, usually above %.2f); "
                         "the sound may have little to do with it",
-                        prompt,
+                        shorten(prompt),
                         familiarity,
                         threshold,
                     )
@@ -176,6 +201,7 @@ class DiffAudioPipeline:
         sampler: str | None = GenerationSettings.sampler,
         spacing: str | None = None,
         eta: float | None = None,
+        loudness: float | None = GenerationSettings.loudness,
         prompt_embeds: Tensor | None = None,
         negative_prompt_embeds: Tensor | None = None,
         latents: Tensor | None = None,
@@ -199,6 +225,8 @@ class DiffAudioPipeline:
             sampler: a name out of `diffaudio.diffusion.samplers.SAMPLERS`; None takes `scheduler` as it is.
             spacing: of the sampler's noise levels: trailing, linear, karras, exponential; None is what suits it.
             eta: how much noise the sampler draws anew in each step, where it can be told so.
+            loudness: in LUFS (ITU-R BS.1770), to which each sound is brought as far as its peak stays below 0.99;
+                None leaves levels as generated, and only turns down what would pass 0.99.
             prompt_embeds: [prompts, embedding_dim], as `encode_prompt` gives them.
             negative_prompt_embeds: the same, [1 or prompts, embedding_dim].
             latents: noise to start from, [sounds, latent_channels, frames], instead of drawn noise.
@@ -206,14 +234,16 @@ class DiffAudioPipeline:
             output_type: "pt" for a tensor, "np" for an array, "latent" for the latents before decoding.
 
         Returns:
-            `.audios` [sounds, channels, samples] float32 at `autoencoder.sample_rate`. A sound whose peak
-            would pass 0.99 is turned down as a whole to that; none is clipped, others keep their level.
-            `.num_passes` says how often the U-Net was run over each.
+            `.audios` [sounds, channels, samples] float32 at `autoencoder.sample_rate`, with a peak of 0.99 at most;
+            gains are those of a whole sound, nothing is clipped. `.num_passes` says how often the U-Net was run over
+            each, `.out_of_range` how much of each was louder than a recording can be.
 
         Raises:
-            ValueError: an argument out of range, of another shape, or without effect.
+            UserError: an argument out of range, of another shape, or without effect; or latents or sounds that are
+                not finite.
         """
         check_numbers(num_inference_steps, audio_length_in_s, num_waveforms_per_prompt, output_type)
+        check_loudness(loudness)
         chosen = self._sampler(sampler, spacing, eta)
         guidance = with_rescale(guidance, guidance_rescale)
         if weak_unet is not None:
@@ -229,6 +259,12 @@ class DiffAudioPipeline:
         self.num_timesteps = num_steps(chosen, num_inference_steps, guidance)
 
         def on_step(step: int, timestep: float, latents: Tensor) -> None:
+            if not latents.isfinite().all():
+                raise UserError(
+                    f"step {step + 1} of {self.num_timesteps}: the latents are no longer finite (NaN or infinity); "
+                    f"lower the guidance scale ({guidance_scale:g}), use dtype float32 (now {self.dtype}), "
+                    "or check the model's weights"
+                )
             if callback_on_step_end is not None:
                 callback_on_step_end(self, step, timestep, {"latents": latents})
 
@@ -245,11 +281,17 @@ class DiffAudioPipeline:
             generators=generators,
             on_step=on_step,
         )
-        audios = latents.float() if output_type == "latent" else self._decode(latents, audio_length_in_s)
+        audios, out_of_range = latents.float(), []
+        if output_type != "latent":
+            audios, out_of_range = self._decode(audios, audio_length_in_s, loudness)
         if output_type == "np":
             audios = audios.cpu().numpy()
         passes_made = (unet.items + (weak.items if weak else 0)) // len(embedding)
-        return AudioPipelineOutput(audios=audios, num_passes=passes_made) if return_dict else (audios,)
+        return (
+            AudioPipelineOutput(audios=audios, num_passes=passes_made, out_of_range=out_of_range)
+            if return_dict
+            else (audios,)
+        )
 
     def _sampler(self, sampler: str | None, spacing: str | None, eta: float | None) -> Any:
         if sampler is not None:
@@ -307,11 +349,36 @@ class DiffAudioPipeline:
             raise UserError(f"latents are {list(latents.shape)}; expected {[count, *shape]}")
         return latents.to(self.device)
 
-    def _decode(self, latents: Tensor, duration_s: float) -> Tensor:
+    def _decode(self, latents: Tensor, duration_s: float, loudness: float | None) -> tuple[Tensor, list[float]]:
         num_samples = round(duration_s * self.autoencoder.sample_rate)
-        audios = self.autoencoder.decode(latents.float(), num_samples=num_samples)
-        loudest = audios.abs().amax(dim=(1, 2), keepdim=True)
-        return audios * (PEAK / loudest).clamp(max=1)
+        audios, share = self.autoencoder.decode_bounded(latents, num_samples=num_samples)
+        out_of_range = share.tolist()
+        if not audios.isfinite().all():
+            raise UserError("the autoencoder made samples that are not finite (NaN or infinity); check its weights")
+        if (most := max(out_of_range)) > OUT_OF_RANGE_WARNING:
+            logger.warning(
+                "%.0f %% of a sound's spectrogram was louder than any recording can be and was brought down to that; "
+                "lower the guidance scale",
+                100 * most,
+            )
+        sample_rate = self.autoencoder.sample_rate
+        return torch.stack([_at_loudness(audio, loudness, sample_rate) for audio in audios]), out_of_range
+
+
+def _at_loudness(audio: Tensor, loudness: float | None, sample_rate: int) -> Tensor:
+    """[channels, samples], with one gain for all: to a loudness in LUFS, or to a peak of 0.99 where that is less."""
+    peak = audio.abs().max()
+    if peak == 0:
+        return audio
+    gain = torch.ones_like(peak)
+    if loudness is not None:
+        shortest = math.ceil(MIN_LOUDNESS_S * sample_rate)
+        repeated = audio.repeat(1, math.ceil(shortest / audio.shape[-1]))  # shorter sounds have no loudness
+        # measured at a peak of 1: BS.1770 passes over what lies below -70 LUFS
+        measured = loudness_lufs(repeated / peak, sample_rate) + 20 * math.log10(float(peak))
+        if math.isfinite(measured):
+            gain *= 10 ** ((loudness - measured) / 20)
+    return audio * gain.clamp(max=PEAK / peak)
 
 
 class _Counted:

@@ -23,7 +23,7 @@ from diffaudio.cli.options import GENERATION_FLAGS, GENERATION_GROUPS, Generatio
 from diffaudio.config import Seed, parse_command
 from diffaudio.distributed import join_processes
 from diffaudio.errors import report_errors
-from diffaudio.generation.batch import choose_dtype, is_made, load_pipeline, process_device, render
+from diffaudio.generation.batch import choose_dtype, is_generated, load_pipeline, process_device, render
 from diffaudio.generation.prompt_list import items_of, read_prompts
 
 
@@ -58,7 +58,7 @@ def main() -> None:
     device = process_device(given.device, state)
     dtype = choose_dtype(given.dtype, device)
     mine = items[state.process_index :: state.num_processes]
-    missing = [item for item in mine if not is_made(item, settings, given.model)]
+    missing = [item for item in mine if not is_generated(item, settings, given.model, plot=given.plot)]
     if missing:
         pipe = load_pipeline(given.model, device, dtype)
         given.out.mkdir(parents=True, exist_ok=True)

@@ -19,6 +19,8 @@ from diffaudio.checkpoint import load_weak_unet
 from diffaudio.corpus.synthetic.run import SynthesisSettings, write_clip
 from diffaudio.diffusion.objectives import training_scheduler
 from diffaudio.diffusion.settings import Guidance, Projection
+from diffaudio.errors import UserError
+from diffaudio.metrics.audio_checks import loudness_lufs
 
 QUICK = {"num_inference_steps": 2, "audio_length_in_s": 0.2}
 SAMPLES = round(0.2 * SAMPLE_RATE)
@@ -152,17 +154,112 @@ def test_the_output_comes_as_tensor_array_latents_or_tuple(pipe):
     assert isinstance(array, np.ndarray)
     assert near(torch.from_numpy(array), audios)
     latents = pipe("rain", generator=seeded(), output_type="latent", **QUICK).audios
-    assert near(pipe.autoencoder.decode(latents, num_samples=SAMPLES), audios)
+    as_generated = pipe("rain", generator=seeded(), loudness=None, **QUICK).audios
+    assert near(pipe.autoencoder.decode(latents, num_samples=SAMPLES), as_generated)
     (in_tuple,) = pipe("rain", generator=seeded(), return_dict=False, **QUICK)
     assert torch.equal(in_tuple, audios)
 
 
-def test_a_sound_too_loud_is_turned_down_and_others_keep_their_level(pipe, monkeypatch):
-    loud_and_quiet = torch.tensor([[[1.5, -3.0, 0.3]], [[0.1, -0.2, 0.0]]])
-    monkeypatch.setattr(type(pipe.autoencoder), "decode", lambda *_, **__: loud_and_quiet)
-    audios = pipe(["rain", "a dog"], **QUICK).audios
-    assert near(audios[0], loud_and_quiet[0] * 0.33)
-    assert torch.equal(audios[1], loud_and_quiet[1])
+def stub_decoder(pipe, monkeypatch, *sounds, share=0.0):
+    """The pipeline decodes these sounds, [channels, samples] each."""
+    decoded = torch.stack(sounds), torch.full((len(sounds),), share)
+    monkeypatch.setattr(type(pipe.autoencoder), "decode_bounded", lambda *_, **__: decoded)
+
+
+def test_without_a_loudness_a_sound_too_loud_is_turned_down_and_others_keep_their_level(pipe, monkeypatch):
+    loud, quiet = torch.tensor([[1.5, -3.0, 0.3]]), torch.tensor([[0.1, -0.2, 0.0]])
+    stub_decoder(pipe, monkeypatch, loud, quiet)
+    audios = pipe(["rain", "a dog"], loudness=None, **QUICK).audios
+    assert near(audios[0], loud * 0.33)
+    assert torch.equal(audios[1], quiet)
+
+
+def noise(level, duration_s=2.0):
+    return level * torch.rand(1, round(duration_s * SAMPLE_RATE), generator=seeded()).sub(0.5)
+
+
+@pytest.mark.parametrize("level", [1e-4, 0.05, 0.4, 30.0])
+@pytest.mark.parametrize("duration_s", [0.05, 2.0])
+def test_sounds_of_any_level_come_out_at_one_loudness(pipe, monkeypatch, level, duration_s):
+    stub_decoder(pipe, monkeypatch, noise(level, duration_s))
+    for loudness in (-23.0, -30.0):
+        audio = pipe("rain", loudness=loudness, **QUICK).audios[0]
+        repeated = audio.repeat(1, 1 + round(0.4 / duration_s))
+        assert loudness_lufs(repeated, SAMPLE_RATE) == pytest.approx(loudness, abs=0.1)
+        assert torch.allclose(audio / audio.std(), noise(1.0, duration_s) / noise(1.0, duration_s).std(), atol=1e-4)
+
+
+def test_a_loudness_that_would_pass_full_scale_ends_at_the_peak_and_silence_stays_silent(pipe, monkeypatch):
+    click = torch.zeros(1, SAMPLE_RATE)
+    click[0, 100] = 0.5
+    stub_decoder(pipe, monkeypatch, click, torch.zeros(1, SAMPLE_RATE))
+    audios = pipe(["a click", "silence"], loudness=-10.0, **QUICK).audios
+    assert float(audios[0].max()) == pytest.approx(0.99)
+    assert not audios[1].any()
+
+
+def test_what_is_louder_than_any_recording_is_brought_down_and_counted(pipe):
+    """Latents that guidance drove far out of range, as at a scale of 100."""
+    latents = 1000 * torch.randn(1, LATENT_CHANNELS, 5, generator=seeded())
+    settings = {**QUICK, "sampler": "ddim", "num_inference_steps": 1, "loudness": None}
+    guided = pipe("rain", guidance_scale=100.0, latents=latents, **settings)
+    assert guided.audios.isfinite().all()
+    assert guided.audios.abs().max() <= 0.9901
+    assert 0 < guided.out_of_range[0] <= 1
+    assert pipe("rain", generator=seeded(), **QUICK).out_of_range == [0.0]
+    assert pipe("rain", output_type="latent", **QUICK).out_of_range == []
+
+
+def test_a_sound_that_was_mostly_out_of_range_is_warned_about(pipe, monkeypatch, caplog):
+    stub_decoder(pipe, monkeypatch, noise(0.1), share=0.3)
+    pipe("rain", **QUICK)
+    assert "30 % of a sound's spectrogram was louder than any recording can be" in caplog.text
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "heun", "dpm++2m_sde", "unipc"])
+def test_a_prediction_that_is_not_finite_ends_the_run_with_the_number_of_its_step(pipe, monkeypatch, sampler):
+    calls, forward = [], type(pipe.unet).forward
+
+    def broken(self, latents, *conditions):
+        calls.append(len(latents))
+        return forward(self, latents, *conditions) * (float("nan") if len(calls) == 3 else 1)
+
+    monkeypatch.setattr(type(pipe.unet), "forward", broken)
+    message = r"step 3 of \d+: the latents are no longer finite \(NaN or infinity\); lower the guidance scale \(3\)"
+    with pytest.raises(UserError, match=message):
+        pipe("rain", sampler=sampler, **QUICK | {"num_inference_steps": 4})
+    assert len(calls) == 3
+
+
+def test_samples_that_are_not_finite_are_refused(pipe, monkeypatch):
+    stub_decoder(pipe, monkeypatch, noise(0.1) * float("inf"))
+    with pytest.raises(UserError, match="the autoencoder made samples that are not finite"):
+        pipe("rain", **QUICK)
+
+
+def test_a_single_text_is_one_prompt(pipe):
+    assert pipe.encode_prompt("a dog").shape == (1, EMBEDDING_DIM)
+    assert torch.equal(pipe.encode_prompt("a dog"), pipe.encode_prompt(["a dog"]))
+
+
+def test_to_takes_a_device_a_dtype_or_both_like_diffusers(folder):
+    moved = DiffAudioPipeline.from_pretrained(folder)
+    assert moved.to(torch.bfloat16) is moved
+    assert moved.dtype == torch.bfloat16
+    assert moved.to("cpu").dtype == torch.bfloat16
+    assert moved.to("cpu", torch.float32).dtype == torch.float32
+    assert moved.to(torch.float16, torch.device("cpu")).dtype == torch.float16
+    assert moved.to(device="cpu", dtype=torch.float32).dtype == torch.float32
+    for wrong in ((torch.float32, torch.float16), (3,), ("cpu", "cpu")):
+        with pytest.raises(UserError, match=r"to\(\) takes one device and one dtype"):
+            moved.to(*wrong)
+
+
+def test_a_prompt_of_any_length_is_shortened_in_a_warning(tmp_path, caplog):
+    parts = tiny_parts(tmp_path / "clip", threshold=2.0)
+    DiffAudioPipeline(**parts)("a dog " * 2000, **QUICK)
+    assert "…" in caplog.text
+    assert max(len(record.getMessage()) for record in caplog.records) < 300
 
 
 @pytest.mark.parametrize("sampler", ["ddim", "heun"])
@@ -196,7 +293,12 @@ def test_no_sampler_means_the_scheduler_as_it_is(pipe):
         ({"prompt": "a", "num_inference_steps": 0}, "num_inference_steps is 0; at least 1 is needed"),
         ({"prompt": "a", "guidance_scale": -1}, "guidance_scale is -1; it must be at least 0"),
         ({"prompt": "a", "guidance_scale": float("nan")}, "guidance_scale is nan"),
-        ({"prompt": "a", "audio_length_in_s": 0}, "audio_length_in_s is 0; more than 0 is needed"),
+        ({"prompt": "a", "audio_length_in_s": 0}, "audio_length_in_s is 0; it must be above 0 and at most 600 s"),
+        ({"prompt": "a", "audio_length_in_s": 1e6}, r"audio_length_in_s is 1e\+06; it must be above 0 and at most 600"),
+        ({"prompt": "a", "audio_length_in_s": float("nan")}, "audio_length_in_s is nan"),
+        ({"prompt": "a", "loudness": 3.0}, "loudness is 3.0; give -70 to -5 LUFS, or none to leave levels as they are"),
+        ({"prompt": "a\udcff"}, "a prompt is not valid UTF-8"),
+        ({"prompt": ["a", 3]}, "a prompt is of type int; give a text"),
         ({"prompt": "a", "num_waveforms_per_prompt": 0}, "num_waveforms_per_prompt is 0"),
         ({"prompt": "a", "output_type": "pil"}, "output_type 'pil' is unknown; choose from pt, np, latent"),
         ({"prompt": "a", "sampler": "dpm4"}, "sampler 'dpm4' is unknown; choose from "),
@@ -235,7 +337,7 @@ def test_a_wrong_argument_is_refused_with_a_reason(pipe, arguments, message):
 def test_a_far_prompt_is_warned_about_and_generated_anyway(tmp_path, caplog):
     parts = tiny_parts(tmp_path / "clip", threshold=2.0)
     assert len(DiffAudioPipeline(**parts)("a dog", **QUICK).audios) == 1
-    assert "'a dog' lies far from all that this model has heard" in caplog.text
+    assert "'a dog' lies far from everything this model was trained on" in caplog.text
     caplog.clear()
     parts["bridge"].register_to_config(familiarity_threshold=-2.0)
     DiffAudioPipeline(**parts)("a dog", **QUICK)

@@ -1,15 +1,13 @@
 """`diffaudio generate`: text -> sound files."""
 
-import os
 import secrets
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 from diffaudio.cli.options import GENERATION_FLAGS, GENERATION_GROUPS, GenerationOptions, check_model
 from diffaudio.config import Count, Seed, parse_command
-from diffaudio.errors import UserError
-from diffaudio.file_names import slug
+from diffaudio.diffusion.settings import check_prompt
+from diffaudio.generation.output_paths import output_paths
 
 __all__ = ["run"]
 
@@ -23,14 +21,15 @@ class Options(GenerationOptions):
 
     Attributes:
         prompts: what to hear; several make several sounds.
-        output: .wav or .flac file (numbered where there are several sounds), or a folder for files named after the
-            prompts; folders are made where they are missing, files that are there are replaced.
+        output: .wav or .flac file, or a folder for files named after the prompts; made where it is missing.
+        overwrite: replace existing files; otherwise unnamed sounds get a free name, and named ones are refused.
         seed: of the first sound; each further one has the next number (default: drawn, and printed).
         takes: sounds for each prompt.
     """
 
     prompts: list[str]
     output: Path = Path(".")
+    overwrite: bool = False
     seed: Seed | None = None
     takes: Count = 1
 
@@ -45,12 +44,12 @@ def run(arguments: list[str]) -> None:
         groups=GENERATION_GROUPS,
     )
     prompts = [prompt for prompt in given.prompts for _ in range(given.takes)]
-    if not all(prompt.strip() for prompt in prompts):
-        raise UserError("a prompt is empty; say in a few words what to hear")
+    for prompt in prompts:
+        check_prompt(prompt)
     settings = given.settings
     check_model(given.model)
     check_model(settings.weak_model)
-    paths = _paths(prompts, given.output)
+    paths = output_paths(prompts, given.output, plot=given.plot, overwrite=given.overwrite)
 
     from tqdm import tqdm
 
@@ -72,27 +71,3 @@ def run(arguments: list[str]) -> None:
     with progress_callback(-(-len(items) // given.batch_size)) as on_step:
         for item in render(pipe, items, settings, batch_size=given.batch_size, plot=given.plot, on_step=on_step):
             tqdm.write(f"{item.path} ({settings.duration_s:g} s, seed {item.seed})")
-
-
-def _paths(prompts: list[str], output: Path) -> list[Path]:
-    """Where each sound goes. Names that come up more than once are numbered, after a sign that no slug holds.
-
-    Raises:
-        ValueError: the folder is not there or cannot be written to, or the file is neither .wav nor .flac.
-    """
-    from diffaudio.media.audio import check_audio_path
-
-    if not output.suffix and not output.is_dir():
-        raise UserError(f"{output}: there is no such folder; make it first, or name a .wav or .flac file")
-    if output.is_dir():
-        folder, suffix, names = output, ".wav", [slug(prompt) for prompt in prompts]
-    else:
-        check_audio_path(output)
-        folder, suffix, names = output.parent, output.suffix, [output.stem] * len(prompts)
-    if not os.access(folder, os.W_OK):
-        raise UserError(f"{folder}: this folder cannot be written to")
-    total, seen, paths = Counter(names), Counter[str](), []
-    for name in names:
-        seen[name] += 1
-        paths.append(folder / (f"{name}_{seen[name]}{suffix}" if total[name] > 1 else f"{name}{suffix}"))
-    return paths

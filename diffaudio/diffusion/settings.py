@@ -12,8 +12,18 @@ from typing import Any
 
 from diffaudio.diffusion.sampler_table import check_sampler
 from diffaudio.errors import UserError
+from diffaudio.file_names import shorten
 
-__all__ = ["GUIDANCE_SCHEDULES", "MAX_DURATION_S", "PLAIN_CFG", "GenerationSettings", "Guidance", "Projection"]
+__all__ = [
+    "GUIDANCE_SCHEDULES",
+    "MAX_DURATION_S",
+    "PLAIN_CFG",
+    "GenerationSettings",
+    "Guidance",
+    "Projection",
+    "check_loudness",
+    "check_prompt",
+]
 
 MAX_DURATION_S = 600.0
 MAX_STEPS = 1000
@@ -141,6 +151,8 @@ class GenerationSettings:
         negative_prompt: a text to steer away from; needs a guidance scale above 1.
         guidance: how the guidance scale is applied.
         weak_model: folder or hub id of a weaker model, for autoguidance: sounds are guided away from its predictions.
+        loudness: integrated loudness of each sound in LUFS (ITU-R BS.1770), -70 to -5, as far as its peak stays within
+            full scale; None leaves each sound at the level at which it was generated.
     """
 
     steps: int = 25
@@ -152,6 +164,7 @@ class GenerationSettings:
     negative_prompt: str | None = None
     guidance: Guidance = PLAIN_CFG
     weak_model: str | None = None
+    loudness: float | None = -23.0
 
     def __post_init__(self) -> None:
         if not 1 <= self.steps <= MAX_STEPS:
@@ -164,11 +177,32 @@ class GenerationSettings:
         check_sampler(self.sampler, self.spacing, self.eta)
         if not 0 < self.duration_s <= MAX_DURATION_S:
             raise UserError(f"duration_s is {self.duration_s}; it must be above 0 and at most {MAX_DURATION_S:g} s")
-        if self.negative_prompt is not None and not self.negative_prompt.strip():
-            raise UserError("the negative prompt is empty; leave it out, or describe what to steer away from")
+        check_loudness(self.loudness)
+        if self.negative_prompt is not None:
+            check_prompt(self.negative_prompt, "negative prompt")
 
     def to_json(self) -> dict[str, Any]:
         """For the JSON beside a sound. Of `guidance`, what differs from the defaults; None where nothing does."""
         defaults = asdict(PLAIN_CFG)
         changed = {name: value for name, value in asdict(self.guidance).items() if value != defaults[name]}
         return json.loads(json.dumps({**asdict(self), "guidance": changed or None}))
+
+
+def check_loudness(loudness: float | None) -> None:
+    """Refuse a loudness in LUFS that no sound should have."""
+    if loudness is not None and not -70 <= loudness <= -5:
+        raise UserError(f"loudness is {loudness}; give -70 to -5 LUFS, or none to leave levels as they are")
+
+
+def check_prompt(prompt: str, name: str = "prompt") -> None:
+    """Refuse a prompt that is no text.
+
+    Raises:
+        UserError: it is empty, or was made of bytes that are not UTF-8, which no file can hold.
+    """
+    if not isinstance(prompt, str):
+        raise UserError(f"a {name} is of type {type(prompt).__name__}; give a text")
+    if not prompt.strip():
+        raise UserError(f"a {name} is empty; say in a few words what to hear")
+    if not prompt.isascii() and any("\ud800" <= character <= "\udfff" for character in prompt):
+        raise UserError(f"a {name} is not valid UTF-8: {shorten(prompt)!r}")

@@ -1,8 +1,9 @@
 """From prompts to files: what `diffaudio generate` and sample/generate.py share.
 
 A sound is written with a JSON sidecar of the same name that holds all its settings, how often the U-Net was run
-over it (`passes`) and, under `timing`, how long its batch took; and with a spectrogram where asked for. Where the
-sound is there, its companions are. Its seed alone decides the noise.
+over it (`passes`), the share of its spectrogram that was louder than any recording can be (`out_of_range`) and, under
+`timing`, how long its batch took; and with a spectrogram where asked for. Where the sound exists, its companions do.
+Its seed alone decides the noise.
 """
 
 import json
@@ -20,8 +21,9 @@ from tqdm import tqdm
 from diffaudio import __version__
 from diffaudio.atomic_io import atomic_file
 from diffaudio.checkpoint import load_weak_unet
-from diffaudio.diffusion.settings import GenerationSettings
+from diffaudio.diffusion.settings import GenerationSettings, check_prompt
 from diffaudio.errors import UserError
+from diffaudio.file_names import shorten
 from diffaudio.media.audio import write_audio
 from diffaudio.models.unet import UNet1D
 from diffaudio.pipeline import DiffAudioPipeline, bundled_model
@@ -30,11 +32,12 @@ __all__ = [
     "Item",
     "choose_device",
     "choose_dtype",
-    "is_made",
+    "is_generated",
     "load_pipeline",
     "pipeline_arguments",
     "process_device",
     "progress_callback",
+    "read_sidecar",
     "render",
     "sidecar",
 ]
@@ -44,16 +47,20 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 
 @dataclass(frozen=True)
 class Item:
-    """One sound to make."""
+    """One sound to generate.
+
+    Attributes:
+        path: of its file, .wav or .flac; its companions have the same name with .json and .png.
+        label: its class, for evaluation.
+    """
 
     prompt: str
     seed: int
     path: Path
-    label: str | None = None  # the kind of sound to hear, for evaluation
+    label: str | None = None
 
     def __post_init__(self) -> None:
-        if not self.prompt.strip():
-            raise UserError("a prompt is empty; say in a few words what to hear")
+        check_prompt(self.prompt)
 
 
 def choose_device(name: str) -> torch.device:
@@ -127,7 +134,7 @@ def progress_callback(num_batches: int) -> Iterator[Callable[..., None]]:
 
 
 def sidecar(pipe: DiffAudioPipeline, item: Item, settings: GenerationSettings) -> dict[str, Any]:
-    """All that is needed to make a sound again."""
+    """Everything that is needed to generate a sound again."""
     label = {} if item.label is None else {"label": item.label}
     return {
         "prompt": item.prompt,
@@ -142,30 +149,62 @@ def sidecar(pipe: DiffAudioPipeline, item: Item, settings: GenerationSettings) -
     }
 
 
-def is_made(item: Item, settings: GenerationSettings, model: str | None) -> bool:
-    """Whether the item's sound is there.
+def is_generated(item: Item, settings: GenerationSettings, model: str | None, *, plot: bool = False) -> bool:
+    """Whether the item's sound exists already, made with the same settings.
 
     Args:
-        model: None takes any.
+        model: None accepts any.
+        plot: whether a spectrogram is to be written too.
 
     Raises:
-        ValueError: something else is there: another file, or a sound made with other settings.
+        UserError: a file of something else is in the way, or the sound was made with other settings.
     """
-    if not item.path.exists():
-        return False
     companion = item.path.with_suffix(".json")
+    if not item.path.exists():
+        in_the_way = [companion, *([item.path.with_suffix(".png")] if plot else [])]
+        # a run that was killed leaves the companions of the sound it was writing
+        if any(path.exists() for path in in_the_way) and not _is_sidecar(companion):
+            path = next(path for path in in_the_way if path.exists())
+            raise UserError(f"{path}: would be overwritten, and is not of a generated sound; choose another folder")
+        return False
     if not companion.is_file():
-        raise UserError(f"{item.path}: is there without its {companion.name}; remove it, or write to another folder")
-    made = json.loads(companion.read_text(encoding="utf-8"))
+        raise UserError(f"{item.path}: exists without its {companion.name}; remove it, or write to another folder")
+    found = read_sidecar(companion)
     wanted = {"prompt": item.prompt, "seed": item.seed, **settings.to_json()}
     if model is not None:
         wanted["model"] = model
-    changed = [f"{key} was {made.get(key)}, now {value}" for key, value in wanted.items() if made.get(key) != value]
+    changed = [
+        f"{key} was {shorten(str(found.get(key)))}, now {shorten(str(value))}"
+        for key, value in wanted.items()
+        if found.get(key) != value
+    ]
     if changed:
         raise UserError(
             f"{item.path}: was made with other settings ({'; '.join(changed)}); use the same, or another folder"
         )
     return True
+
+
+def read_sidecar(file: Path) -> dict[str, Any]:
+    """The settings beside a generated sound.
+
+    Raises:
+        UserError: the file is damaged, or is not the companion of a sound.
+    """
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):
+        raise UserError(f"{file}: is not valid JSON; remove it together with its sound") from None
+    if not isinstance(found, dict) or not {"prompt", "seed"} <= found.keys():
+        raise UserError(f"{file}: is not the companion of a generated sound; remove it, or write to another folder")
+    return found
+
+
+def _is_sidecar(file: Path) -> bool:
+    try:
+        return file.is_file() and bool(read_sidecar(file))
+    except UserError:
+        return False
 
 
 def pipeline_arguments(settings: GenerationSettings) -> dict[str, Any]:
@@ -179,6 +218,7 @@ def pipeline_arguments(settings: GenerationSettings) -> dict[str, Any]:
         "sampler": settings.sampler,
         "spacing": settings.spacing,
         "eta": settings.eta,
+        "loudness": settings.loudness,
     }
 
 
@@ -193,11 +233,11 @@ def render(
     plot: bool = False,
     on_step: Callable[..., Any] | None = None,
 ) -> Iterator[Item]:
-    """Make sounds and write them, `batch_size` at a time; each is yielded when its files are there.
+    """Generate sounds and write them, `batch_size` at a time; each is yielded once its files are written.
 
     Args:
-        prompt_embeds: [embedding_dim] for each prompt, as `encode_prompt` gives them; None has them computed.
-        weak_unet: of the settings' weaker model; None has it loaded, where they name one.
+        prompt_embeds: [embedding_dim] for each prompt, as `encode_prompt` gives them; None computes them.
+        weak_unet: of the settings' weaker model; None loads it, where they name one.
         plot: also draw each sound's spectrogram.
         on_step: the pipeline's `callback_on_step_end`.
 
@@ -220,15 +260,15 @@ def render(
         )
         waveforms = output.audios.cpu()  # waits for the device
         timing = {"batch_seconds": round(time.perf_counter() - began, 4), "batch_size": len(batch)}
-        for item, waveform in zip(batch, waveforms, strict=True):
-            described = {**sidecar(pipe, item, settings), "passes": output.num_passes, "timing": timing}
-            _write(item, waveform, described, plot)
+        for item, waveform, share in zip(batch, waveforms, output.out_of_range, strict=True):
+            facts = {"passes": output.num_passes, "out_of_range": round(share, 6), "timing": timing}
+            _write(item, waveform, sidecar(pipe, item, settings) | facts, plot)
             yield item
 
 
-def _write(item: Item, waveform: torch.Tensor, described: dict[str, Any], plot: bool) -> None:
+def _write(item: Item, waveform: torch.Tensor, description: dict[str, Any], plot: bool) -> None:
     """Write the sound and its companions; where one cannot be written, none is."""
-    sample_rate = described["sample_rate"]
+    sample_rate = description["sample_rate"]
     with ExitStack() as together:  # left in reverse, so the sound gets its name last
         sound = together.enter_context(atomic_file(item.path))
         companion = together.enter_context(atomic_file(item.path.with_suffix(".json")))
@@ -236,6 +276,6 @@ def _write(item: Item, waveform: torch.Tensor, described: dict[str, Any], plot: 
             from diffaudio.media.spectrogram_plot import write_spectrogram  # matplotlib takes its time to load
 
             picture = together.enter_context(atomic_file(item.path.with_suffix(".png")))
-            write_spectrogram(picture, waveform, sample_rate, title=f"{item.prompt} (seed {item.seed})")
-        companion.write_text(json.dumps(described, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+            write_spectrogram(picture, waveform, sample_rate, title=f"{shorten(item.prompt)} (seed {item.seed})")
+        companion.write_text(json.dumps(description, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         write_audio(sound, waveform, sample_rate)

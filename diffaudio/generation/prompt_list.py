@@ -53,9 +53,9 @@ def read_prompts(file: Path) -> list[Prompt]:
         if name != Path(name).name or name.startswith(".") or "\\" in name:
             raise UserError(f"{file}, line {number}: '{name}' cannot name a file; leave out slashes and leading dots")
         stem = name.removesuffix(".wav").removesuffix(".flac")
-        if stem in lines:
-            raise UserError(f"{file}: lines {lines[stem]} and {number} are both named '{stem}'")
-        lines[stem] = number
+        first = lines.setdefault(stem.casefold(), number)  # some file systems ignore case
+        if first != number:
+            raise UserError(f"{file}: lines {first} and {number} are both named '{stem}'")
         prompts.append(Prompt(text, name, label or None))
     if not prompts:
         raise UserError(f"{file}: the prompt list is empty")
@@ -63,19 +63,28 @@ def read_prompts(file: Path) -> list[Prompt]:
 
 
 def items_of(prompts: Sequence[Prompt], folder: Path, seed: int, *, takes: int = 1, suffix: str = ".wav") -> list[Item]:
-    """The sounds to make of a prompt list, take by take.
+    """The sounds to generate from a prompt list, take by take.
 
     Args:
         seed: of the run. An item's seed is a function of this one, its place in the list and its take.
         takes: sounds for each prompt; from the second on their names end in `-take2` and so on.
         suffix: of files whose name has none.
+
+    Raises:
+        UserError: two of them would have the same file name, on a file system that ignores case too.
     """
-    items = []
+    items, owners = [], dict[str, tuple[str, int]]()
     for take in range(takes):
         for place, prompt in enumerate(prompts):
             path = folder / (prompt.name if prompt.name.endswith((".wav", ".flac")) else f"{prompt.name}{suffix}")
             position = (place, take) if take else (place,)
             path = path.with_name(f"{path.stem}-take{take + 1}{path.suffix}") if take else path
+            other, other_take = owners.setdefault(path.stem.casefold(), (prompt.name, take))
+            if (other, other_take) != (prompt.name, take):
+                raise UserError(
+                    f"take {other_take + 1} of '{other}' and take {take + 1} of '{prompt.name}' are both named "
+                    f"'{path.stem}'; give one of them another name"
+                )
             items.append(Item(prompt.text, seeded_generator(seed, *position).initial_seed(), path, prompt.label))
     return items
 

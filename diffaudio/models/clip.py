@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig
 
 from diffaudio.errors import UserError
+from diffaudio.file_names import shorten
 from diffaudio.library_loading import check_open_clip_config, load_open_clip
 from diffaudio.safe_loading import loading_errors
 
@@ -153,7 +154,8 @@ class Clip(nn.Module):
         """[len(texts), embedding_dim]; what lies past `context_length` tokens is cut off, with a warning."""
         for text in texts:
             if self.is_too_long(text):
-                logger.warning("CLIP reads %d tokens of a text; the rest is ignored: %r", self.context_length, text)
+                short = shorten(text)
+                logger.warning("CLIP reads %d tokens of a text; the rest is ignored: %r", self.context_length, short)
         tokens = self.tokenizer(texts).to(self.device)
         if "hf_model_name" in self.model_config["text_cfg"]:  # such a tower masks its padding, so it can be left out
             tokens = tokens[:, : int((tokens != self.model.text.config.pad_token_id).sum(dim=1).max())]

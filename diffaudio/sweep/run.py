@@ -13,7 +13,7 @@ from diffaudio.evaluation.page import recognised_as
 from diffaudio.evaluation.reference import Reference
 from diffaudio.evaluation.report import Report
 from diffaudio.evaluation.rows import evaluated_row, real_row, shuffled_row
-from diffaudio.generation.batch import Item, is_made, render
+from diffaudio.generation.batch import Item, is_generated, render
 from diffaudio.media.audio import read_audio
 from diffaudio.media.spectrogram_plot import spectrogram_image
 from diffaudio.pipeline import DiffAudioPipeline
@@ -52,7 +52,9 @@ def unmade(
         ValueError: a sound exists that was made with other settings.
     """
     model = pipe.name_or_path
-    missing = [(each, [item for item in batch if not is_made(item, each.settings, model)]) for each, batch in parts]
+    missing = [
+        (each, [item for item in batch if not is_generated(item, each.settings, model)]) for each, batch in parts
+    ]
     return [(combination, batch) for combination, batch in missing if batch]
 
 

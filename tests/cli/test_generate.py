@@ -68,7 +68,9 @@ def test_a_sound_gets_a_sidecar_with_all_its_settings(generate, model):
         "eta": None,
         "guidance": None,
         "weak_model": None,
+        "loudness": -23.0,
         "passes": 4,
+        "out_of_range": 0.0,
         "sample_rate": SAMPLE_RATE,
         "model": str(model),
         "device": "cpu",
@@ -150,9 +152,9 @@ def test_an_unset_seed_is_drawn_and_printed_and_makes_the_sound_again(generate):
 
 def test_takes_have_seeds_that_follow_each_other(generate):
     _, printed, _ = generate("rain", "-o", "rain.wav", "--seed", "7", "--takes", "2")
-    assert printed == "rain_1.wav (1 s, seed 7)\nrain_2.wav (1 s, seed 8)\n"
+    assert printed == "rain.wav (1 s, seed 7)\nrain-2.wav (1 s, seed 8)\n"
     generate("rain", "-o", "single.wav", "--seed", "8")
-    second, single = (torch.from_numpy(soundfile.read(f)[0]) for f in ("rain_2.wav", "single.wav"))
+    second, single = (torch.from_numpy(soundfile.read(f)[0]) for f in ("rain-2.wav", "single.wav"))
     assert torch.allclose(second, single, atol=1e-4)
 
 
@@ -161,7 +163,7 @@ def test_several_prompts_make_files_named_after_them_in_a_folder(generate):
     code, _, _ = generate("A dog, barking!", "rain", "rain", "rain 1", "-o", "sounds")
     assert code == 0
     wavs = [name for name in names("sounds") if name.endswith(".wav")]
-    assert wavs == ["a-dog-barking.wav", "rain-1.wav", "rain_1.wav", "rain_2.wav"]
+    assert wavs == ["a-dog-barking.wav", "rain-1.wav", "rain-2.wav", "rain.wav"]
     assert len(names("sounds")) == 8
 
 
@@ -192,10 +194,8 @@ def test_flac_and_a_spectrogram_are_written_where_asked_for(generate):
         (["rain", "--guidance-scale", "-1"], "guidance_scale is -1.0; it must be at least 0"),
         (["rain", "--seed", "-1"], "--seed: expected a whole number from 0 to 2^63 - 1 or none, got"),
         (["rain", "--takes", "0"], "--takes: expected a whole number above 0, got '0'"),
-        (["rain", "-o", "nowhere/dog.wav"], "nowhere/dog.wav: the folder nowhere does not exist; make it first"),
-        (["rain", "-o", "nowhere"], "nowhere: there is no such folder; make it first, or name a .wav or .flac file"),
         (["rain", "-o", "dog.mp3"], "dog.mp3: cannot write .mp3; choose .wav or .flac"),
-        (["rain", "-o", "file.txt/dog.wav"], "file.txt/dog.wav: the folder file.txt does not exist"),
+        (["rain", "-o", "file.txt/dog.wav"], "file.txt: is no folder; choose another place"),
         (["rain", " "], "a prompt is empty; say in a few words what to hear"),
         (["rain", "--model", "nowhere"], "nowhere: there is no such model folder"),
         (["rain", "--model", "empty"], "empty: not a model folder, model_index.json is missing"),
@@ -255,6 +255,42 @@ def test_a_model_with_a_file_missing_or_of_another_version_is_refused(generate, 
     assert re.fullmatch(r"diffaudio: error: broken.*\n", told)
     assert message in told
     assert names() == ["broken"]
+
+
+def test_generating_twice_keeps_the_first_sound(generate):
+    for _ in range(2):
+        generate("rain", "--seed", "1")
+    assert names() == ["rain-2.json", "rain-2.wav", "rain.json", "rain.wav"]
+    assert Path("rain.wav").read_bytes() == Path("rain-2.wav").read_bytes()
+
+
+def test_files_of_others_are_replaced_where_asked_for_only(generate):
+    Path("data.json").write_text("mine")
+    code, _, message = generate("rain", "--plot", "-o", "data.wav")
+    assert (code, names(), Path("data.json").read_text()) == (2, ["data.json"], "mine")
+    assert "data.json: exists; add --overwrite to replace it" in message
+    assert generate("rain", "--plot", "-o", "data.wav", "--overwrite")[0] == 0
+    assert names() == ["data.json", "data.png", "data.wav"]
+
+
+def test_an_output_folder_is_made(generate):
+    assert generate("rain", "a dog", "-o", "new/folder")[0] == 0
+    assert names("new/folder") == ["a-dog.json", "a-dog.wav", "rain.json", "rain.wav"]
+
+
+def test_bytes_that_are_no_text_are_refused_in_one_line(generate):
+    code, _, message = generate("rain\udcff", "--plot")
+    assert (code, names()) == (2, [])
+    assert "a prompt is not valid UTF-8" in message
+
+
+def test_levels_are_kept_where_no_loudness_is_wanted(generate):
+    for name, options in (("even", []), ("as-made", ["--loudness", "none"])):
+        generate("rain", "-o", f"{name}.wav", "--seed", "1", *options)
+    even, raw = (torch.from_numpy(soundfile.read(f"{name}.wav")[0]) for name in ("even", "as-made"))
+    assert json.loads(Path("as-made.json").read_text())["loudness"] is None
+    assert not torch.allclose(even, raw, atol=1e-3)
+    assert torch.corrcoef(torch.stack([even, raw]))[0, 1] > 0.999
 
 
 def test_a_folder_that_cannot_be_written_to_is_refused_before_anything_is_made(generate, monkeypatch):

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ from diffaudio.errors import report_errors
 SCRIPT = REPO / "sample/generate.py"
 PROMPTS = "rain\na dog barking|dog\n\nrain\na bell|bell.flac\nthe sea\n"
 OLD_KEYS = {"prompt", "seed", "steps", "guidance_scale", "sampler", "duration_s", "negative_prompt", "model"}
+DAMAGED = [b"[]", b"{", b"5", b"\xff\xfe", b"[" * 100_000, b'{"prompt": "rain"}']
 NAMES = ["00000-rain.wav", "dog.wav", "00002-rain.wav", "bell.flac", "00004-the-sea.wav"]
 
 
@@ -117,14 +119,17 @@ def test_with_nothing_missing_the_model_is_not_even_loaded(generate, script, mon
     assert generate()[0] == 0
 
 
-def test_sounds_made_before_there_were_guidance_options_are_recognised(generate, script, monkeypatch):
-    generate()
+def test_sounds_made_before_there_were_options_of_guidance_and_loudness_are_recognised(generate, script, monkeypatch):
+    generate("--loudness", "none")
     for path in Path("out").glob("*.json"):
         told = json.loads(path.read_text())
         path.write_text(json.dumps({key: value for key, value in told.items() if key in OLD_KEYS}))
     monkeypatch.setattr(script, "load_pipeline", None)
-    assert generate()[0] == 0
-    assert "(guidance was None, now {'rescale': 0.7}); use the same" in generate("--guidance-rescale", "0.7")[2]
+    assert generate("--loudness", "none")[0] == 0
+    assert (
+        "(guidance was None, now {'rescale': 0.7}); use the same"
+        in generate("--loudness", "none", "--guidance-rescale", "0.7")[2]
+    )
 
 
 def test_a_folder_with_sounds_of_other_settings_is_not_added_to(generate):
@@ -136,8 +141,36 @@ def test_a_folder_with_sounds_of_other_settings_is_not_added_to(generate):
     assert "00000-rain.wav: was made with other settings (sampler was dpm++2m_sde, now euler); use the same, or" in told
     assert "dog.wav" not in times()
     Path("out/00000-rain.json").unlink()
-    assert "00000-rain.wav: is there without its 00000-rain.json; remove it, or write" in generate()[2]
+    assert "00000-rain.wav: exists without its 00000-rain.json; remove it, or write" in generate()[2]
     assert set(times()) < set(before)
+
+
+@pytest.mark.parametrize("content", DAMAGED)
+def test_a_sidecar_that_is_none_is_refused_in_one_line(generate, content):
+    Path("out").mkdir()
+    Path("out/dog.wav").write_bytes(b"a sound")
+    Path("out/dog.json").write_bytes(content)
+    code, _, message = generate()
+    assert code == 2
+    assert re.search(r"dog\.json: is (not valid JSON|not the companion of a generated sound)", message)
+    assert message.count("\n") == 1
+
+
+@pytest.mark.parametrize(("name", "options"), [("dog.json", []), ("dog.png", ["--plot"])])
+def test_files_of_others_are_not_replaced_by_companions(generate, name, options):
+    Path("out").mkdir()
+    Path("out", name).write_text('{"mine": true}')
+    code, _, message = generate(*options)
+    assert code == 2
+    assert f"{name}: would be overwritten, and is not of a generated sound; choose another folder" in message
+    assert [path.name for path in Path("out").iterdir()] == [name]
+
+
+def test_a_companion_that_a_killed_run_left_is_replaced(generate):
+    generate()
+    Path("out/dog.wav").unlink()
+    assert generate()[0] == 0
+    assert Path("out/dog.wav").exists()
 
 
 @pytest.mark.parametrize(

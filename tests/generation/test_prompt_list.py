@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from diffaudio.errors import UserError
 from diffaudio.generation.prompt_list import Prompt, items_of, read_prompts
 
 READ = [Prompt("rain, on a roof", "00000-rain-on-a-roof", "rain"), Prompt("a bell", "bell")]
@@ -63,6 +64,19 @@ def test_takes_have_seeds_of_their_own_and_leave_the_first_as_it_was(tmp_path):
     assert [item.seed for item in three[:2]] == [item.seed for item in one]
     assert len({item.seed for item in three}) == 6
     assert {item.label for item in three} == {"rain", None}
+
+
+@pytest.mark.parametrize("name", ["a-take2", "A-Take2", "a-take2.flac"])
+def test_names_that_meet_because_of_a_take_are_refused(name):
+    prompts = [Prompt("rain", "a"), Prompt("a dog", name)]
+    items_of(prompts, Path(), seed=0)
+    with pytest.raises(UserError, match="are both named 'a-take2'; give one of them another name"):
+        items_of(prompts, Path(), seed=0, takes=2)
+
+
+def test_names_that_differ_in_case_alone_are_refused(read):
+    with pytest.raises(UserError, match="lines 1 and 2 are both named 'Rain'"):
+        read("p.txt", "rain|rain\nmore rain|Rain\n")
 
 
 def test_the_seed_depends_on_the_place_and_not_on_the_folder():

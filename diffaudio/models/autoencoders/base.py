@@ -85,6 +85,14 @@ class Autoencoder(ModelMixin, ConfigMixin):
         """[batch, latent_channels, frames] -> [batch, audio_channels, samples], cut to `num_samples` if given."""
         raise NotImplementedError
 
+    def decode_bounded(self, latents: Tensor, *, num_samples: int | None = None) -> tuple[Tensor, Tensor]:
+        """`decode`, and how much of each item had to be brought back into the range of recordings.
+
+        Returns:
+            The waveform, and shares from 0 to 1, [batch]; all 0 where the autoencoder knows no such range.
+        """
+        return self.decode(latents, num_samples=num_samples), torch.zeros(len(latents))
+
     def decode_window(self, latents: Tensor, *, first_frame: int) -> Tensor:
         """Decode frames of a longer sound, from `first_frame` on.
 

@@ -27,6 +27,7 @@ RANDOM_BLOCK = 64  # steps whose random numbers are drawn at once
 MAX_GAIN = 3.0  # of an iteration, in nepers
 MIN_WEIGHT = 1e-3  # of overlapping windows, at the ends
 MIN_POWER = 1e-24
+LOG_MEL_MARGIN = 0.35  # nepers; sines between two bins, and a linear code of recordings, pass by up to 0.34
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,7 @@ class MelInversion(nn.Module):
     mel_inverse: Tensor
     shares: Tensor
     window: Tensor
+    max_log_mel: Tensor
 
     def __init__(
         self,
@@ -86,6 +88,7 @@ class MelInversion(nn.Module):
         shares = (mel / mel.sum(dim=1, keepdim=True).clamp(min=1e-8)).T.contiguous()
         self.register_buffer("shares", shares, persistent=False)  # [mels, bins], of each band in a bin's gain
         self.register_buffer("window", torch.hann_window(n_fft), persistent=False)
+        self.register_buffer("max_log_mel", _max_log_mel(mel, n_fft, log_floor), persistent=False)  # [mels]
 
     @property
     def reach_steps(self) -> int:
@@ -159,6 +162,16 @@ class MelInversion(nn.Module):
             piece = pieces[..., part * hop : (part + 1) * hop]
             summed[:, part : part + steps, : piece.shape[2]] += piece
         return summed.flatten(1)
+
+
+def _max_log_mel(mel: Tensor, n_fft: int, log_floor: float) -> Tensor:
+    """The log-mel of a sine of amplitude 1 in the middle of each band, and a margin for what codes add: [mels].
+
+    The Hann window's spectrum is n_fft / 4 at the sine's bin and half of that in the bins beside it.
+    """
+    beside = F.pad(mel, (0, 0, 1, 1))
+    sines = (beside[1:-1] + (beside[:-2] + beside[2:]) / 2) * n_fft / 4
+    return (sines.amax(dim=0) + log_floor).log() + LOG_MEL_MARGIN
 
 
 def _power(spectrum: Tensor) -> Tensor:

@@ -185,7 +185,21 @@ class SpectralAutoencoder(Autoencoder):
         return self.decode_window(latents, first_frame=0)[..., :num_samples]
 
     @torch.no_grad()
+    def decode_bounded(self, latents: Tensor, *, num_samples: int | None = None) -> tuple[Tensor, Tensor]:
+        waveform, share = self._decode(latents, first_frame=0)
+        return waveform[..., :num_samples], share
+
+    @torch.no_grad()
     def decode_window(self, latents: Tensor, *, first_frame: int) -> Tensor:
+        return self._decode(latents, first_frame=first_frame)[0]
+
+    def _decode(self, latents: Tensor, *, first_frame: int) -> tuple[Tensor, Tensor]:
+        """The waveform, and the share of the log-mel that was louder than any recording, [batch].
+
+        Guided latents leave the range of recordings, where the decoder's exponential makes peaks of 10^14 and NaN: at
+        guidance scale 3 a share of 1e-4 in some sounds, at 10 up to 0.08, at 50 a third. It is brought down to what a
+        sine at full scale has in each band. A share of 0 leaves the sound as it is.
+        """
         if latents.ndim != 3 or latents.shape[1] != self.latent_channels:
             raise UserError(f"latents are {tuple(latents.shape)}; expected [batch, {self.latent_channels}, frames]")
         latents = latents.to(self.mean)
@@ -194,8 +208,10 @@ class SpectralAutoencoder(Autoencoder):
             uniform = self.inversion.random(first_frame, latents.shape[2], self.detail.noise_channels)
             noise = self.detail_temperature * self.detail.standardise(uniform).to(latents)
             patches = patches + self.detail(latents, noise)
-        waveform = self._waveform(self.from_patches(patches), first_step=first_frame * self.patch_steps)
-        return waveform.unflatten(0, (-1, self.audio_channels))
+        log_mel, maximum = self.from_patches(patches), self.inversion.max_log_mel
+        share = (log_mel > maximum).float().mean(dim=(1, 2)).unflatten(0, (-1, self.audio_channels)).mean(dim=1)
+        waveform = self._waveform(torch.minimum(log_mel, maximum), first_step=first_frame * self.patch_steps)
+        return waveform.unflatten(0, (-1, self.audio_channels)), share
 
     def save_pretrained(self, save_directory: Any, **kwargs: Any) -> None:
         """Write the folder: the code in single precision, the learned parts in half."""

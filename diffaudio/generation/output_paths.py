@@ -1,0 +1,71 @@
+"""Where `diffaudio generate` writes: chosen and checked before anything is generated, so it imports no torch.
+
+A sound's companions, its settings (.json) and spectrogram (.png), have its name. No file is overwritten unless asked.
+"""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from diffaudio.errors import UserError
+from diffaudio.file_names import slug
+
+__all__ = ["output_paths"]
+
+SUFFIXES = (".wav", ".flac")
+
+
+def output_paths(prompts: Sequence[str], output: Path, *, plot: bool = False, overwrite: bool = False) -> list[Path]:
+    """The file of each sound.
+
+    In a folder, files are named after the prompts, and a name that is taken gets a number: rain.wav, rain-2.wav, …
+    A file is taken as named; several sounds of one prompt are numbered, and those of several prompts have the prompt
+    in their names: rain.wav, rain-2.wav, or out-rain.wav, out-a-dog.wav.
+
+    Args:
+        prompts: of each sound; one that comes twice makes two sounds.
+        output: a .wav or .flac file, or a folder. Folders are made where they are missing.
+        plot: whether spectrograms are written too.
+        overwrite: replace existing files. Otherwise unnamed sounds get a free name, and named ones are refused.
+
+    Raises:
+        UserError: another kind of file, an existing file, or a place that cannot be written to.
+    """
+    is_folder = output.is_dir() or not output.suffix
+    folder, suffix = (output, ".wav") if is_folder else (output.parent, output.suffix)
+    if suffix.lower() not in SUFFIXES:
+        raise UserError(f"{output}: cannot write {suffix}; choose .wav or .flac")
+    _make_folder(folder)
+    if is_folder:
+        names = [slug(prompt) for prompt in prompts]
+    elif len(set(prompts)) == 1:
+        names = [output.stem] * len(prompts)
+    else:
+        names = [f"{output.stem}-{slug(prompt)}" for prompt in prompts]
+
+    companions = [".json", *([".png"] if plot else [])]
+    endings = [*SUFFIXES, *companions] if is_folder else [suffix, *companions]
+    existing = set() if overwrite else {path.name.casefold() for path in folder.iterdir()}
+    used, paths = set[str](), list[Path]()
+    for name in names:
+        number, stem = 1, name
+        while stem.casefold() in used or (is_folder and any(f"{stem}{end}".casefold() in existing for end in endings)):
+            number += 1
+            stem = f"{name}-{number}"
+        used.add(stem.casefold())
+        for end in [] if is_folder else endings:
+            if f"{stem}{end}".casefold() in existing:
+                raise UserError(
+                    f"{folder / f'{stem}{end}'}: exists; add --overwrite to replace it, or choose another name"
+                )
+        paths.append(folder / f"{stem}{suffix}")
+    return paths
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise UserError(f"{folder}: is no folder; choose another place") from None
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise UserError(f"{folder}: this folder cannot be written to")
