@@ -3,20 +3,18 @@
     text ──CLIP──▶ bridge ──┐
     picture, video ──CLIP───┴▶ embedding ──U-Net, sampler, guidance──▶ latents ──autoencoder──▶ waveform
 
-It is called like diffusers' audio pipelines. Noise is drawn on the CPU, from one generator an item where a
-list is given, so a sound depends neither on the device nor on what else is in the batch.
+It is called like diffusers' audio pipelines. Noise is drawn on the CPU, from one generator for each sound where they
+come as a list, so that a seed means the same noise on every device and in every batch. What is computed from it agrees
+up to rounding: sums are taken in another order for each size of batch.
 """
 
 import copy
 import logging
-import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers.utils import BaseOutput
 from torch import Tensor
 
 from diffaudio.checkpoint import bundled_model, find_model, load_parts, save_parts
@@ -24,44 +22,27 @@ from diffaudio.diffusion.samplers import draw_noise, make_sampler, num_steps, sa
 from diffaudio.diffusion.settings import GenerationSettings, Guidance, check_loudness, check_prompt
 from diffaudio.errors import UserError
 from diffaudio.file_names import shorten
-from diffaudio.inputs import (
+from diffaudio.media.pictures import Picture, Video, read_image, read_video
+from diffaudio.models.autoencoders import Autoencoder
+from diffaudio.models.bridge import Bridge
+from diffaudio.models.bridge.closed_form import Bridge
+from diffaudio.models.clip import Clip
+from diffaudio.models.unet import UNet1D
+from diffaudio.pipeline_call import (
+    AudioPipelineOutput,
+    CountedUNet,
+    at_loudness,
     check_numbers,
     check_weak_unet,
     one_generator_each,
     with_rescale,
 )
-from diffaudio.media.pictures import Picture, Video, read_image, read_video
-from diffaudio.metrics.audio_checks import loudness_lufs
-from diffaudio.models.autoencoders import Autoencoder
-from diffaudio.models.bridge.closed_form import Bridge
-from diffaudio.models.clip import Clip
-from diffaudio.models.unet import UNet1D
 
 __all__ = ["DiffAudioPipeline", "bundled_model"]
 
 logger = logging.getLogger(__name__)
 
-
-@dataclass
-class AudioPipelineOutput(BaseOutput):
-    """What diffusers' audio pipelines return; importing theirs would load all of their models' code.
-
-    Attributes:
-        audios: [sounds, channels, samples], a tensor or an array.
-        num_passes: how often a U-Net was run over each sound, a weaker model's too; guidance mostly runs two a pass
-            of the sampler.
-        out_of_range: the share of each sound's spectrogram, 0 to 1, that was louder than any recording can be and
-            was brought back to that by the decoder; empty for latents.
-    """
-
-    audios: Any
-    num_passes: int = 0
-    out_of_range: list[float] = field(default_factory=list)
-
-
-PEAK = 0.99
-MIN_LOUDNESS_S = 0.4  # a block of ITU-R BS.1770
-OUT_OF_RANGE_WARNING = 0.01
+OUT_OF_RANGE_WARNING = 0.01  # of the spectrogram
 
 
 class DiffAudioPipeline:
@@ -69,8 +50,8 @@ class DiffAudioPipeline:
 
     Attributes:
         unet, scheduler, autoencoder, clip, bridge: the parts.
-        name_or_path: what `from_pretrained` was given.
-        num_timesteps: of the call under way, how often `callback_on_step_end` is called.
+        name_or_path: the argument of `from_pretrained`.
+        num_timesteps: of the current call, how often `callback_on_step_end` is called.
     """
 
     def __init__(self, *, unet: UNet1D, scheduler: Any, autoencoder: Autoencoder, clip: Clip, bridge: Bridge) -> None:
@@ -219,12 +200,12 @@ class DiffAudioPipeline:
             guidance_scale: 0 ignores the prompt, 1 follows the conditional model, above 1 exaggerates it.
             guidance_rescale: diffusers' name for `guidance.rescale`.
             guidance: how the scale is applied: interval, schedule, projection …
-            weak_unet: of a weaker model, for autoguidance: the sound is led away from its predictions.
+            weak_unet: of a weaker model, for autoguidance: the sound is guided away from its predictions.
             num_waveforms_per_prompt: sounds for each prompt; they follow one another in the result.
             generator: on the CPU; a list gives each sound its own, a single one draws them one after another.
             sampler: a name out of `diffaudio.diffusion.samplers.SAMPLERS`; None takes `scheduler` as it is.
             spacing: of the sampler's noise levels: trailing, linear, karras, exponential; None is what suits it.
-            eta: how much noise the sampler draws anew in each step, where it can be told so.
+            eta: how much fresh noise the sampler draws in each step, for samplers that have an eta.
             loudness: in LUFS (ITU-R BS.1770), to which each sound is brought as far as its peak stays below 0.99;
                 None leaves levels as generated, and only turns down what would pass 0.99.
             prompt_embeds: [prompts, embedding_dim], as `encode_prompt` gives them.
@@ -254,7 +235,7 @@ class DiffAudioPipeline:
         if negative is not None:
             negative = negative.repeat_interleave(num_waveforms_per_prompt, dim=0)
         generators = one_generator_each(generator, len(embedding))
-        unet, weak = _Counted(self.unet), None if weak_unet is None else _Counted(weak_unet)
+        unet, weak = CountedUNet(self.unet), None if weak_unet is None else CountedUNet(weak_unet)
 
         self.num_timesteps = num_steps(chosen, num_inference_steps, guidance)
 
@@ -302,10 +283,10 @@ class DiffAudioPipeline:
 
     def _conditions(self, prompt: Any, image: Any, video: Any, prompt_embeds: Tensor | None) -> Tensor:
         """[prompts, embedding_dim]"""
-        given = {"prompt": prompt, "image": image, "video": video, "prompt_embeds": prompt_embeds}
-        names = [name for name, value in given.items() if value is not None]
+        conditions = {"prompt": prompt, "image": image, "video": video, "prompt_embeds": prompt_embeds}
+        names = [name for name, value in conditions.items() if value is not None]
         if len(names) != 1:
-            raise UserError(f"give one of {', '.join(given)}, not {' and '.join(names) or 'none'}")
+            raise UserError(f"give one of {', '.join(conditions)}, not {' and '.join(names) or 'none'}")
         if prompt_embeds is not None:
             return self._embeddings("prompt_embeds", prompt_embeds)
         if video is not None:
@@ -362,31 +343,4 @@ class DiffAudioPipeline:
                 100 * most,
             )
         sample_rate = self.autoencoder.sample_rate
-        return torch.stack([_at_loudness(audio, loudness, sample_rate) for audio in audios]), out_of_range
-
-
-def _at_loudness(audio: Tensor, loudness: float | None, sample_rate: int) -> Tensor:
-    """[channels, samples], with one gain for all: to a loudness in LUFS, or to a peak of 0.99 where that is less."""
-    peak = audio.abs().max()
-    if peak == 0:
-        return audio
-    gain = torch.ones_like(peak)
-    if loudness is not None:
-        shortest = math.ceil(MIN_LOUDNESS_S * sample_rate)
-        repeated = audio.repeat(1, math.ceil(shortest / audio.shape[-1]))  # shorter sounds have no loudness
-        # measured at a peak of 1: BS.1770 passes over what lies below -70 LUFS
-        measured = loudness_lufs(repeated / peak, sample_rate) + 20 * math.log10(float(peak))
-        if math.isfinite(measured):
-            gain *= 10 ** ((loudness - measured) / 20)
-    return audio * gain.clamp(max=PEAK / peak)
-
-
-class _Counted:
-    """A U-Net in its own dtype, while the sampler keeps float32; counts the items it was run over."""
-
-    def __init__(self, unet: UNet1D) -> None:
-        self.unet, self.items, self.dtype = unet, 0, next(unet.parameters()).dtype
-
-    def __call__(self, latents: Tensor, timestep: Tensor | float, *conditions: Tensor) -> Tensor:
-        self.items += len(latents)
-        return self.unet(latents.to(self.dtype), timestep, *conditions).float()
+        return torch.stack([at_loudness(audio, loudness, sample_rate) for audio in audios]), out_of_range

@@ -22,7 +22,7 @@ FLOORS = [
     {"models"},
     {"diffusion", "metrics"},
     {"corpus"},
-    {"checkpoint", "inputs", "pipeline"},
+    {"checkpoint", "pipeline", "pipeline_call"},
     {"evaluation", "generation", "training"},
     {"sweep"},
     {"cli", "__main__"},

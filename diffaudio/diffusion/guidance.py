@@ -2,7 +2,7 @@
 
 w    guidance scale; 0 unconditional, 1 conditional, above 1 extrapolated
 D_c  prediction with the embedding                                   [batch, channels, frames]
-D_0  prediction to be led away from: with the null embedding or a    [batch, channels, frames]
+D_0  prediction to steer away from: with the null embedding or a     [batch, channels, frames]
      negative embedding, or a weaker model's with the embedding
 x    clean latents by a prediction: x_c by D_c, x_0 by D_0           [batch, channels, frames]
 s    noise level sigma / (alpha + sigma), from 1 (noise) to 0 (clean)
@@ -10,11 +10,12 @@ s    noise level sigma / (alpha + sigma), from 1 (noise) to 0 (clean)
 classifier-free    D_0 + w (D_c - D_0): Ho & Salimans 2022 (arXiv:2207.12598), eq. 6, whose w is ours minus 1.
                    Every prediction is linear in the score at a given noise level, so it holds for all of them
 autoguidance       the same with a weaker model's D_0: Karras et al. 2024 (arXiv:2406.02507), eq. 3
-rescale            the result with the deviation of D_c: Lin et al. 2023 (arXiv:2305.08891), sec. 3.4
+rescale            the result with the standard deviation of D_c: Lin et al. 2023 (arXiv:2305.08891), sec. 3.4
 interval           w only for some noise levels, else 1: Kynkäänniemi et al. 2024 (arXiv:2404.07724), sec. 3
 schedule           w varies with the noise level: Wang et al. 2024 (arXiv:2404.13040)
-projected (APG)    x_c - x_0 without what is parallel to x_c: Sadat et al. 2024 (arXiv:2410.02416)
-CFG-Zero*          D_0 at its best length, and no motion at first: Fan et al. 2025 (arXiv:2503.18886)
+projected (APG)    x_c - x_0 without its component parallel to x_c: Sadat et al. 2024 (arXiv:2410.02416)
+CFG-Zero*          D_0 scaled to the best fit of D_c, and zero-init, which holds the first steps still: Fan et al. 2025
+                   (arXiv:2503.18886)
 """
 
 import math
@@ -38,8 +39,8 @@ class Guide:
         embedding: [batch, embedding_dim].
         scale: 0 or more.
         predicts: of `prediction_type`.
-        negative_embedding: [batch, embedding_dim], to be led away from; None is the null embedding.
-        weak_unet: a weaker model of the same kind, to be led away from instead.
+        negative_embedding: [batch, embedding_dim], to steer away from; None is the null embedding.
+        weak_unet: a weaker model of the same kind, to steer away from instead.
 
     Raises:
         ValueError: the scale is out of range, or something would have no effect or contradict another.
@@ -87,7 +88,7 @@ class Guide:
             guided = prediction_of(x, e, alpha, sigma, self.predicts)
         else:
             if options.zero_star:
-                other = other * _best_length(conditional, other)
+                other = other * _best_scale(conditional, other)
             guided = other + scale * (conditional - other)
         return guided if options.rescale == 0 else _rescaled(guided, conditional, options.rescale)
 
@@ -120,13 +121,13 @@ class Guide:
         return difference - (1 - how.parallel) * parallel
 
 
-def _best_length(conditional: Tensor, other: Tensor) -> Tensor:
-    """The factor s* of D_0 that brings it nearest to D_c: [batch, 1, 1]."""
+def _best_scale(conditional: Tensor, other: Tensor) -> Tensor:
+    """The factor s* for D_0 that minimises its distance to D_c: [batch, 1, 1]."""
     return _inner(conditional, other) / _inner(other, other)
 
 
 def _rescaled(guided: Tensor, conditional: Tensor, amount: float) -> Tensor:
-    """The guided prediction with its deviation brought towards that of D_c, each item by itself."""
+    """The guided prediction with its standard deviation moved towards that of D_c, for each item."""
     factor = conditional.std(dim=(1, 2), keepdim=True) / guided.std(dim=(1, 2), keepdim=True)
     return guided * (amount * factor + 1 - amount)
 
@@ -151,8 +152,8 @@ def _check(options: Guidance, scale: float, predicts: str, *, negative: bool, we
         "APG": options.projection is not None,
         "CFG-Zero*": options.zero_star,
     }
-    for name, given in needs_more.items():
-        if given and scale <= 1:
+    for name, is_set in needs_more.items():
+        if is_set and scale <= 1:
             raise UserError(
                 f"{name} has no effect at guidance scale {scale:g}; raise the scale above 1 or leave it out"
             )

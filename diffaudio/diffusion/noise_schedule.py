@@ -2,7 +2,7 @@
 
     alpha, sigma  of what the U-Net sees, z = alpha x + sigma e
     s             sigma / (alpha + sigma), from 1 (noise) to 0 (clean); for flow matching sigma itself
-    t             the timestep that the U-Net is told; 1000 s for flow matching
+    t             the timestep that conditions the U-Net; 1000 s for flow matching
 
     trailing     even in t, from the first to one step before clean latents: Lin et al. 2023 (arXiv:2305.08891), table 2
     linear       even in t, from the first to the last timestep ('linspace' there)

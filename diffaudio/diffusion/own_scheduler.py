@@ -1,6 +1,6 @@
 """A checkpoint's own scheduler of diffusers, used as it is: where no sampler is named, and for distilled models.
 
-Models distilled for consistency jump from any noise level to clean latents. They are told by their own scheduler:
+Models distilled for consistency jump from any noise level to clean latents. Their own scheduler identifies them:
 
     LCM  LCMScheduler, FlowMatchLCMScheduler: noise is put on the clean latents again (Song et al. 2023,
          arXiv:2303.01469, alg. 1; Luo et al. 2023, arXiv:2310.04378), at the noise levels of the distillation
@@ -45,11 +45,11 @@ def kinds(scheduler_config: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def distilled_scheduler(name: str, scheduler_config: Mapping[str, Any], eta: float | None) -> Any:
-    """The scheduler of a distilled model, made anew.
+    """A new instance of the scheduler of a distilled model.
 
     Args:
         name: a key of `DISTILLED`.
-        eta: for TCD, how much of each jump is made of fresh noise (gamma there); otherwise None.
+        eta: for TCD, the share of fresh noise in each jump (gamma there); otherwise None.
     """
     (kind,) = (kind for kind in kinds(scheduler_config) if kind in DISTILLED[name])
     scheduler = getattr(diffusers, kind).from_config(scheduler_config)
@@ -99,11 +99,11 @@ def run(
     # Schedulers of flow matching have neither: their latents are what the U-Net sees.
     scale_input = getattr(scheduler, "scale_model_input", lambda latents, timestep: latents)
     latents = noise * getattr(scheduler, "init_noise_sigma", 1.0)
-    told = passes(scheduler)
-    num_held = _num_held(guide, [sigma / (alpha + sigma) for _, alpha, sigma in told])
+    conditions = passes(scheduler)
+    num_held = _num_held(guide, [sigma / (alpha + sigma) for _, alpha, sigma in conditions])
     if num_held:
         scheduler.set_begin_index(num_held)
-    for index, (timestep, (t, alpha, sigma)) in enumerate(zip(scheduler.timesteps, told, strict=True)):
+    for index, (timestep, (t, alpha, sigma)) in enumerate(zip(scheduler.timesteps, conditions, strict=True)):
         if index >= num_held:
             prediction = guide(scale_input(latents, timestep), t, alpha, sigma)
             latents = scheduler.step(prediction, timestep, latents, return_dict=False, **draws)[0]

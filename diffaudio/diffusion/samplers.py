@@ -135,7 +135,7 @@ def make_sampler(
 
     Args:
         name: a key of `SAMPLERS`.
-        scheduler_config: of the checkpoint's own scheduler, not of one made here. It says what the U-Net predicts and
+        scheduler_config: of the checkpoint's own scheduler, not of another sampler. It says what the U-Net predicts and
             which noise levels it knows; how steps are spaced is said by `spacing` alone.
         spacing: of `SPACINGS`; None is the first that suits the sampler.
         eta: 0 to 1, how much noise a step draws anew; None is what is usual for the sampler.
@@ -253,5 +253,5 @@ def _check_generators(sampler: Any, batch: int, generators: "Generators") -> Non
     ours = isinstance(sampler, SolverSampler)
     draws_noise = sampler.is_stochastic if ours else own_scheduler.draws_noise(sampler)
     if draws_noise and (generators is None or len(generators) != batch):
-        given = "none" if generators is None else len(generators)
-        raise UserError(f"this sampler draws noise in each step: give one generator an item ({batch}), not {given}")
+        count = "none" if generators is None else len(generators)
+        raise UserError(f"this sampler draws noise in each step: give one generator an item ({batch}), not {count}")

@@ -1,1 +1,1 @@
-"""Lists of prompts, made into files of sound in batches."""
+"""From prompts to sound files, in batches."""

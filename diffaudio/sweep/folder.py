@@ -22,7 +22,7 @@ from diffaudio.atomic_io import atomic_file
 from diffaudio.diffusion.settings import GenerationSettings
 from diffaudio.errors import UserError
 from diffaudio.evaluation.report import Metric, Row
-from diffaudio.generation.batch import Item, is_made
+from diffaudio.generation.batch import Item, is_generated
 from diffaudio.generation.prompt_list import Prompt, items_of
 from diffaudio.sweep.grid import Combination, apply_axes
 
@@ -139,7 +139,7 @@ def _earlier(
             reasons[name] = "made by an earlier run, which did not measure it; run it again with these values"
             continue
         settings = apply_axes(base, measured.values)
-        if all(is_made(item, settings, None) for item in items(name)):
+        if all(is_generated(item, settings, None) for item in items(name)):
             found[Combination(name, measured.values, settings, measured.passes)] = items(name)
         else:
             reasons[name] = "made by an earlier run with fewer prompts or takes; run it again with these values"

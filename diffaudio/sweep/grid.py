@@ -1,7 +1,7 @@
 """The combinations of a sweep: every sampler with every number of steps, every guidance scale, and so on.
 
-Each is tried out before anything is made, by sampling with a network that costs nothing: what the sampler, the model
-or the guidance refuses is known then, and how many passes a sound takes.
+Each is tried before any sound is generated, by sampling with a network that costs nothing. That shows what the sampler,
+the model or the guidance refuses, and how many passes a sound takes.
 """
 
 import copy

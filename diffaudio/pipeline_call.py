@@ -1,19 +1,47 @@
-"""What a call of the pipeline is given: checked, and read where it is a file."""
+"""The parts of a pipeline's call: checks of its arguments, the count of passes, the level and the output."""
 
-from dataclasses import replace
+import math
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
+from diffusers.utils import BaseOutput
+from torch import Tensor
 
 from diffaudio.diffusion.settings import MAX_DURATION_S, Guidance
 from diffaudio.errors import UserError
+from diffaudio.metrics.audio_checks import loudness_lufs
 from diffaudio.models.unet import UNet1D
 
 __all__ = [
+    "AudioPipelineOutput",
+    "CountedUNet",
+    "at_loudness",
     "check_numbers",
     "check_weak_unet",
     "one_generator_each",
     "with_rescale",
 ]
+
+PEAK = 0.99
+MIN_LOUDNESS_S = 0.4  # a block of ITU-R BS.1770
+
+
+@dataclass
+class AudioPipelineOutput(BaseOutput):
+    """The output of diffusers' audio pipelines; importing theirs would load all of their models' code.
+
+    Attributes:
+        audios: [sounds, channels, samples], a tensor or an array.
+        num_passes: how often a U-Net was run over each sound, a weaker model's too; guidance mostly runs two a pass
+            of the sampler.
+        out_of_range: the share of each sound's spectrogram, 0 to 1, that was louder than any recording can be and
+            was brought back to that by the decoder; empty for latents.
+    """
+
+    audios: Any
+    num_passes: int = 0
+    out_of_range: list[float] = field(default_factory=list)
 
 
 def check_numbers(steps: int, duration_s: float, waveforms: int, output_type: str) -> None:
@@ -37,7 +65,7 @@ def check_weak_unet(weak_unet: UNet1D, unet: UNet1D) -> None:
 
 
 def with_rescale(guidance: Guidance, rescale: float) -> Guidance:
-    """Guidance with diffusers' `guidance_rescale`, 0 where that is not given.
+    """Guidance with diffusers' `guidance_rescale`, 0 where that is unset.
 
     Raises:
         ValueError: both say how far to rescale.
@@ -68,3 +96,30 @@ def one_generator_each(generator: torch.Generator | list[torch.Generator] | None
                 f"a generator is on {each.device}; make it on the CPU, so that a seed sounds alike everywhere"
             )
     return generators
+
+
+def at_loudness(audio: Tensor, loudness: float | None, sample_rate: int) -> Tensor:
+    """[channels, samples], with one gain for all: to a loudness in LUFS, or to a peak of 0.99 where that is less."""
+    peak = audio.abs().max()
+    if peak == 0:
+        return audio
+    gain = torch.ones_like(peak)
+    if loudness is not None:
+        shortest = math.ceil(MIN_LOUDNESS_S * sample_rate)
+        repeated = audio.repeat(1, math.ceil(shortest / audio.shape[-1]))  # shorter sounds have no loudness
+        # measured at a peak of 1: BS.1770 passes over what lies below -70 LUFS
+        measured = loudness_lufs(repeated / peak, sample_rate) + 20 * math.log10(float(peak))
+        if math.isfinite(measured):
+            gain *= 10 ** ((loudness - measured) / 20)
+    return audio * gain.clamp(max=PEAK / peak)
+
+
+class CountedUNet:
+    """A U-Net in its own dtype, while the sampler keeps float32; counts the items it was run over."""
+
+    def __init__(self, unet: UNet1D) -> None:
+        self.unet, self.items, self.dtype = unet, 0, next(unet.parameters()).dtype
+
+    def __call__(self, latents: Tensor, timestep: Tensor | float, *conditions: Tensor) -> Tensor:
+        self.items += len(latents)
+        return self.unet(latents.to(self.dtype), timestep, *conditions).float()
