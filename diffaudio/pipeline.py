@@ -24,7 +24,6 @@ from diffaudio.errors import UserError
 from diffaudio.file_names import shorten
 from diffaudio.media.pictures import Picture, Video, read_image, read_video
 from diffaudio.models.autoencoders import Autoencoder
-from diffaudio.models.bridge import Bridge
 from diffaudio.models.bridge.closed_form import Bridge
 from diffaudio.models.clip import Clip
 from diffaudio.models.unet import UNet1D
