@@ -1,10 +1,10 @@
-"""What makes a clip useless for training: no sound to speak of, overloaded sound, pictures that show nothing.
+"""What makes a clip useless for training: no audible sound, clipped sound, frames that show nothing.
 
     x   waveform [channels, samples] float32 as decoded, before mixing, resampling or scaling
 
-Three judges look at a file's header, at the sound of a clip and at its pictures; each returns None, or the reason
-(a word) and the detail (a sentence with the number that made it so). The defaults let every honest recording pass,
-however quiet or loud, and photographs under sound. Nothing here needs torch: what prepares a corpus stays small.
+Three checks, of a file's header, of a clip's audio and of its frames, return None or why it is to be dropped: the
+reason (a word) and the detail (a sentence with the number that led to it). The defaults let every honest recording
+pass, however quiet or loud, and photographs under sound. Nothing here needs torch: what prepares a corpus stays small.
 """
 
 import itertools
@@ -19,13 +19,21 @@ from diffaudio.corpus.prepare.bandwidth import cutoff_hz
 from diffaudio.errors import UserError
 from diffaudio.media.container import MediaInfo
 
-__all__ = ["FilterSettings", "Verdict", "is_black", "judge_file", "judge_pictures", "judge_sound", "loudest_level_db"]
+__all__ = [
+    "DropReason",
+    "FilterSettings",
+    "check_audio",
+    "check_frames",
+    "check_header",
+    "is_black",
+    "loudest_level_db",
+]
 
-Verdict = tuple[str, str]  # reason, detail
+DropReason = tuple[str, str]  # reason, detail
 
-WINDOW_S = 0.1  # a clip counts as loud as its loudest stretch of this length
-FULL_SCALE = 0.95  # lossy codecs ripple around the level at which a sound was clipped
-BLACK_PART = 0.01  # of a picture's pixels may be bright, and it is black still
+WINDOW_S = 0.1  # the level of a clip is that of its loudest window of this length
+FULL_SCALE = 0.95  # lossy codecs ripple around the level at which the sound was clipped
+BLACK_PART = 0.01  # of a frame's pixels may be bright in a black frame
 
 
 @dataclass(frozen=True)
@@ -38,7 +46,7 @@ class FilterSettings:
             (0 to 1); 0 lets everything pass.
         max_peak: a clip is damaged when a sample lies beyond. Decoded AAC and MP3 reach 2 or so.
         min_level_db: a clip is silent when its loudest tenth of a second is below (RMS, dB below full scale).
-        max_clipped_fraction: a clip is overloaded when more of its samples stand at full scale.
+        max_clipped_fraction: a clip is clipped when a larger share of its samples is at full scale.
         min_bandwidth: a clip is upsampled when its spectrum breaks off below this part of what its sample rate
             promises (0 to 1); telephone sound at 44.1 kHz does at 0.2. 0 lets everything pass.
         min_brightness: a picture is black when 99 % of it is darker (0 black, 1 white).
@@ -75,7 +83,7 @@ class FilterSettings:
             )
 
 
-def judge_file(info: MediaInfo, settings: FilterSettings) -> Verdict | None:
+def check_header(info: MediaInfo, settings: FilterSettings) -> DropReason | None:
     """Reasons no_sound, no_picture, low_sample_rate, length_mismatch; what the header does not say passes."""
     if not info.has_audio:
         return "no_sound", _missing("sound", info.unknown_audio_codec)
@@ -98,9 +106,9 @@ def _missing(track: str, unknown_codec: str | None) -> str:
     return f"the {track} is coded as {unknown_codec}, which cannot be decoded"
 
 
-def judge_sound(
+def check_audio(
     x: np.ndarray, sample_rate: int, settings: FilterSettings, *, mixed: np.ndarray | None = None
-) -> Verdict | None:
+) -> DropReason | None:
     """Reasons damaged, silent, clipped, upsampled.
 
     Args:
@@ -128,7 +136,7 @@ def judge_sound(
     return None
 
 
-def judge_pictures(pictures: Sequence[Image.Image], settings: FilterSettings) -> Verdict | None:
+def check_frames(pictures: Sequence[Image.Image], settings: FilterSettings) -> DropReason | None:
     """Reasons black (all of them are) and frozen (each looks like the next).
 
     Args:
@@ -163,6 +171,6 @@ def largest_difference(pictures: Sequence[Image.Image]) -> float:
 def loudest_level_db(x: np.ndarray, sample_rate: int) -> float:
     """RMS of the loudest `WINDOW_S` of a sound [channels, samples], in dB re full scale; -120 for digital silence."""
     window = min(round(WINDOW_S * sample_rate), x.shape[-1])
-    stretches = x[:, : x.shape[-1] // window * window].reshape(len(x), -1, window)
-    power = np.einsum("cws,cws->w", stretches, stretches) / (window * len(x))
+    windows = x[:, : x.shape[-1] // window * window].reshape(len(x), -1, window)
+    power = np.einsum("cws,cws->w", windows, windows) / (window * len(x))
     return 10 * math.log10(max(float(power.max()), 1e-12))

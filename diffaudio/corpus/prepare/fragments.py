@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
-from diffaudio.corpus.prepare.filters import Verdict
+from diffaudio.corpus.prepare.filters import DropReason
 from diffaudio.corpus.prepare.sources import Media
 from diffaudio.corpus.store import CLIP_SCHEMA, DROPPED_SCHEMA
 
@@ -43,7 +43,7 @@ class CutReport:
     media_seconds: float = 0.0
     read_to: int | None = None
 
-    def drop(self, start_s: float, duration_s: float | None, why: Verdict) -> None:
+    def drop(self, start_s: float, duration_s: float | None, why: DropReason) -> None:
         """Record that a segment, or all of the file, was left out."""
         reason, detail = why
         row = {"source": self.media.name, "start_s": start_s, "duration_s": duration_s}
@@ -97,7 +97,7 @@ def write_fragment(path: Path, rows: Iterable[dict[str, Any]], report: CutReport
         stream.write_batch(last, custom_metadata={NOTE: json.dumps({"media_seconds": report.media_seconds})})
 
 
-def write_empty_fragment(path: Path, media: Media, reason: Verdict) -> None:
+def write_empty_fragment(path: Path, media: Media, reason: DropReason) -> None:
     """Write the fragment of a media file that gives no clips, for a reason that lies in the file as a whole."""
     report = CutReport(media)
 

@@ -1,4 +1,4 @@
-"""Which stretches of a file become clips: every `hop_s` one of `clip_s`, within each segment."""
+"""Where clips lie in a file: a window of `clip_s` every `hop_s`, within each segment."""
 
 import math
 from collections.abc import Sequence
@@ -6,16 +6,16 @@ from dataclasses import dataclass
 
 from diffaudio.corpus.prepare.sources import Segment
 
-__all__ = ["Plan", "Stretch"]
+__all__ = ["ClipPlan", "ClipWindow"]
 
 
 @dataclass(frozen=True)
-class Stretch:
+class ClipWindow:
     """Where a clip is wanted.
 
     Attributes:
-        end_s: where it ends if the sound goes on so long.
-        is_first: of its segment.
+        end_s: where it ends, if the sound is long enough.
+        is_first: whether it is the first of its segment.
     """
 
     segment: Segment
@@ -24,27 +24,27 @@ class Stretch:
     is_first: bool
 
 
-class Plan:
-    """The stretches of a file in order of time, one after the other: nobody knows how many before the file ends.
+class ClipPlan:
+    """The windows of a file, one after the other in order of time; only its end tells how many there are.
 
     Attributes:
-        next: the stretch that comes next; None after the last.
+        next: the next window; None after the last.
     """
 
     def __init__(self, segments: Sequence[Segment], clip_s: float, hop_s: float, min_clip_s: float) -> None:
         self._segments, self._clip_s, self._hop_s, self._min_clip_s = segments, clip_s, hop_s, min_clip_s
         self._segment = self._index = 0
-        self.next: Stretch | None = self._stretch()
+        self.next: ClipWindow | None = self._window()
 
     def advance(self) -> None:
-        """Go on to the next stretch."""
+        """Advance to the next window."""
         self._go_to(self._index + 1)
 
-    def pass_over(self, time_s: float) -> list[tuple[float, float]]:
-        """Go on to the first stretch that ends after a time.
+    def skip_to(self, time_s: float) -> list[tuple[float, float]]:
+        """Advance to the first window that ends after a time.
 
         Returns:
-            Beginning and end of what was passed over, by segments.
+            Start and end of what was skipped, segment by segment.
         """
         passed = []
         while self.next and self.next.end_s <= time_s:
@@ -57,8 +57,8 @@ class Plan:
             passed.append((start_s, end_s))
         return passed
 
-    def not_begun(self) -> list[Stretch]:
-        """The first stretches of segments that nothing was taken of."""
+    def segments_not_begun(self) -> list[ClipWindow]:
+        """The first windows of the segments in which no clip was begun."""
         rest = [] if self.next is None else [self.next] if self.next.is_first else []
         if self.next:
             rest += [self._at(segment, 0) for segment in self._segments[self._segment + 1 :]]
@@ -66,17 +66,17 @@ class Plan:
 
     def _go_to(self, index: int) -> None:
         self._index = index
-        self.next = self._stretch()
+        self.next = self._window()
         if self.next is None and self._segment + 1 < len(self._segments):
             self._segment, self._index = self._segment + 1, 0
-            self.next = self._stretch()
+            self.next = self._window()
 
-    def _stretch(self) -> Stretch | None:
-        """What begins at the current position, None where the segment is too short for it."""
-        stretch = self._at(self._segments[self._segment], self._index)
-        return stretch if stretch.is_first or stretch.end_s - stretch.start_s >= self._min_clip_s else None
+    def _window(self) -> ClipWindow | None:
+        """The window at the current position; None where the segment is too short for one."""
+        window = self._at(self._segments[self._segment], self._index)
+        return window if window.is_first or window.end_s - window.start_s >= self._min_clip_s else None
 
-    def _at(self, segment: Segment, index: int) -> Stretch:
+    def _at(self, segment: Segment, index: int) -> ClipWindow:
         start_s = segment.start_s + index * self._hop_s
         end_s = start_s + self._clip_s
-        return Stretch(segment, start_s, end_s if segment.end_s is None else min(end_s, segment.end_s), index == 0)
+        return ClipWindow(segment, start_s, end_s if segment.end_s is None else min(end_s, segment.end_s), index == 0)

@@ -72,6 +72,23 @@ def test_clips_hold_the_sound_and_pictures_of_their_stretch_and_tile_it_without_
     assert heard.shape == SOUND.shape and np.abs(heard - SOUND).max() < 1e-3
 
 
+def test_sound_that_is_lost_because_time_stamps_go_back_is_recorded(film, monkeypatch):
+    """As of a container that has an index, whose stamps are taken as they are."""
+    assert cut_file(film)[1] == []
+    whole = cut.AudioTrack.feed
+
+    def feed(track, packets):
+        for packet in packets:
+            if packet.pts is not None and packet.pts * packet.time_base >= 4:
+                packet.pts = packet.dts = packet.pts - round(3 / packet.time_base)
+        return whole(track, packets)
+
+    monkeypatch.setattr(cut.AudioTrack, "feed", feed)
+    (lost,) = [row for row in cut_file(film)[1] if row["reason"] == "overlapping"]
+    assert lost["duration_s"] == pytest.approx(3, abs=0.2)
+    assert lost["detail"].endswith("s of sound lie at times that have other sound")
+
+
 def test_only_the_wanted_segments_are_cut_and_keep_their_captions(film):
     segments = [Segment(0.5, 1.75, "a dog"), Segment(3.0, 6.2, "a cat"), Segment(6.5, None, "the end")]
     rows, dropped = cut_file(film, segments=segments)

@@ -6,10 +6,10 @@ from PIL import Image
 from diffaudio.corpus.prepare.bandwidth import cutoff_hz
 from diffaudio.corpus.prepare.filters import (
     FilterSettings,
+    check_audio,
+    check_frames,
+    check_header,
     is_black,
-    judge_file,
-    judge_pictures,
-    judge_sound,
     largest_difference,
     loudest_level_db,
 )
@@ -20,14 +20,14 @@ RATE = 44100
 
 
 def reason(x, rate=8000, **settings):
-    verdict = judge_sound(np.asarray(x, np.float32), rate, FilterSettings(**settings))
+    verdict = check_audio(np.asarray(x, np.float32), rate, FilterSettings(**settings))
     return verdict and verdict[0]
 
 
 def file_reason(**settings):
     known = {"has_audio": True, "has_video": True, "sample_rate": 44100}
     info = MediaInfo(duration_s=8, audio_duration_s=2, video_duration_s=8, **known)
-    return judge_file(info, FilterSettings(**settings))
+    return check_header(info, FilterSettings(**settings))
 
 
 def shaped_noise(gain_of_frequency, *, rate=RATE):
@@ -37,9 +37,9 @@ def shaped_noise(gain_of_frequency, *, rate=RATE):
 
 
 def test_a_file_needs_sound_and_picture():
-    assert judge_file(MediaInfo(1, False, True), FilterSettings()) == ("no_sound", "the file has no sound track")
-    assert judge_file(MediaInfo(1, True, False), FilterSettings()) == ("no_picture", "the file has no picture track")
-    assert judge_file(MediaInfo(None, True, True), FilterSettings()) is None  # what is not known passes
+    assert check_header(MediaInfo(1, False, True), FilterSettings()) == ("no_sound", "the file has no sound track")
+    assert check_header(MediaInfo(1, True, False), FilterSettings()) == ("no_picture", "the file has no picture track")
+    assert check_header(MediaInfo(None, True, True), FilterSettings()) is None  # what is not known passes
 
 
 def test_a_low_sample_rate_is_judged_by_the_header():
@@ -52,8 +52,8 @@ def test_sound_and_picture_may_differ_in_length_by_so_much_either_way():
     detail = "2.00 s of sound and 8.00 s of pictures, the shorter below 26% of the longer"
     assert file_reason(min_length_ratio=0.26) == ("length_mismatch", detail)
     longer_sound = MediaInfo(8, True, True, audio_duration_s=8, video_duration_s=2)
-    assert judge_file(longer_sound, FilterSettings(min_length_ratio=0.26)) is not None
-    assert judge_file(longer_sound, FilterSettings(min_length_ratio=0)) is None
+    assert check_header(longer_sound, FilterSettings(min_length_ratio=0.26)) is not None
+    assert check_header(longer_sound, FilterSettings(min_length_ratio=0)) is None
 
 
 def test_silence_is_judged_by_the_loudest_tenth_of_a_second():
@@ -75,7 +75,7 @@ def test_the_level_is_the_power_averaged_over_channels():
 def test_clipping_is_judged_by_the_worse_channel():
     half = np.array([[0.1] * 50, [0.96] * 10 + [0.1] * 40], np.float32)
     assert reason(half, max_clipped_fraction=0.21) is None
-    assert judge_sound(half, 8000, FilterSettings(max_clipped_fraction=0.19)) == (
+    assert check_audio(half, 8000, FilterSettings(max_clipped_fraction=0.19)) == (
         "clipped",
         "20.0% of the samples at full scale, above 19.0%",
     )
@@ -91,7 +91,7 @@ def test_samples_that_no_recording_has_are_damage():
 def test_sound_brought_up_from_a_lower_sample_rate_is_told_by_the_cliff_in_its_spectrum():
     telephone = shaped_noise(lambda f: f < 4000)
     assert cutoff_hz(telephone, RATE, highest_hz=20000) == pytest.approx(4000, rel=0.1)
-    verdict = judge_sound(telephone, RATE, FilterSettings())
+    verdict = check_audio(telephone, RATE, FilterSettings())
     assert verdict is not None and verdict[0] == "upsampled"
     assert "kHz, below 22% of the 22.05 kHz that 44100 Hz promise" in verdict[1]
     assert reason(telephone, RATE, min_bandwidth=0.15) is None
@@ -124,9 +124,9 @@ def test_a_picture_with_a_lamp_is_not_black():
 
 def test_a_clip_is_black_when_all_its_pictures_are():
     black, grey = Image.new("RGB", (8, 8)), Image.new("RGB", (8, 8), (99, 99, 99))
-    assert judge_pictures([black, black], FilterSettings()) == ("black", "all 2 pictures are black")
-    assert judge_pictures([black, grey], FilterSettings()) is None
-    assert judge_pictures([black, black], FilterSettings(min_brightness=0)) is None
+    assert check_frames([black, black], FilterSettings()) == ("black", "all 2 pictures are black")
+    assert check_frames([black, grey], FilterSettings()) is None
+    assert check_frames([black, black], FilterSettings(min_brightness=0)) is None
 
 
 def test_a_clip_is_frozen_when_no_picture_differs_from_the_next():
@@ -134,11 +134,11 @@ def test_a_clip_is_frozen_when_no_picture_differs_from_the_next():
     second = first.copy()
     second.paste(151, (0, 0, 100, 10))  # a fifth of the range, a tenth of the picture
     assert largest_difference([first, first, second]) == pytest.approx(0.02)
-    assert judge_pictures([first, first, second], FilterSettings(min_motion=0.019)) is None
-    verdict = judge_pictures([first, first, second], FilterSettings(min_motion=0.021))
+    assert check_frames([first, first, second], FilterSettings(min_motion=0.019)) is None
+    verdict = check_frames([first, first, second], FilterSettings(min_motion=0.021))
     assert verdict == ("frozen", "no picture differs from the next by more than 0.02, below 0.021")
-    assert judge_pictures([first], FilterSettings(min_motion=0.001)) is not None  # has stood all the time
-    assert judge_pictures([first, first], FilterSettings()) is None  # a photograph under sound is welcome
+    assert check_frames([first], FilterSettings(min_motion=0.001)) is not None  # has stood all the time
+    assert check_frames([first, first], FilterSettings()) is None  # a photograph under sound is welcome
 
 
 @pytest.mark.parametrize(
