@@ -13,16 +13,11 @@ import soundfile
 from tiny_model import EMBEDDING_DIM, LATENT_CHANNELS, SAMPLE_RATE, write_tiny_model
 
 from diffaudio import bundled_model
-from diffaudio.corpus.synthetic.run import SynthesisSettings, synthesise_corpus
 
 REPO = Path(__file__).resolve().parent.parent
 README = (REPO / "README.md").read_text(encoding="utf-8")
 
-SMALL_TRAINING = (
-    "--train.steps 4 --train.batch_size 2 --train.duration_s 1 --train.save_every 2 --train.log_every 1 "
-    "--unet.channels [8,16] --unet.blocks_per_level 1 --unet.middle_blocks 1 --unet.condition_dim 16 "
-    "--unet.attention_levels [] --unet.attention_head_dim 8"
-)
+SMALL_TRAINING = "--train.steps 4 --train.save_every 2 --train.log_every 1 --validation.every 4 --samples.every 4"
 
 
 def commands(beginning: str) -> list[list[str]]:
@@ -45,16 +40,16 @@ def test_the_commands_of_the_readme_make_a_model_from_videos_and_a_sound_from_th
     for name in ("configs", "train"):
         shutil.copytree(REPO / name, clone / name)
     write_tiny_model(clone / "checkpoints/mini")
-    synthesise_corpus(tmp_path / "shared/corpus", 5, SynthesisSettings(duration_s=1.5), progress=False)
-    prepare, encode, train, generate = commands("uv run diffaudio prepare")
+    synthesise, prepare, encode, train, generate = commands("uv run diffaudio synthesise-corpus")
 
+    run(synthesise, folder=clone)
     run(prepare, folder=clone)
     manifest = json.loads((clone / "corpora/demo/manifest.json").read_text())
-    assert (manifest["clips"], manifest["dropped"], manifest["finished"]) == (5, 0, True)
+    assert (manifest["clips"], manifest["dropped"], manifest["finished"]) == (12, 0, True)
 
     run(encode, folder=clone)
     rows = pa.ipc.open_stream(clone / "corpora/demo-encoded/latents-00000.arrow").read_all().to_pylist()
-    assert len(rows) == 5
+    assert len(rows) == 12
     assert all(len(row["latents"]) == LATENT_CHANNELS * row["num_latent_frames"] for row in rows)
     assert all(len(embedding) == EMBEDDING_DIM for row in rows for embedding in row["embeddings"])
 
@@ -73,15 +68,17 @@ def test_the_commands_of_the_readme_make_a_model_from_videos_and_a_sound_from_th
 def test_the_first_command_of_the_readme_makes_a_sound_with_the_bundled_model_from_any_folder(tmp_path):
     first = commands("pip install uv && uv run diffaudio generate")[0]
     run(first, folder=tmp_path)
-    sound, sample_rate = soundfile.read(tmp_path / "dog.wav")
+    sound, sample_rate = soundfile.read(tmp_path / "rooster.wav")
     assert len(sound) > sample_rate
     assert 0.01 < abs(sound).max() < 1
-    assert Path(json.loads((tmp_path / "dog.json").read_text())["model"]).name == bundled_model().name
+    assert Path(json.loads((tmp_path / "rooster.json").read_text())["model"]).name == bundled_model().name
 
 
-def test_the_python_of_the_readme_gives_one_sound(tmp_path):
+def test_the_python_of_the_readme_writes_one_sound(tmp_path, monkeypatch):
     source = re.findall(r"```python\n(.*?)```", README, re.DOTALL)[0]
-    assert '"checkpoints/mini"' in source
+    assert "from_pretrained(bundled_model())" in source
+    monkeypatch.chdir(tmp_path)
     names: dict = {}
-    exec(source.replace("checkpoints/mini", str(write_tiny_model(tmp_path / "tiny"))), names)
+    exec(source.replace("bundled_model())", f"{str(write_tiny_model(tmp_path / 'tiny'))!r})"), names)
     assert names["audio"].shape == (1, 1, 5 * SAMPLE_RATE)
+    assert soundfile.info(tmp_path / "rooster.wav").frames == 5 * SAMPLE_RATE
