@@ -29,7 +29,7 @@ from torch import Tensor
 from diffaudio.atomic_io import atomic_file, atomic_folder
 from diffaudio.checkpoint import load_clip
 from diffaudio.config import Count, NonNegative, NonNegativeCount, Positive, Share
-from diffaudio.corpus.augment import add_noise, change_speed, crop_or_lay, filter_smoothly
+from diffaudio.corpus.augment import add_noise, change_speed, filter_smoothly, random_crop_or_fill
 from diffaudio.corpus.datasets.labelled import (
     LabelledClips,
     label_by_clip,
@@ -256,8 +256,8 @@ def draw_batch(
     for index in chosen.tolist():
         # a little more than is needed, so that no sound is changed in speed as a whole
         longest = round(num_samples * (1 + settings.speed))
-        sound = crop_or_lay(clips.waveforms[index].float(), longest, generator)
-        sounds.append(crop_or_lay(change_speed(sound, settings.speed, generator), num_samples, generator))
+        sound = random_crop_or_fill(clips.waveforms[index].float(), longest, generator)
+        sounds.append(random_crop_or_fill(change_speed(sound, settings.speed, generator), num_samples, generator))
     x, targets = torch.stack(sounds), clips.targets[chosen]
     x = filter_smoothly(x, settings.filter_db, generator)
     x = x / x.abs().amax(dim=1, keepdim=True).clamp(min=1e-4)

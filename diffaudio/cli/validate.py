@@ -50,20 +50,19 @@ def run(arguments: list[str]) -> None:
     rows = found = 0
     with tqdm(total=len(corpus.parts), unit="part", disable=not sys.stderr.isatty()) as bar:
 
-        def done(num_rows: int) -> None:
+        def on_part(num_rows: int) -> None:
             nonlocal rows
             rows += num_rows
             bar.update()
 
-        for problem in validate(
-            corpus, decode=not given.quick, num_workers=given.workers or share_of_cores(), done=done
-        ):
+        num_workers = given.workers or share_of_cores()
+        for problem in validate(corpus, decode=not given.quick, num_workers=num_workers, on_part=on_part):
             with bar.external_write_mode():
                 print(problem, flush=True)
             found += 1
     verdict = f"{found} things are wrong" if found > 1 else "1 thing is wrong" if found else "all right"
     parts = "1 part" if len(corpus.parts) == 1 else f"{len(corpus.parts)} parts"
-    so_far = "" if corpus.finished else f"; not finished, `{corpus.made_by}` goes on with it"
+    so_far = "" if corpus.finished else f"; not finished, `{corpus.made_by}` continues it"
     print(f"{given.corpus}: {rows} rows in {parts}, {verdict}{so_far}")
     if found:
         sys.exit(1)

@@ -1,13 +1,12 @@
-"""Augmentation: what changes a recording, or a picture, without changing what it is of.
+"""Augmentation: changes to a recording, or to a picture, that keep its content.
 
     x   waveforms [batch, samples] or [channels, samples], any level
 
-Every change is a function of its own, with its strength in units; `augment_sound` and `augment_picture` draw which of
-them a copy of a clip gets, and how strong. Draws come from a CPU generator.
+Every change is a function with its strength in physical units; `augment_sound` and `augment_picture` draw which of them
+a copy of a clip gets, and how strongly. All draws come from a CPU generator.
 
 torchaudio's filters clip at [-1, 1]; its `pitch_shift` and `speed` build kernels of gigabytes for most ratios, and its
-phase vocoder loses up to 10 dB of a steady tone. What is used of it here is `fftconvolve`, and `resample` by whole
-percents.
+phase vocoder loses up to 10 dB of a steady tone. Only its `fftconvolve` is used here, and `resample` by whole percents.
 """
 
 import contextlib
@@ -35,15 +34,15 @@ __all__ = [
     "augment_picture",
     "augment_sound",
     "change_speed",
-    "crop_or_lay",
     "filter_smoothly",
+    "random_crop_or_fill",
     "reverberate",
     "shift_pitch",
 ]
 
 FILTER_BANDS = 8
 ECHO_DB = (-12.0, -3.0)  # an echo's level, below the sound
-REVERBERATION_DB = (-12.0, 0.0)  # energy of the room's answer, below that of the sound itself
+REVERBERATION_DB = (-12.0, 0.0)  # energy of the room's response, below that of the sound itself
 
 
 def _percents(ratio: float) -> range:
@@ -53,18 +52,18 @@ def _percents(ratio: float) -> range:
 
 @dataclass(frozen=True)
 class AugmentSettings:
-    """What a copy of a clip may be changed by, and how far; 0 leaves a change out.
+    """The changes that a copy of a clip may get, and their largest strengths; 0 turns a change off.
 
     Attributes:
-        probability: of each change to be made in a copy, independently of the others.
-        crop: share of the sound that is cut away at most, at either end.
-        gain_db: how much louder or softer than other clips at most.
-        filter_db: how far a smooth random filter raises or lowers a band at most.
-        echo_s: how much later an echo comes at most.
-        reverberation_s: time in which the longest reverberation falls by 60 dB.
-        pitch_semitones: how far the pitch moves at most, while the duration stays.
-        speed: largest relative change of speed; pitch and duration go along.
-        picture_crop: share of a picture's sides that is cut away at most.
+        probability: of each change in a copy, independently of the others.
+        crop: largest share of the sound that is cut away, at either end.
+        gain_db: largest change of level, up or down.
+        filter_db: largest gain of a smooth random filter in any band, up or down.
+        echo_s: longest delay of an echo.
+        reverberation_s: longest reverberation time (60 dB).
+        pitch_semitones: largest shift of the pitch, at the same duration.
+        speed: largest relative change of speed, which changes pitch and duration with it.
+        picture_crop: largest share of a picture's sides that is cut away.
         picture_flip: whether pictures are mirrored, left to right.
     """
 
@@ -103,21 +102,21 @@ class AugmentSettings:
         return self.probability > 0 and (self.picture_crop > 0 or self.picture_flip)
 
 
-# What helps on held-out clips, and is not heard in what a model generates: neither rooms nor levels change.
+# Lowers the loss on held-out clips, and changes neither rooms nor levels, which a model would learn to generate.
 HELPFUL = AugmentSettings(probability=1.0, speed=0.06, picture_crop=0.3, picture_flip=True)
 
 
 def augment_sound(waveform: Tensor, sample_rate: int, settings: AugmentSettings, generator: torch.Generator) -> Tensor:
-    """Change a sound at random, in the order in which it would happen: the thing, the room, the recording.
+    """Change a sound at random, in physical order: the source, the room, the recording.
 
-    After a crop, all but the gain keep the largest sample as it is.
+    All changes after the crop, except the gain, keep the peak.
 
     Args:
         waveform: [channels, samples].
 
     Returns:
-        [channels, samples], fewer where it was cropped, and about samples / (1 ± speed) where that changed; the same
-        tensor where nothing did.
+        [channels, samples], fewer after a crop, and about samples / (1 ± speed) after a change of speed; the same
+        tensor where nothing was changed.
     """
 
     def happens(strength: float) -> bool:
@@ -130,7 +129,7 @@ def augment_sound(waveform: Tensor, sample_rate: int, settings: AugmentSettings,
         choices = _percents(ratio)
         return choices[int(torch.randint(len(choices), (), generator=generator))]
 
-    if happens(settings.crop):  # what was soft there stays soft
+    if happens(settings.crop):  # before the peak is measured, so that a soft part stays soft
         waveform = _random_part(waveform, 1 - uniform(0, settings.crop), generator)
     x = waveform
     if happens(settings.speed):
@@ -152,7 +151,7 @@ def augment_sound(waveform: Tensor, sample_rate: int, settings: AugmentSettings,
 
 
 def augment_picture(picture: Image.Image, settings: AugmentSettings, generator: torch.Generator) -> Image.Image:
-    """A random part of a picture, of its shape, perhaps mirrored; the same picture where nothing changed."""
+    """A random crop of a picture with its aspect ratio, perhaps mirrored; the same picture where nothing changed."""
     crops, flips, share, left, top = torch.rand(5, generator=generator, dtype=torch.float64).tolist()
     if settings.picture_crop > 0 and crops < settings.probability:
         width, height = (max(1, round(side * (1 - settings.picture_crop * share))) for side in picture.size)
@@ -162,22 +161,22 @@ def augment_picture(picture: Image.Image, settings: AugmentSettings, generator: 
 
 
 def shift_pitch(waveform: Tensor, sample_rate: int, percent: int) -> Tensor:
-    """Raise the pitch to `percent` of what it was; the duration stays.
+    """Scale the pitch to `percent` of what it was, at the same duration.
 
-    FFmpeg's `atempo` makes the sound longer by joining stretches of it where they agree (WSOLA: Verhelst & Roelands
+    FFmpeg's `atempo` makes the sound longer by joining segments of it where they match (WSOLA: Verhelst & Roelands
     1993, "An overlap-add technique based on waveform similarity for high quality time-scale modification of speech"),
     which keeps clicks and knocks as they are; resampling brings it back to its length.
 
     Args:
         waveform: [channels, samples]; one or two channels.
     """
-    some_silence = F.pad(waveform, (0, sample_rate // 4))  # atempo gives nothing for less than two of its windows
-    longer = _change_tempo(some_silence, sample_rate, 100 / percent)
+    padded = F.pad(waveform, (0, sample_rate // 4))  # atempo returns nothing for less than two of its windows
+    longer = _change_tempo(padded, sample_rate, 100 / percent)
     return crop_or_pad(resample(longer, percent, 100), waveform.shape[-1], 1)
 
 
 def add_echo(waveform: Tensor, num_samples: int, gain_db: float) -> Tensor:
-    """Add the sound itself, so many samples later and by `gain_db` louder; what lasts beyond the end is cut off.
+    """Add the sound itself, `num_samples` later and at `gain_db`; the part beyond the end is cut off.
 
     Args:
         waveform: [channels, samples].
@@ -186,23 +185,23 @@ def add_echo(waveform: Tensor, num_samples: int, gain_db: float) -> Tensor:
 
 
 def reverberate(waveform: Tensor, sample_rate: int, t60_s: float, gain_db: float, generator: torch.Generator) -> Tensor:
-    """Add the answer of a room: noise that decays exponentially (Moorer 1979, Computer Music Journal 3(2)).
+    """Add the impulse response of a room: noise that decays exponentially (Moorer 1979, Computer Music Journal 3(2)).
 
     Args:
-        waveform: [channels, samples]; each channel has noise of its own.
-        t60_s: time in which the answer falls by 60 dB.
-        gain_db: energy of the answer to an impulse, over that of the impulse.
+        waveform: [channels, samples]; each channel has its own noise.
+        t60_s: time in which the response falls by 60 dB.
+        gain_db: energy of the response relative to that of the impulse.
 
     Returns:
-        [channels, samples]; what lasts beyond the end is cut off.
+        [channels, samples]; the part beyond the end is cut off.
     """
     num_taps = max(1, round(t60_s * sample_rate))
     decay = 10 ** (-3 * torch.arange(num_taps) / (t60_s * sample_rate))
-    answer = decay * torch.randn(len(waveform), num_taps, generator=generator)
-    answer = answer / answer.norm(dim=1, keepdim=True) * 10 ** (gain_db / 20)
+    response = decay * torch.randn(len(waveform), num_taps, generator=generator)
+    response = response / response.norm(dim=1, keepdim=True) * 10 ** (gain_db / 20)
     whole = -(-(waveform.shape[-1] + num_taps) // 4096) * 4096  # other lengths take ten times as long to transform
-    answer = F.pad(answer, (0, whole + 1 - waveform.shape[-1] - num_taps))
-    return waveform + AF.fftconvolve(waveform, answer)[:, : waveform.shape[-1]]
+    response = F.pad(response, (0, whole + 1 - waveform.shape[-1] - num_taps))
+    return waveform + AF.fftconvolve(waveform, response)[:, : waveform.shape[-1]]
 
 
 def _change_tempo(waveform: Tensor, sample_rate: int, factor: float) -> Tensor:
@@ -224,14 +223,14 @@ def _change_tempo(waveform: Tensor, sample_rate: int, factor: float) -> Tensor:
 
 
 def _random_part(waveform: Tensor, share: float, generator: torch.Generator) -> Tensor:
-    """A stretch of [channels, samples] that begins anywhere; at least one sample."""
+    """A random segment of [channels, samples], of at least one sample."""
     num_samples = max(1, round(share * waveform.shape[-1]))
     start = int(torch.randint(waveform.shape[-1] - num_samples + 1, (), generator=generator))
     return waveform[:, start : start + num_samples]
 
 
-def crop_or_lay(waveform: Tensor, num_samples: int, generator: torch.Generator) -> Tensor:
-    """A random crop; a shorter sound is repeated from a random phase, or, as often, laid into silence somewhere.
+def random_crop_or_fill(waveform: Tensor, num_samples: int, generator: torch.Generator) -> Tensor:
+    """A random crop; a shorter sound is repeated from a random phase or, as often, put at a random place in silence.
 
     Args:
         waveform: [samples], at least one.
@@ -249,13 +248,13 @@ def crop_or_lay(waveform: Tensor, num_samples: int, generator: torch.Generator) 
 
 
 def change_speed(waveform: Tensor, largest: float, generator: torch.Generator) -> Tensor:
-    """Play faster or slower, by up to a share of `largest`; pitch goes along.
+    """Play faster or slower by up to `largest`, as a share; the pitch changes with it.
 
     Args:
         waveform: [samples].
 
     Returns:
-        [about samples / (1 ± largest)]; linear interpolation, so that highs lose a little.
+        [about samples / (1 ± largest)]; linear interpolation, which attenuates the highest frequencies a little.
     """
     factor = 1 + largest * (2 * float(torch.rand((), generator=generator)) - 1)
     num_samples = max(1, round(len(waveform) / factor))
@@ -263,10 +262,10 @@ def change_speed(waveform: Tensor, largest: float, generator: torch.Generator) -
 
 
 def filter_smoothly(x: Tensor, gain_db: float, generator: torch.Generator) -> Tensor:
-    """A random frequency response for each item: gains at points spaced evenly in Hz, linear between them.
+    """Apply a random frequency response to each item: gains at points spaced evenly in Hz, linear between them.
 
     Args:
-        x: [batch, samples], or [batch, channels, samples], where channels are filtered alike.
+        x: [batch, samples], or [batch, channels, samples], where all channels get the same filter.
         gain_db: the gains lie between plus and minus this.
     """
     spectrum = torch.fft.rfft(x)
@@ -277,11 +276,11 @@ def filter_smoothly(x: Tensor, gain_db: float, generator: torch.Generator) -> Te
 
 
 def add_noise(x: Tensor, loudest_db: float, generator: torch.Generator) -> Tensor:
-    """White noise, between 60 dB below `loudest_db` and that.
+    """Add white noise, at a level from 60 dB below `loudest_db` up to it.
 
     Args:
         x: [batch, samples].
-        loudest_db: standard deviation of the noise, below the item's peak.
+        loudest_db: standard deviation of the noise relative to the item's peak.
     """
     level_db = loudest_db - 60 * torch.rand(len(x), 1, generator=generator)
     return x + x.abs().amax(dim=1, keepdim=True) * 10 ** (level_db / 20) * torch.randn(x.shape, generator=generator)

@@ -19,12 +19,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from diffaudio.atomic_io import atomic_file
+from diffaudio.corpus.row_groups import split_row_groups
 from diffaudio.errors import UserError
 from diffaudio.tables import write_csv
 
@@ -73,7 +72,6 @@ DROPPED_SCHEMA = pa.schema(
 )
 DROPPED_COLUMNS: list[str] = DROPPED_SCHEMA.names
 DROPPED_ROWS = 1 << 14  # read or written at a time
-GROUP_BYTES = 64 << 20  # of sound and pictures in a row group, at which it ends even if it has few rows
 
 CLIP_IDENTITY = [("id", pa.string()), ("source", pa.string()), ("start_s", pa.float64()), ("duration_s", pa.float64())]
 _FRAME = pa.struct([("time_s", pa.float64()), ("image", pa.binary())])
@@ -145,7 +143,7 @@ def checksum(path: Path) -> str:
 def write_tables(path: Path, tables: Iterable[pa.Table], note: dict[str, Any], *, rows_per_group: int = 32) -> None:
     """Write one part of clips whole, holding only `rows_per_group` rows in memory.
 
-    A row group ends after `rows_per_group` rows, or where it holds GROUP_BYTES of sound and pictures.
+    A row group ends after `rows_per_group` rows, or where it holds `row_groups.GROUP_BYTES` of sound and pictures.
 
     Args:
         tables: of any number of rows; the row groups of the part do not depend on how the rows are spread over them.
@@ -155,40 +153,9 @@ def write_tables(path: Path, tables: Iterable[pa.Table], note: dict[str, Any], *
         atomic_file(path) as temporary,
         pq.ParquetWriter(temporary, CLIP_SCHEMA, use_dictionary=False) as writer,
     ):
-        for group in _grouped(tables, rows_per_group):
+        for group in split_row_groups(tables, rows_per_group):
             writer.write_table(pa.concat_tables([CLIP_SCHEMA.empty_table(), *group]).combine_chunks())
         writer.add_key_value_metadata({NOTE: json.dumps(note, ensure_ascii=False)})
-
-
-def _num_bytes(values: Any) -> np.ndarray:
-    """Of each binary value; 0 for a null."""
-    return pc.fill_null(pc.call_function("binary_length", [values]), 0).to_numpy()
-
-
-def _grouped(tables: Iterable[pa.Table], rows_per_group: int) -> Iterator[list[pa.Table]]:
-    """Slices of tables, put together for the row groups of a part."""
-    group: list[pa.Table] = []
-    num_rows = num_bytes = 0
-    for table in tables:
-        start = 0
-        for stop, row_bytes in enumerate(_row_bytes(table), 1):
-            num_rows, num_bytes = num_rows + 1, num_bytes + row_bytes
-            if num_rows == rows_per_group or num_bytes >= GROUP_BYTES:
-                yield [*group, table.slice(start, stop - start)]
-                group, start = [], stop
-                num_rows = num_bytes = 0
-        group.append(table.slice(start))
-    if num_rows:
-        yield group
-
-
-def _row_bytes(table: pa.Table) -> list[int]:
-    """Bytes of sound and pictures of each row."""
-    frames = table["frames"].combine_chunks()
-    pictures = _num_bytes(pc.call_function("struct_field", [frames.flatten()], pc.StructFieldOptions(["image"])))
-    sizes = np.bincount(pc.call_function("list_parent_indices", [frames]), pictures, table.num_rows)
-    sizes += _num_bytes(table["audio"])
-    return sizes.astype(np.int64).tolist()
 
 
 def read_note(path: Path) -> dict[str, Any]:

@@ -13,8 +13,8 @@ from diffaudio.corpus.augment import (
     augment_picture,
     augment_sound,
     change_speed,
-    crop_or_lay,
     filter_smoothly,
+    random_crop_or_fill,
     reverberate,
     shift_pitch,
 )
@@ -36,7 +36,7 @@ def test_a_crop_is_a_stretch_of_the_sound():
     sound = torch.arange(100.0)
     starts = set()
     for seed in range(20):
-        crop = crop_or_lay(sound, 30, seeded(seed))
+        crop = random_crop_or_fill(sound, 30, seeded(seed))
         assert torch.equal(crop, torch.arange(crop[0].item(), crop[0].item() + 30))
         starts.add(crop[0].item())
     assert len(starts) > 10
@@ -45,7 +45,7 @@ def test_a_crop_is_a_stretch_of_the_sound():
 def test_a_short_sound_is_repeated_or_laid_into_silence():
     sound, repeated = torch.arange(1.0, 11), 0
     for seed in range(40):
-        laid = crop_or_lay(sound, 25, seeded(seed))
+        laid = random_crop_or_fill(sound, 25, seeded(seed))
         assert len(laid) == 25
         if (laid == 0).any():
             assert torch.equal(laid[laid != 0], sound)

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from corpora import write_clips_part
 
-from diffaudio.corpus import store
+from diffaudio.corpus import row_groups, store
 
 
 def clip(index: int, *, source: str | None = None, reason: str | None = None, fingerprint: bytes | None = None) -> dict:
@@ -72,7 +72,7 @@ def test_parts_are_in_order_beyond_a_hundred_thousand(tmp_path):
 
 
 def test_a_row_group_ends_where_it_holds_enough_bytes_however_few_its_rows(tmp_path, monkeypatch):
-    monkeypatch.setattr(store, "GROUP_BYTES", 1000)
+    monkeypatch.setattr(row_groups, "GROUP_BYTES", 1000)
     sizes = [300, 300, 500, 2000, 100, 999, 1]
     rows = [clip(index) | {"audio": bytes(size - 1)} for index, size in enumerate(sizes)]  # and a picture of one byte
     tables = (pa.Table.from_pylist([row], schema=store.CLIP_SCHEMA) for row in rows)

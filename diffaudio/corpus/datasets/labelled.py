@@ -1,6 +1,6 @@
-"""Clips in memory with what they are of: from a list of labels, or as CLIP sees it on their frames.
+"""Clips in memory with labels: from a list, or by CLIP on their frames.
 
-For what is evaluated with; nothing that generates sound reads labels.
+Taggers, which evaluation uses, are trained on them; nothing that generates sound reads labels.
 """
 
 import io
@@ -25,13 +25,13 @@ __all__ = ["LabelledClips", "label_by_clip", "read_labelled_clips", "read_labels
 
 @dataclass
 class LabelledClips:
-    """Sounds, and the kinds they are of.
+    """Clips with their classes.
 
     Attributes:
-        kinds: names of the kinds.
-        sources: the file each clip came from.
+        kinds: names of the classes.
+        sources: the file each clip was cut from.
         waveforms: [samples] each, float16 (115 MB an hour at 16 kHz).
-        targets: [clips, kinds], rows that sum to 1.
+        targets: [clips, kinds], probabilities of the classes; rows sum to 1.
         sample_rate: in Hz.
     """
 
@@ -45,7 +45,7 @@ class LabelledClips:
         return len(self.sources)
 
     def subset(self, indices: list[int]) -> "LabelledClips":
-        """The clips at these places."""
+        """The clips at these indices."""
         sources, waveforms = [self.sources[i] for i in indices], [self.waveforms[i] for i in indices]
         return replace(self, sources=sources, waveforms=waveforms, targets=self.targets[indices])
 
@@ -74,7 +74,7 @@ def read_labelled_clips(corpus: Path, labels: dict[str, str], *, sample_rate: in
     """The clips whose source has a label.
 
     Raises:
-        ValueError: no corpus of clips, or none of its sources has a label.
+        ValueError: the folder is no corpus of clips, or none of its sources has a label.
     """
     rows = [row for row in _read_sounds(corpus, sample_rate) if row[0] in labels]
     if not rows:
@@ -89,12 +89,12 @@ def read_labelled_clips(corpus: Path, labels: dict[str, str], *, sample_rate: in
 
 @torch.no_grad()
 def label_by_clip(corpus: Path, clip: Any, kinds: list[str], *, sample_rate: int, temperature: float) -> LabelledClips:
-    """All clips, with the probabilities that CLIP gives to the kinds on their frames (the mean over the frames).
+    """All clips, with the probabilities of the classes by CLIP, averaged over their frames.
 
     Args:
         clip: a `Clip`.
-        kinds: as CLIP is asked.
-        temperature: similarities are divided by it before the softmax.
+        kinds: names of the classes, as prompts for CLIP.
+        temperature: divides the similarities before the softmax.
     """
     texts = clip.encode_text(kinds)
     sources, targets = [], []
@@ -110,14 +110,14 @@ def label_by_clip(corpus: Path, clip: Any, kinds: list[str], *, sample_rate: int
 
 
 def split_by_source(clips: LabelledClips, held_out: float) -> tuple[LabelledClips, LabelledClips]:
-    """Divide into a part to train on and a part held out: never two clips of one source on both sides.
+    """Split into training and held-out clips; all clips of a source are on the same side.
 
     Args:
         held_out: share of the sources; see `splits.is_held_out`.
     """
     sides = [is_held_out(source, held_out) for source in clips.sources]
-    kept, left = ([i for i, side in enumerate(sides) if side is wanted] for wanted in (False, True))
-    return clips.subset(kept), clips.subset(left)
+    train, out = ([i for i, side in enumerate(sides) if side is is_out] for is_out in (False, True))
+    return clips.subset(train), clips.subset(out)
 
 
 def _clip_parts(corpus: Path) -> list[Path]:

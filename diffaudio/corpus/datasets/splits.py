@@ -1,4 +1,4 @@
-"""Which sources are held out from training: all clips of a video lie on the same side, whatever else is there."""
+"""Which sources are held out from training: all clips of a source are on the same side of the split."""
 
 import hashlib
 
@@ -10,11 +10,11 @@ __all__ = ["is_held_out"]
 def is_held_out(source: str, share: float) -> bool:
     """Whether a source is among the `share` of all sources that is held out.
 
-    It is by the hash of its name alone: other sources, their order, copies and the number of clips change nothing,
-    and what a smaller share holds out, a larger one does too.
+    The hash of its name decides, so that other sources, their order, copies and the number of clips change nothing,
+    and a larger share holds out whatever a smaller one does.
 
     Args:
-        source: as in the corpus' column of that name.
+        source: as in the column `source` of a corpus.
         share: 0 holds out nothing, 1 everything.
 
     Raises:

@@ -1,4 +1,4 @@
-"""One part of a corpus, checked row by row; and the totals by which it is compared with the others."""
+"""Check one part of a corpus row by row, and add up the totals that are compared with the other parts."""
 
 import hashlib
 from array import array
@@ -26,9 +26,9 @@ class Problem:
     """Something wrong with a corpus.
 
     Attributes:
-        file: in its folder.
-        what: a sentence.
-        row: of the file, from 0; None where it concerns all of it.
+        file: its name in the corpus' folder.
+        what: is wrong, as a sentence.
+        row: number in the file, from 0; None for a problem of the whole file.
         id, source: of the row.
     """
 
@@ -45,18 +45,18 @@ class Problem:
 
 @dataclass
 class Dropped:
-    """What was dropped, so that two lists of it can be compared without keeping either.
+    """A summary of what was dropped, to compare two lists without keeping either.
 
     Attributes:
-        lines: how many, by reason.
-        sums: of their keys, by reason.
+        lines: number of lines, by reason.
+        sums: sum of their keys, by reason.
     """
 
     lines: Counter[str] = field(default_factory=Counter)
     sums: Counter[str] = field(default_factory=Counter)
 
     def add(self, row: Mapping[str, Any]) -> None:
-        """Count a row of `store.DROPPED_COLUMNS`, as it is or as CSV has it.
+        """Count a row of `store.DROPPED_COLUMNS`, typed or as read from CSV.
 
         Raises:
             TypeError, ValueError: it is damaged.
@@ -68,18 +68,18 @@ class Dropped:
         self.sums[row["reason"]] += key
 
     def merge(self, other: "Dropped") -> None:
-        """Count also all that `other` has counted."""
+        """Add what `other` has counted."""
         self.lines.update(other.lines)
         self.sums.update(other.sums)
 
 
 @dataclass
 class PartReport:
-    """What was found in a part.
+    """The result of checking a part.
 
     Attributes:
-        num_rows: that could be read.
-        totals: of what manifest.json adds up, by the same names.
+        num_rows: number of rows that could be read.
+        totals: of the quantities that manifest.json adds up, by the same names.
         row_keys: a key of 8 bytes for each row.
         source_keys: one for each source in its note.
     """
@@ -148,12 +148,12 @@ def _check_dropped(part: Path, note: Mapping[str, Any], report: PartReport) -> N
 
 
 def row_key(row: Mapping[str, Any]) -> int:
-    """Of a row's identity: 8 bytes in the place of a text."""
+    """A hash of a row's identity in 8 bytes."""
     return _key(f"{row['id']}\n{row.get('copy') or 0}")
 
 
 def source_key(source: str) -> int:
-    """Of a source's name."""
+    """A hash of a source's name in 8 bytes."""
     return _key(source)
 
 
@@ -225,14 +225,14 @@ def _latent_row_problems(
 
 
 def _counted(row: Mapping[str, Any]) -> dict[str, float]:
-    """What a row adds to the totals."""
+    """What a row contributes to the totals."""
     if row.get("reason") is not None:
         return {"rejected": 1}
     return {"clips": 1, "seconds": row["duration_s"] or 0.0}
 
 
 def _light_columns(file: pq.ParquetFile) -> list[str]:
-    """All columns but sound and pictures."""
+    """All columns except sound and pictures."""
     schema = file.schema
     leaves = [schema.column(index).path for index in range(len(schema))]
     return [leaf for leaf in leaves if leaf != "audio" and not leaf.endswith(".image")]

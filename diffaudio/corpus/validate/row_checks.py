@@ -1,6 +1,6 @@
-"""What can be wrong with one row of a corpus. Each check yields sentences; a row without any is right.
+"""Checks of one row of a corpus. Each check yields a sentence for each problem.
 
-settings   of the manifest, those of `PrepareSettings`; a check whose setting an older corpus lacks is not made
+settings   the manifest's `PrepareSettings`; a check whose setting an older corpus lacks is skipped
 """
 
 import io
@@ -20,27 +20,27 @@ __all__ = ["clip_problems", "latent_problems"]
 
 Row = Mapping[str, Any]
 
-SILENCE_MARGIN_DB = 10.0  # the filter hears a clip before it is mixed and resampled, which may take a little of it
-DEVIATION = (0.01, 20.0)  # of one clip's latents, which have a deviation of 1 over the corpus
+SILENCE_MARGIN_DB = 10.0  # the filter measured the clip before mixing and resampling, which can lower its level
+STD_RANGE = (0.01, 20.0)  # of one clip's latents, whose standard deviation over the corpus is 1
 LARGEST_LATENT = 100.0
-SPARE_FRAMES = 2  # that an autoencoder may add to the sound's own, or leave out
+SPARE_FRAMES = 2  # an autoencoder may give so many frames more or fewer than the sound has
 NORM_TOLERANCE = 0.01  # of an embedding in half precision
 
 
 def clip_problems(row: Row, settings: Mapping[str, Any], *, decode: bool = True) -> Iterator[str]:
-    """What is wrong with a row of `store.CLIP_SCHEMA`.
+    """Problems of a row of `store.CLIP_SCHEMA`.
 
     Args:
         decode: whether sound and pictures are decoded; without, `row` may lack them.
     """
-    yield from _head_problems(row)
+    yield from _identity_problems(row)
     duration_s, rate = row["duration_s"], row["sample_rate"]
-    longest_s = settings.get("clip_s", math.inf)
-    if _is_number(duration_s) and duration_s > longest_s + 1e-3:
-        yield f"duration_s is {duration_s:g}, above clip_s, which is {longest_s:g}"
+    max_duration_s = settings.get("clip_s", math.inf)
+    if _is_number(duration_s) and duration_s > max_duration_s + 1e-3:
+        yield f"duration_s is {duration_s:g}, above clip_s, which is {max_duration_s:g}"
     if rate != settings.get("sample_rate", rate):
         yield f"sample_rate is {rate}, the manifest says {settings['sample_rate']}"
-    yield from _marking_problems(row, settings)
+    yield from _reason_problems(row, settings)
     yield from _fingerprint_problems(row, settings)
     yield from _time_problems(row, settings)
     if decode:
@@ -50,14 +50,14 @@ def clip_problems(row: Row, settings: Mapping[str, Any], *, decode: bool = True)
 
 
 def latent_problems(row: Row, latents: np.ndarray, embeddings: list[np.ndarray], manifest: Row) -> Iterator[str]:
-    """What is wrong with a row of `store.LATENT_SCHEMA`.
+    """Problems of a row of `latent_parts.LATENT_SCHEMA`.
 
     Args:
-        row: its columns but for latents and embeddings.
+        row: its columns except latents and embeddings.
         latents: [values]
         embeddings: [dim] each.
     """
-    yield from _head_problems(row)
+    yield from _identity_problems(row)
     if (row.get("copy") or 0) < 0:
         yield f"copy is {row['copy']}, below 0"
     channels, frames = manifest["autoencoder"]["latent_channels"], row["num_latent_frames"]
@@ -82,7 +82,7 @@ def latent_problems(row: Row, latents: np.ndarray, embeddings: list[np.ndarray],
             yield f"embedding {place} has norm {norm:.3g}, not 1"
 
 
-def _head_problems(row: Row) -> Iterator[str]:
+def _identity_problems(row: Row) -> Iterator[str]:
     for name in ("id", "source"):
         if not row[name]:
             yield f"has no {name}"
@@ -94,10 +94,10 @@ def _head_problems(row: Row) -> Iterator[str]:
         yield "has an empty caption"
 
 
-def _marking_problems(row: Row, settings: Mapping[str, Any]) -> Iterator[str]:
+def _reason_problems(row: Row, settings: Mapping[str, Any]) -> Iterator[str]:
     reason = row.get("reason")
     if reason is not None and not settings.get("keep_dropped"):
-        yield f"is marked '{reason}', but the corpus was prepared without --keep-dropped"
+        yield f"was rejected as '{reason}', but the corpus was prepared without --keep-dropped"
 
 
 def _fingerprint_problems(row: Row, settings: Mapping[str, Any]) -> Iterator[str]:
@@ -112,7 +112,7 @@ def _fingerprint_problems(row: Row, settings: Mapping[str, Any]) -> Iterator[str
 
 
 def _time_problems(row: Row, settings: Mapping[str, Any]) -> Iterator[str]:
-    """A picture may have appeared before the clip, where it still stands; none may come after its end."""
+    """A picture that is still shown may have appeared before the clip; none may appear after its end."""
     times_s = [frame["time_s"] for frame in row["frames"] or []]
     if not times_s:
         yield "has no picture"
@@ -125,9 +125,9 @@ def _time_problems(row: Row, settings: Mapping[str, Any]) -> Iterator[str]:
         if times_s[0] < 0 or times_s[-1] > end_s:
             late = times_s[0] if times_s[0] < 0 else times_s[-1]
             yield f"a picture's time, {late:g} s, is outside the clip, which ends at {end_s:g} s"
-    most = settings.get("frames_per_clip", math.inf)
-    if len(times_s) > most:
-        yield f"has {len(times_s)} pictures, above frames_per_clip, which is {most}"
+    max_pictures = settings.get("frames_per_clip", math.inf)
+    if len(times_s) > max_pictures:
+        yield f"has {len(times_s)} pictures, above frames_per_clip, which is {max_pictures}"
 
 
 def _sound_problems(row: Row, settings: Mapping[str, Any]) -> Iterator[str]:
@@ -152,13 +152,13 @@ def _sound_problems(row: Row, settings: Mapping[str, Any]) -> Iterator[str]:
 def _silence_problems(x: np.ndarray, sample_rate: int, min_level_db: float | None) -> Iterator[str]:
     """Of samples [channels, samples]."""
     if not x.any():
-        yield "the sound is digital silence, and the clip is not marked"
+        yield "the sound is digital silence, and the clip has no reason"
     elif min_level_db is not None:
         level_db = filters.loudest_level_db(x, sample_rate)
         if level_db < min_level_db - SILENCE_MARGIN_DB:
             yield (
                 f"the sound is silent, {level_db:.1f} dB at its loudest with min_level_db {min_level_db:g}, "
-                "and the clip is not marked"
+                "and the clip has no reason"
             )
 
 
@@ -182,11 +182,9 @@ def _scale_problems(latents: np.ndarray) -> Iterator[str]:
     if not np.isfinite(values).all():
         yield f"{np.count_nonzero(~np.isfinite(values))} values of the latents are not finite"
     elif len(values):
-        deviation, largest = float(values.std()), float(np.abs(values).max())
-        if not DEVIATION[0] <= deviation <= DEVIATION[1] or largest > LARGEST_LATENT:
-            yield (
-                f"the latents have deviation {deviation:.3g} and reach {largest:.3g}; the deviation of a corpus is 1"
-            )
+        std, largest = float(values.std()), float(np.abs(values).max())
+        if not STD_RANGE[0] <= std <= STD_RANGE[1] or largest > LARGEST_LATENT:
+            yield (f"the latents have a standard deviation of {std:.3g} and reach {largest:.3g}; that of a corpus is 1")
 
 
 def _is_number(value: Any) -> bool:

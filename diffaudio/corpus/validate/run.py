@@ -1,7 +1,7 @@
-"""Is a corpus what it says it is? Every row of every part, the parts among each other, the manifest, dropped.csv.
+"""Check a corpus: every row of every part, the parts against each other, the manifest and dropped.csv.
 
-Parts are checked on their own, by several processes where that is wanted. Of each there remain a few totals, and
-8 bytes a row and a source, by which those that come twice are found.
+Parts are checked independently, by several processes if asked for. What is kept of each are a few totals, and 8 bytes a
+row and a source, by which duplicates are found.
 """
 
 import contextlib
@@ -30,16 +30,16 @@ SECONDS_TOLERANCE = 0.01  # the manifest's are rounded
 
 
 def validate(
-    corpus: Corpus, *, decode: bool = True, num_workers: int = 1, done: Callable[[int], None] = lambda num_rows: None
+    corpus: Corpus, *, decode: bool = True, num_workers: int = 1, on_part: Callable[[int], None] = lambda num_rows: None
 ) -> Iterator[Problem]:
-    """Name all that is wrong with a corpus: part by part as they are checked, then what concerns several.
+    """Yield all problems of a corpus: part by part as they are checked, then those that concern several parts.
 
-    Of a corpus that is not finished the parts that are there are checked, and neither totals nor dropped.csv.
+    Of an unfinished corpus only the parts written so far are checked, not totals and dropped.csv.
 
     Args:
         decode: whether sound and pictures are decoded, which takes most of the time.
-        num_workers: processes that check parts; with 1 this one does.
-        done: called with the number of rows of each part that has been checked.
+        num_workers: number of processes; 1 checks in this one.
+        on_part: called with the number of rows of each part that has been checked.
 
     Raises:
         ValueError: a process died while it checked a part.
@@ -49,7 +49,7 @@ def validate(
         yield from report.problems
         report.problems.clear()
         reports.append(report)
-        done(report.num_rows)
+        on_part(report.num_rows)
     yield from _repeated_rows(corpus, reports)
     yield from _repeated_sources(corpus, reports)
     yield from _missing_parts(corpus)
@@ -62,7 +62,7 @@ def validate(
 
 
 def _checked(corpus: Corpus, decode: bool, num_workers: int) -> Iterator[PartReport]:
-    """Reports in the order of the parts, a few of them ahead."""
+    """Reports in the order of the parts; a few are computed ahead."""
     check = partial(check_part, kind=corpus.kind, manifest=corpus.manifest, decode=decode)
     if num_workers == 1 or len(corpus.parts) < 2:
         yield from map(check, corpus.parts)
@@ -129,11 +129,11 @@ def _repeated_sources(corpus: Corpus, reports: list[PartReport]) -> Iterator[Pro
 
 
 def _missing_parts(corpus: Corpus) -> Iterator[Problem]:
-    """Parts are numbered without gap."""
-    there = {part.name for part in corpus.parts}
-    for index in range(len(there)):
+    """Parts are numbered without gaps."""
+    present = {part.name for part in corpus.parts}
+    for index in range(len(present)):
         name = store.part_path(corpus.folder, corpus.kind, index).name
-        if name not in there:
+        if name not in present:
             yield Problem(name, f"is missing; run `{corpus.made_by}` again")
             return
 
@@ -143,9 +143,9 @@ def _wrong_totals(corpus: Corpus, reports: list[PartReport]) -> Iterator[Problem
     for report in reports:
         found.update(report.totals)
     for name in ("sources", "clips", "seconds", "rejected", "dropped"):
-        said = corpus.manifest.get(name)
-        if said is not None and abs(said - found[name]) > (SECONDS_TOLERANCE if name == "seconds" else 0):
-            yield Problem("manifest.json", f"says {said} {name}, the parts hold {round(found[name], 3)}")
+        stated = corpus.manifest.get(name)
+        if stated is not None and abs(stated - found[name]) > (SECONDS_TOLERANCE if name == "seconds" else 0):
+            yield Problem("manifest.json", f"says {stated} {name}, the parts hold {round(found[name], 3)}")
 
 
 def _wrong_dropped(corpus: Corpus, reports: list[PartReport]) -> Iterator[Problem]:
@@ -154,9 +154,9 @@ def _wrong_dropped(corpus: Corpus, reports: list[PartReport]) -> Iterator[Proble
     if not path.is_file():
         yield Problem(path.name, f"is missing; run `{corpus.made_by}` again")
         return
-    told, listed = Dropped(), Dropped()
+    noted, listed = Dropped(), Dropped()
     for report in reports:
-        told.merge(report.dropped)
+        noted.merge(report.dropped)
     with path.open(newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)
         if reader.fieldnames != store.DROPPED_COLUMNS:
@@ -167,9 +167,9 @@ def _wrong_dropped(corpus: Corpus, reports: list[PartReport]) -> Iterator[Proble
                 listed.add(row)
             except (TypeError, ValueError):
                 yield Problem(path.name, f"line {reader.line_num} is damaged")
-    for reason in sorted(told.lines | listed.lines):
-        if told.lines[reason] != listed.lines[reason]:
-            what = f"has {listed.lines[reason]} lines of reason '{reason}', the parts say {told.lines[reason]}"
+    for reason in sorted(noted.lines | listed.lines):
+        if noted.lines[reason] != listed.lines[reason]:
+            what = f"has {listed.lines[reason]} lines of reason '{reason}', the parts say {noted.lines[reason]}"
             yield Problem(path.name, what)
-        elif told.sums[reason] != listed.sums[reason]:
+        elif noted.sums[reason] != listed.sums[reason]:
             yield Problem(path.name, f"lines of reason '{reason}' are not those that the parts say")

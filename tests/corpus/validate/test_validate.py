@@ -78,7 +78,7 @@ def test_nothing_is_wrong_with_a_corpus_that_is_right(corpus, tmp_path):
         ({"audio": None}, "the sound does not decode (Format not recognised)"),
         ({"audio": flac(sine(440))[:500]}, "the sound does not decode"),
         ({"audio": flac(sine(440))[:-99] + bytes(99)}, "the sound does not decode"),
-        ({"audio": flac(sine(440, 0.0))}, "the sound is digital silence, and the clip is not marked"),
+        ({"audio": flac(sine(440, 0.0))}, "the sound is digital silence, and the clip has no reason"),
         ({"audio": flac(sine(440, 1e-4))}, "the sound is silent, -8"),
         ({"frames": []}, "has no picture"),
         ({"frames": [FRAME, FRAME | {"time_s": 0.1}]}, "the pictures' times do not ascend: 0.2, 0.1"),
@@ -112,7 +112,7 @@ def test_a_clip_may_show_a_picture_that_appeared_before_it_and_silence_where_it_
 def test_a_marked_clip_is_wrong_where_none_should_be_kept(tmp_path):
     folder = write_clips_corpus(tmp_path / "corpus", [[clip_row("a", reason="silent")]])
     change_manifest(folder, lambda manifest: manifest["settings"].update(keep_dropped=False))
-    assert "is marked 'silent', but the corpus was prepared without --keep-dropped" in problems(folder)[0]
+    assert "was rejected as 'silent', but the corpus was prepared without --keep-dropped" in problems(folder)[0]
 
 
 @pytest.mark.parametrize(
@@ -123,8 +123,14 @@ def test_a_marked_clip_is_wrong_where_none_should_be_kept(tmp_path):
         ({"num_latent_frames": 9}, "holds 40 values of latents, 4 channels of 9 frames are 36"),
         ({"duration_s": 1.5}, "has 10 frames of latents, duration_s is 1.5"),
         ({"latents": np.full(40, np.inf, np.float16)}, "40 values of the latents are not finite"),
-        ({"latents": np.full(40, 1e-3, np.float16)}, "the latents have deviation 0 and reach 0.001; the deviation of"),
-        ({"latents": np.eye(1, 40, dtype=np.float16)[0] * 200}, "the latents have deviation 31.2 and reach 200"),
+        (
+            {"latents": np.full(40, 1e-3, np.float16)},
+            "have a standard deviation of 0 and reach 0.001; that",
+        ),
+        (
+            {"latents": np.eye(1, 40, dtype=np.float16)[0] * 200},
+            "have a standard deviation of 31.2 and reach 200",
+        ),
         ({"latents": None}, "lacks its latents or embeddings"),
         ({"embeddings": []}, "has no embedding"),
         ({"num_pictures": 3}, "has 2 embeddings, num_pictures is 3"),
@@ -135,7 +141,8 @@ def test_a_marked_clip_is_wrong_where_none_should_be_kept(tmp_path):
 )
 def test_a_wrong_encoded_row_is_named_with_what_is_wrong(tmp_path, changes, what):
     (found,) = [line for line in wrong_latents(tmp_path, **changes) if what in line]
-    assert found.startswith(f"latents-00000.arrow row 1 (b, b): {what}")
+    assert found.startswith("latents-00000.arrow row 1 (b, b): ")
+    assert what in found
 
 
 def test_ids_and_sources_that_come_twice_are_named_with_both_places(tmp_path):
@@ -328,7 +335,7 @@ def test_a_corpus_that_is_not_finished_is_right_as_far_as_it_is(corpus, capsys):
     (corpus / "dropped.csv").unlink()
     (corpus / ".work").mkdir()
     assert main(["validate", str(corpus), "--workers", "1"]) == 0
-    told = "5 rows in 2 parts, all right; not finished, `diffaudio prepare` goes on with it"
+    told = "5 rows in 2 parts, all right; not finished, `diffaudio prepare` continues it"
     assert capsys.readouterr().out == f"{corpus}: {told}\n"
 
 
