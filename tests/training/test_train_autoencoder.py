@@ -188,7 +188,7 @@ def learned(script: ModuleType, clips: Path, tmp_path_factory: pytest.TempPathFa
     return out
 
 
-def test_training_learns_and_writes_a_model_whose_latents_are_those_of_the_noise(script, clips, learned):
+def test_training_learns_and_writes_a_model_whose_latents_have_mean_0_and_std_1(script, clips, learned):
     losses = [line["mel"] for line in metrics(learned) if "mel" in line]
     assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
     autoencoder = load_autoencoder(learned / "model")
@@ -226,7 +226,7 @@ def test_validation_measures_the_average_on_what_was_never_trained_on(script, cl
     assert {"loss", "mel", "kl", "lr", "grad_norm", "held_out_log_mel_distance_db"} <= set(shown["scalars"])
 
 
-def test_going_on_from_an_oobleck_begins_where_it_ended(script, clips, learned, tmp_path):
+def test_training_from_an_oobleck_begins_with_its_weights(script, clips, learned, tmp_path):
     more = ["--model", "oobleck", "--start_from", str(learned / "model"), "--train.steps", "1", "--train.lr", "1e-9"]
     train(script, clips, tmp_path / "run", *more)
     before, after = (load_autoencoder(out / "model").network.state_dict() for out in (learned, tmp_path / "run"))
@@ -261,7 +261,7 @@ run_script(script.main, script.Config)
 """
 
 
-def test_two_processes_fit_one_code_and_train_one_model_on_different_draws(script, clips, tmp_path):
+def test_two_processes_fit_one_code_and_train_one_model_on_different_crops(script, clips, tmp_path):
     """The first step's losses and gradient are the means over what both drew, computed here in one process."""
     more = [
         "--train.steps",
@@ -358,7 +358,7 @@ def test_the_spectral_code_is_fitted_to_what_is_not_held_out_and_measured_on_the
     assert {path.name for path in (tmp_path / "run/model").iterdir()} >= {"config.json"}
 
 
-def test_going_on_from_a_spectral_one_keeps_its_code(script, clips, tmp_path):
+def test_training_from_a_spectral_autoencoder_keeps_its_code(script, clips, tmp_path):
     in_float32 = script.TrainSettings(precision="no")
     script.main(script.Config(clips, tmp_path / "code", spectral=script.SpectralSettings(**SPECTRAL), train=in_float32))
     start = str(tmp_path / "code/model")
@@ -404,7 +404,9 @@ def test_settings_without_effect_are_refused_before_anything_is_written(script, 
         ("augment", {"gain_db": 3.0}, "augment has no effect on what is fitted in closed form"),
     ],
 )
-def test_what_is_only_fitted_refuses_what_is_for_learning(script, clips, tmp_path, name, value, message):
+def test_training_settings_are_refused_where_all_is_fitted_in_closed_form(
+    script, clips, tmp_path, name, value, message
+):
     kind = {"train": script.TrainSettings, "augment": script.AugmentSettings}[name]
     config = script.Config(
         clips, tmp_path / "run", spectral=script.SpectralSettings(**SPECTRAL), **{name: kind(**value)}
@@ -432,7 +434,7 @@ def test_in_bf16_the_losses_stay_what_they_are(script, clips, learned):
     assert all(parameter.grad.dtype == torch.float32 for parameter in script.learned_parameters(autoencoder))
 
 
-def test_a_run_is_not_gone_on_with_other_settings(script, clips, learned):
+def test_a_run_is_not_resumed_with_other_settings(script, clips, learned):
     with pytest.raises(ValueError, match=r"the run was begun with held_out 0.2, not 0.3"):
         train(script, clips, learned, "--held_out", "0.3")
 
@@ -455,7 +457,7 @@ def test_a_bundled_config_is_complete_but_for_the_folders(script, name):
     assert config.model == "spectral"
 
 
-def test_going_on_without_learning_is_refused(script, clips, tmp_path):
+def test_start_from_without_training_is_refused(script, clips, tmp_path):
     start = str(REPO / "checkpoints/mini/autoencoder")
     learned = load_autoencoder(start).detail is not None
     message = r"train.steps is 0, but \d+ weights" if learned else "start_from has no effect where nothing is learned"

@@ -181,7 +181,7 @@ def test_the_loss_on_held_out_clips_is_that_of_the_averaged_weights_on_what_was_
     assert torch.equal(script.held_out_losses(pipe, held_out, noisy, 100), whole)  # neither is for measuring
 
 
-def test_what_mixes_or_holds_out_nothing_is_refused(data, tmp_path):
+def test_weights_and_held_out_without_effect_are_refused(data, tmp_path):
     with pytest.raises(ValueError, match="weights has no effect with one corpus; leave it out, or give several"):
         train(data, tmp_path / "run", "--weights", "[1]")
     with pytest.raises(ValueError, match="weights: 1 were given for 2 corpora"):
@@ -233,7 +233,7 @@ def test_training_in_half_precision_on_a_gpu_learns_and_resumes(data, tmp_path, 
     assert (state["scaler"] is not None) == (precision == "fp16")
 
 
-def test_a_finished_run_writes_its_model_anew_with_the_bridge_that_is_asked_for(data, tmp_path):
+def test_a_finished_run_writes_its_model_again_with_the_requested_bridge(data, tmp_path):
     settings = ["--train.steps", "2", "--train.batch_size", "2"]
     train(data, tmp_path / "run", *settings)
     unet = (tmp_path / "run/model/unet/diffusion_pytorch_model.safetensors").read_bytes()
@@ -244,7 +244,7 @@ def test_a_finished_run_writes_its_model_anew_with_the_bridge_that_is_asked_for(
     assert len(metrics(tmp_path / "run")) == 2
 
 
-def test_the_loss_is_given_by_quarters_of_the_noise_level():
+def test_the_loss_is_reported_by_quarters_of_the_noise_level():
     seen = torch.tensor([[1.0, 0.0], [3.0, 0.2], [5.0, 0.5], [7.0, 1.0]])
     assert loss_by_noise_level(seen) == {
         "loss": 4.0,
@@ -284,7 +284,7 @@ def test_a_corpus_of_other_latents_is_refused_before_anything_is_written(data, t
     assert not (tmp_path / "run").exists()
 
 
-def test_a_run_is_not_gone_on_with_other_settings(data, tmp_path):
+def test_a_run_is_not_resumed_with_other_settings(data, tmp_path):
     train(data, tmp_path / "run", "--train.steps", "1")
     with pytest.raises(ValueError, match=r"the run was begun with train.lr 0.0004, not 0.1"):
         train(data, tmp_path / "run", "--train.steps", "2", "--train.lr", "0.1")
@@ -322,14 +322,21 @@ class Killed(BaseException):
     """Stands for SIGKILL: nothing in the script may catch it."""
 
 
-@pytest.mark.parametrize("place", ["held_out_losses", "log_samples", "save_state", "model", "best"])
-def test_a_kill_while_a_step_is_logged_and_saved_loses_nothing(data, tmp_path, monkeypatch, place):
-    """Killed at step 4 of 6, where a held-out line, samples, the model and a state are due, at each place in turn."""
-    write_latents(tmp_path / "corpus", data / "model", clips=8)
-    settings = ["--data", str(tmp_path / "corpus"), "--held_out", "0.2", "--train.steps", "6", "--train.save_every"]
+@pytest.fixture(scope="module")
+def undisturbed(data, tmp_path_factory):
+    """The settings of a run with everything in it, and its folder."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    write_latents(folder / "corpus", data / "model", clips=8)
+    settings = ["--data", str(folder / "corpus"), "--held_out", "0.2", "--train.steps", "6", "--train.save_every"]
     settings += ["2", "--validation.every", "2", "--samples.every", "2", "--samples.prompts", '["rain"]', *QUICK]
-    train(data, tmp_path / "whole", *settings)
+    train(data, folder / "whole", *settings)
+    return settings, folder / "whole"
 
+
+@pytest.mark.parametrize("place", ["held_out_losses", "log_samples", "save_state", "model", "best"])
+def test_a_kill_while_a_step_is_logged_and_saved_loses_nothing(data, tmp_path, monkeypatch, undisturbed, place):
+    """Killed at step 4 of 6, where a held-out line, samples, the model and a state are due, at each place in turn."""
+    settings, whole = undisturbed
     calls = 0
 
     def killed_at_the_second_call(original):
@@ -358,19 +365,15 @@ def test_a_kill_while_a_step_is_logged_and_saved_loses_nothing(data, tmp_path, m
     half_written = tmp_path / "killed/samples/.step_00000004.1.part"
     half_written.mkdir(parents=True, exist_ok=True)
     train(data, tmp_path / "killed", *settings)
-    untimed = [[{**line, "step_s": 0} for line in metrics(tmp_path / run)] for run in ("whole", "killed")]
+    untimed = [[{**line, "step_s": 0} for line in metrics(run)] for run in (whole, tmp_path / "killed")]
     assert untimed[0] == untimed[1]
     files = [
-        sorted(
-            str(path.relative_to(tmp_path / run))
-            for path in (tmp_path / run).rglob("*")
-            if not path.name.startswith("events.")
-        )
-        for run in ("whole", "killed")
+        sorted(str(path.relative_to(run)) for path in run.rglob("*") if not path.name.startswith("events."))
+        for run in (whole, tmp_path / "killed")
     ]
     assert files[0] == files[1]
     for name in ("samples/step_00000004/rain.wav", "best/unet/diffusion_pytorch_model.safetensors"):
-        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "killed" / name).read_bytes()
+        assert (whole / name).read_bytes() == (tmp_path / "killed" / name).read_bytes()
 
 
 @pytest.mark.parametrize("damaged", ["batch", "gradient", "weights"])
@@ -466,7 +469,7 @@ def test_the_model_may_be_a_symbolic_link_to_another_place(data, tmp_path):
     assert DiffAudioPipeline.from_pretrained(tmp_path / "run/model")
 
 
-def test_training_says_on_what_it_runs_and_where_the_model_is(data, tmp_path, capsys):
+def test_training_reports_device_data_progress_and_where_the_model_is(data, tmp_path, capsys):
     train(data, tmp_path / "run", *QUICK, "--train.steps", "2")
     said = capsys.readouterr().err
     for line in (

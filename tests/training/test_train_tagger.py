@@ -13,6 +13,7 @@ from tiny_model import write_tiny_clip
 
 from diffaudio.config import parse
 from diffaudio.corpus.datasets.labelled import label_by_clip, read_labelled_clips, read_labels, split_by_source
+from diffaudio.errors import UserError
 from diffaudio.models.tagger import load_tagger
 
 script = load_script("train/tagger.py")
@@ -48,7 +49,7 @@ def train(folder, out, steps, **more):
     return out
 
 
-def test_it_learns_what_is_audible_and_says_how_well(folder, tmp_path):
+def test_training_learns_audible_kinds_and_reports_held_out_accuracy(folder, tmp_path):
     out = train(folder, tmp_path / "run", 40, **{"train.lr": 5e-3})
     report = json.loads((out / "held_out.json").read_text())
     assert report["accuracy"] == 1.0
@@ -58,7 +59,7 @@ def test_it_learns_what_is_audible_and_says_how_well(folder, tmp_path):
 
 
 @pytest.mark.parametrize("precision", ["no", "bf16"])
-def test_a_stopped_run_equals_an_uninterrupted_one_to_the_bit(folder, tmp_path, monkeypatch, precision):
+def test_a_resumed_run_equals_an_uninterrupted_one_to_the_bit(folder, tmp_path, monkeypatch, precision):
     settings = {"train.precision": precision}
     train(folder, tmp_path / "whole", 8, **settings)
 
@@ -93,7 +94,7 @@ def lines(out):
     return [json.loads(line)["loss"] for line in (out / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_without_labels_clip_says_what_the_frames_show(folder):
+def test_without_labels_the_targets_are_what_clip_sees_on_the_frames(folder):
     class Colours(FakeClip):
         def encode_text(self, texts):
             return torch.eye(3)[[{"red": 0, "green": 1, "blue": 2}[text] for text in texts]]
@@ -169,3 +170,22 @@ def test_bad_lists_of_labels_are_refused(folder, tmp_path):
 def test_the_configuration_that_is_shipped_is_valid():
     given = ["--config", str(REPO / "configs/mini/tagger.yaml"), "--data", "a", "--labels", "b", "--out", "c"]
     assert parse(script.Config, given).tagger.name == "tagger_mini"
+
+
+def test_what_is_not_finite_ends_the_run_with_the_last_good_save_in_place(folder, tmp_path, monkeypatch):
+    batch, calls = script.draw_batch, []
+
+    def damaged_at_the_fourth_step(*arguments):
+        calls.append(1)
+        waveforms, targets = batch(*arguments)
+        return waveforms * (float("nan") if len(calls) == 4 else 1), targets
+
+    monkeypatch.setattr(script, "draw_batch", damaged_at_the_fourth_step)
+    with pytest.raises(UserError, match=r"stopped: step 4: loss is nan; \S+/step_00000003 and the model beside it"):
+        train(folder, tmp_path / "run", 5)
+    assert [path.name for path in (tmp_path / "run/state").iterdir()] == ["step_00000003"]
+    weights = load_file(tmp_path / "run/state/step_00000003/tagger.safetensors")
+    assert all(tensor.isfinite().all() for tensor in weights.values())
+    monkeypatch.undo()
+    train(folder, tmp_path / "run", 5)
+    assert len(lines(tmp_path / "run")) == 5
