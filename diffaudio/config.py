@@ -199,7 +199,8 @@ def _command_tokens(arguments: list[str], by_flag: Mapping[str, Setting]) -> lis
 
 
 def _written_out(setting: Setting, value: str) -> str:
-    if setting.may_be_none and value.lower() == "none":
+    is_text = bool({str, Path} & set(get_args(setting.kind)))  # which may be called "none"
+    if setting.may_be_none and not is_text and value.lower() == "none":
         return "null"
     if setting.is_pair and value.count(":") == 1:
         return f"[{value.replace(':', ',')}]"

@@ -91,6 +91,8 @@ def run(arguments: list[str]) -> None:
         flags={"out": ("-o", "--out")} | {f"axes.{name}": flags for name, flags in AXIS_FLAGS.items()},
         groups={"axes.": "what varies"},
     )
+    if given.labels is not None and given.reference is None:
+        raise UserError("--labels names recordings of the reference; give --reference too, or leave it out")
     check_exists(given.prompts, given.reference, given.labels)
     check_model(given.model)
     check_resamples(given.resamples)
@@ -192,13 +194,11 @@ def _recordings(given: Options) -> "list[SoundFile]":
     """The files of the reference, which are looked for before anything is made.
 
     Raises:
-        ValueError: there are none, or labels without them.
+        ValueError: there are none.
     """
     from diffaudio.evaluation.sound_files import find_sounds, read_texts
 
     if given.reference is None:
-        if given.labels is not None:
-            raise UserError("--labels names recordings of the reference; give --reference too, or leave it out")
         return []
     return find_sounds(given.reference, read_texts(given.labels) if given.labels else {})
 

@@ -108,15 +108,14 @@ def test_any_sounds_without_anything_beside_them_are_checked(evaluate):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nowhere"], "nowhere: there is no such folder"),
+        (["nowhere"], "nowhere: there is no such file or folder"),
         (["empty"], "empty: holds no sound; looked for .aac"),
-        (["made", "--reference", "nowhere"], "nowhere: there is no such folder"),
+        (["made", "--reference", "nowhere"], "nowhere: there is no such file or folder"),
         (["made", "--reference", "made"], "the reference has 3 recordings; give at least 12"),
-        (["made", "--labels", "nowhere.csv"], "nowhere.csv: there is no such file of labels"),
+        (["made", "--labels", "nowhere.csv"], "nowhere.csv: there is no such file or folder"),
         (["made", "--labels", "other.csv"], "other.csv: names none of the sounds; its column file has to hold their"),
-        (["made", "-o", "report.txt"], "report.txt: name a .json file in a folder that is there"),
-        (["made", "-o", "nowhere/report.json"], "nowhere/report.json: name a .json file in a folder that is there"),
-        (["made", "--resamples", "5"], "argument --resamples: 5 is out of range; choose 20 or more"),
+        (["made", "-o", "report.txt"], "report.txt: name a .json file"),
+        (["made", "--resamples", "5"], "--resamples is 5; an interval needs at least 20 draws"),
         (["broken"], "broken/noise.wav: cannot be read as a sound file"),
     ],
 )

@@ -139,7 +139,7 @@ def test_samples_that_a_file_cannot_hold_are_told(reconstruct):
         (["in.wav", "-o", "in.wav"], "in.wav: is the sound itself; name another file"),
         (["in.wav", "-o", "out.wav", "--start", "5"], "in.wav: 0.000 s of sound from 5 s on; 0.032 s are needed"),
         (["in.wav", "-o", "out.wav", "--bandwidth", "6"], "bandwidth 6 has no effect: spectral_8khz_128x25hz does not"),
-        (["in.wav", "-o", "out.wav", "--window", "0.1"], "argument --window: 0.1 is out of range; choose 0.5 or more"),
+        (["in.wav", "-o", "out.wav", "--window", "0.1"], "--window is 0.1; 0.5 s or more is needed"),
         (["folder", "-o", "out.wav"], "out.wav: folder is a folder; name a folder for what comes back"),
         (["broken.wav", "-o", "out.wav"], "broken.wav: cannot be read as a sound file"),
     ],

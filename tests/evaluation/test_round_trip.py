@@ -235,10 +235,10 @@ def test_the_command_tells_of_the_recordings_and_of_each_autoencoder(evaluate, m
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nowhere"], "nowhere: there is no such folder"),
+        (["nowhere"], "nowhere: there is no such file or folder"),
         (["sounds", "--autoencoder", "nowhere"], "nowhere: not an autoencoder folder, config.json is missing"),
         (["sounds", "--labels", "other.csv"], "other.csv: names none of the sounds"),
-        (["sounds", "-o", "report.txt"], "report.txt: name a .json file in a folder that is there"),
+        (["sounds", "-o", "report.txt"], "report.txt: name a .json file"),
     ],
 )
 def test_what_is_wrong_is_told_in_one_line(evaluate, arguments, message):

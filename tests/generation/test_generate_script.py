@@ -198,8 +198,8 @@ def test_a_bad_list_is_refused_with_its_line(generate, prompts, message):
     ("arguments", "message"),
     [
         (["--sampler", "dpm4"], "sampler 'dpm4' is unknown; choose from "),
-        (["--steps", "0"], "argument --steps: 0 is out of range; choose 1 to 1000"),
-        (["--batch-size", "0"], "argument --batch-size: 0 is out of range"),
+        (["--steps", "0"], "steps is 0; it must be 1 to 1000"),
+        (["--batch-size", "0"], "--batch-size: expected a whole number above 0, got '0'"),
         (["--model", "nowhere"], "nowhere: there is no such model folder"),
         (["--dtype", "float16"], "dtype 'float16' needs a GPU"),
     ],

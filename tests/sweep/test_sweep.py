@@ -246,7 +246,7 @@ def test_combinations_without_effect_are_left_out_and_told(sweep):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--samplers", "ddim,nope"], "sampler nope suits in no combination: sampler 'nope' is unknown"),
+        (["--samplers", "ddim,nope"], "sampler 'nope' is unknown; choose from"),
         (
             ["--samplers", "ddim", "--guidance-scale", "1", "--guidance-rescale", "0.5"],
             "no combination suits; ddim-steps25-scale1-rescale0.5: guidance rescale has no effect",
@@ -258,12 +258,12 @@ def test_combinations_without_effect_are_left_out_and_told(sweep):
             "ddim-steps25-scale3-interval0.5: interval is '0.5'; give LOW:HIGH",
         ),
         (["--samplers", "ddim", "--apg", "yes"], "apgyes: apg is 'yes'; give off, on or PARALLEL:THRESHOLD:MOMENTUM"),
-        (["--steps", "2"], "the following arguments are required: --samplers"),
+        (["--steps", "2"], "--sampler must be given"),
         (
             ["--samplers", "ddim", "--labels", "labels.csv"],
             "--labels names recordings of the reference; give --reference",
         ),
-        (["--samplers", "ddim", "--reference", "none"], "none: there is no such folder"),
+        (["--samplers", "ddim", "--reference", "none"], "none: there is no such file or folder"),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_is_made(sweep, arguments, message):

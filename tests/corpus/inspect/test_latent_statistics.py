@@ -138,7 +138,7 @@ def test_a_fitted_autoencoder_has_latents_of_mean_0_and_deviation_1(latents, fol
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nowhere"], "nowhere: there is no such folder"),
+        (["nowhere"], "nowhere: there is no such file or folder"),
         (["sounds", "-o", "picture.txt"], "picture.txt: name a .png file in a folder that is there"),
         (["encoded", "--fit", "new"], "is an encoded corpus; --autoencoder, --device and --fit have no effect on it"),
         (["clips"], "is a corpus of format 'diffaudio-clips', wanted is 'diffaudio-latents'"),
