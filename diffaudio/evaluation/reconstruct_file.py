@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from diffaudio.errors import UserError
-from diffaudio.evaluation.round_trip import PEAK
+from diffaudio.media.audio import PEAK
 from diffaudio.media.chunked import read_chunks, write_chunks
 from diffaudio.metrics.reconstruction import LOG_MEL_RATE, MIN_DURATION_S, log_mel_distance_of_streams_db
 from diffaudio.models.autoencoders import Autoencoder

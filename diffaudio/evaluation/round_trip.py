@@ -18,7 +18,7 @@ from diffaudio.evaluation.embed import AudioEmbeddings, Embedder, Sound
 from diffaudio.evaluation.measure import accuracy
 from diffaudio.evaluation.report import Metric, Row
 from diffaudio.evaluation.table import Table
-from diffaudio.media.audio import mix_channels, resample, scale_to_peak
+from diffaudio.media.audio import PEAK, mix_channels, resample, scale_to_peak
 from diffaudio.metrics.classification import is_correct
 from diffaudio.metrics.reconstruction import (
     LOG_MEL_RATE,
@@ -30,9 +30,8 @@ from diffaudio.metrics.reconstruction import (
 from diffaudio.models.autoencoders.base import Autoencoder
 from diffaudio.models.autoencoders.windows import WINDOW_S, decode_windows, encode_windows
 
-__all__ = ["PEAK", "measure_speed", "recordings_row", "round_trip", "round_trip_row", "worst_kind"]
+__all__ = ["measure_speed", "recordings_row", "round_trip", "round_trip_row", "worst_kind"]
 
-PEAK = 0.7  # autoencoders are trained, and corpora encoded, at this level
 BY_KIND = "log_mel_distance_db_of_"
 TIMED_S = 5.0
 

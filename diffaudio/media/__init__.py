@@ -1,1 +1,1 @@
-"""Sound and pictures in files: decoding, writing, long sound in pieces, spectrograms."""
+"""Audio, video and image files: decoding, writing, streaming in chunks, spectrogram plots."""

@@ -1,4 +1,4 @@
-"""Waveforms: reading, writing, resampling, channels, length and level.
+"""Waveforms as tensors: reading, writing, resampling, channels, length and level.
 
 A waveform is a float32 tensor [channels, samples] in [-1, 1]; most functions also take a batch before that.
 """
@@ -29,7 +29,7 @@ __all__ = [
     "write_audio",
 ]
 
-PEAK = 0.7  # that sounds are scaled to where their own level says nothing
+PEAK = 0.7  # of sounds as autoencoders are fitted to them and corpora are encoded
 MAX_KERNEL = 20_000_000  # values of the kernel of `resample`; 44.1 to 48 kHz takes 23,520
 WRITABLE_SUFFIXES = (".wav", ".flac")
 RESAMPLER = "torchaudio sinc_interp_hann, lowpass_filter_width 32, rolloff 0.95"  # what `resample` does
@@ -43,19 +43,19 @@ def read_audio(
     start_s: float = 0.0,
     duration_s: float | None = None,
 ) -> tuple[Tensor, int]:
-    """Read a sound file, or the sound track of a video.
+    """Read an audio file, or the audio track of a video. What libsndfile cannot read is decoded in a child process.
 
     Args:
         sample_rate: to resample to; None keeps the file's.
-        channels: 1 or 2; None keeps the file's.
+        channels: 1 or 2; None keeps the file's (stereo where they change midway).
         start_s: where to begin.
-        duration_s: how much to read; None reads to the end. Less comes back where the sound ends before.
+        duration_s: how much to read; None reads to the end. Less is returned where the audio ends earlier.
 
     Returns:
         [channels, samples] float32, and its sample rate.
 
     Raises:
-        MediaError: the file is not there, has no sound, or cannot be read.
+        MediaError: the file is missing, has no audio, or cannot be read.
     """
     arguments = {"start_s": start_s, "duration_s": duration_s}
     chunks = list(stream_audio(Path(path), channels=channels, **arguments))
@@ -69,26 +69,27 @@ def read_audio(
 
 
 def write_audio(path: str | Path, waveform: Tensor, sample_rate: int) -> None:
-    """Write a 16-bit .wav or .flac file, whole or not at all. Samples outside [-1, 1] are clipped.
+    """Write a 16-bit .wav or .flac file atomically. Samples outside [-1, 1] are clipped.
 
     Args:
         waveform: [channels, samples].
 
     Raises:
-        ValueError: another suffix, the folder is not there, or the waveform has another shape.
+        UserError: another suffix, the folder is missing, or the waveform has another shape.
+        OSError: the disk is full, or cannot be written.
     """
     path = Path(path)
     check_audio_path(path)
     if waveform.ndim != 2:
-        raise UserError(f"{path}: the waveform is {list(waveform.shape)}, wanted is [channels, samples]")
+        raise UserError(f"{path}: the waveform has the shape {list(waveform.shape)}; expected [channels, samples]")
     write_pcm16(path, [waveform.detach().cpu().float().numpy()], sample_rate)
 
 
 def check_audio_path(path: str | Path) -> None:
-    """Find out before a long computation whether `write_audio` could write to `path`.
+    """Check before a long computation that `write_audio` can write to `path`.
 
     Raises:
-        ValueError: a suffix other than .wav and .flac, or the folder is not there.
+        UserError: a suffix other than .wav and .flac, or the folder is missing.
     """
     path = Path(path)
     if path.suffix.lower() not in WRITABLE_SUFFIXES:

@@ -1,7 +1,7 @@
-"""Decoded sound, put where its time stamps say, as one line of samples.
+"""Decoded audio, placed on a timeline by its time stamps.
 
-    run     frames in one format that follow each other; a new one begins where rate or channels change
-    piece   samples that lie together, with the position of the first
+    run     consecutive frames of one format; a new one begins where the rate or the channels change
+    piece   consecutive samples, with the position of the first
 
 All times are seconds from the beginning of the file. A track is fed as a file is read, once, from front to back,
 and holds no more of it than is asked for: hours take no more memory than minutes.
@@ -29,11 +29,11 @@ from diffaudio.media.container import (
 
 __all__ = ["AudioTrack", "decode_audio", "decode_chunks"]
 
-GAP_S = 0.1  # time stamps jitter below this, above it sound is missing (`min_hard_comp` of FFmpeg's aresample)
-MAX_GAP_S = 3600.0  # of silence that a recording is filled up with; more is a damaged time stamp
+GAP_S = 0.1  # below this time stamps jitter, above it audio is missing (`min_hard_comp` of FFmpeg's aresample)
+MAX_GAP_S = 3600.0  # of silence in a recording; more is a damaged time stamp
 MAX_DIRECT_PLANES = 7  # PyAV reads past the end of a planar frame's pointers from eight channels on
 END_S = 1.0  # a header may understate the duration by so much
-HELD_S = 2.0  # of sound while it is read in chunks, of which the first second is given away
+BUFFER_S = 2.0  # of audio while it is read in chunks, of which the first second is yielded
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class _Run:
         return frame.sample_rate == self._rate and frame.layout == self._layout and frame.format.name == self._format
 
     def add(self, frame: Any) -> int:
-        """Take a frame; how many samples came out at the track's rate."""
+        """Add a frame; returns the number of samples at the track's rate."""
         frame.pts = None  # its place is known
         if self._converter is None:
             self._fifo.write(frame)
@@ -73,11 +73,11 @@ class _Run:
         return self._write(self._converter.resample(frame))
 
     def finish(self) -> int:
-        """Have what the resampler holds back; how many samples that were."""
+        """Flush the resampler; returns the number of samples."""
         return self._write(self._converter.resample(None)) if self._converter else 0
 
     def take(self, stop: int) -> _Piece | None:
-        """What was collected, as a piece that ends before the position `stop`."""
+        """The collected samples, as a piece that ends before the position `stop`."""
         frame = self._fifo.read()
         return _Piece(stop - frame.samples, _to_float(frame), self._names) if frame is not None else None
 
@@ -91,14 +91,14 @@ class _Run:
 
 
 class AudioTrack:
-    """Decoded sound on a line of time.
+    """Decoded audio on a timeline.
 
     Attributes:
-        sample_rate: of the first sound, in Hz; what comes at another rate is resampled. None before anything came.
+        sample_rate: of the first frame, in Hz; frames at another rate are resampled to it. None before the first frame.
     """
 
     def __init__(self, begin_s: float) -> None:
-        """Begin with nothing.
+        """Start with an empty track.
 
         Args:
             begin_s: time stamp that the file begins with.
@@ -111,10 +111,10 @@ class AudioTrack:
         self._last = 0  # past the last sample
         self._num_decoded = 0  # samples in all
         self._expected_pts: int | None = None  # time stamp of the next frame, if there is no gap before it
-        self._believes_stamp = True  # whatever the next one says
+        self._trusts_stamp = True  # whatever the next one says
 
     def feed(self, packets: Iterable[Any]) -> bool:
-        """Decode packets and add their sound; True if some of it does not decode.
+        """Decode packets and add their audio; returns whether some of it does not decode.
 
         Raises:
             MediaError: the sound claims a sample rate that no recording has.
@@ -133,16 +133,16 @@ class AudioTrack:
 
     @property
     def end_s(self) -> float:
-        """Where the sound added so far ends."""
+        """Where the audio added so far ends."""
         return max(self._last, self._next) / self.sample_rate if self.sample_rate else 0.0
 
     @property
     def decoded_s(self) -> float:
-        """How much sound was added, as of the last `cut`."""
+        """How much audio was added, as of the last `cut`."""
         return self._num_decoded / self.sample_rate if self.sample_rate else 0.0
 
     def cut(self, start_s: float, end_s: float | None, *, channels: int | None = None) -> np.ndarray:
-        """The sound between two times, silent where there is none, shorter where it ends before.
+        """The audio between two times, silent where there is none, shorter where it ends earlier.
 
         Args:
             channels: 1 or 2 to mix to, by the layout that the sound has at each moment; None leaves the channels as
@@ -171,15 +171,15 @@ class AudioTrack:
         return x
 
     def discard_before(self, time_s: float) -> None:
-        """Let go of what lies before a time."""
+        """Free the memory of what lies before a time."""
         if self.sample_rate:
             first = time_s * self.sample_rate
             self._pieces = deque(piece for piece in self._pieces if piece.stop > first)
 
     def reset(self) -> None:
-        """Believe the next stamp, whatever it says: the reader went elsewhere."""
+        """Trust the next time stamp unconditionally: the reader has sought."""
         self._finish_run()
-        self._expected_pts, self._believes_stamp = None, True
+        self._expected_pts, self._trusts_stamp = None, True
 
     def _add(self, frame: Any) -> None:
         if not MIN_SAMPLE_RATE <= frame.sample_rate <= MAX_SAMPLE_RATE:
@@ -188,7 +188,7 @@ class AudioTrack:
                 "can be read"
             )
         rate = self.sample_rate = self.sample_rate or frame.sample_rate
-        if frame.pts != self._expected_pts or self._believes_stamp:
+        if frame.pts != self._expected_pts or self._trusts_stamp:
             self._place(frame)
         if self._run is None or not self._run.accepts(frame):
             self._finish_run()
@@ -198,17 +198,17 @@ class AudioTrack:
         self._next += self._run.add(frame)
 
     def _place(self, frame: Any) -> None:
-        """Have a frame follow the last without a seam, unless its stamp says that it belongs elsewhere."""
+        """Let a frame continue the last one seamlessly, unless its time stamp says that it belongs elsewhere."""
         assert self.sample_rate is not None
         rate, time_s = self.sample_rate, frame.time
         if time_s is not None:
             stamped = round((time_s - self._begin_s) * rate)
-            if self._believes_stamp or abs(stamped - self._next) > GAP_S * rate:
+            if self._trusts_stamp or abs(stamped - self._next) > GAP_S * rate:
                 self._finish_run()
                 self._next = stamped
             is_in_samples = frame.time_base.numerator * frame.sample_rate == frame.time_base.denominator
             self._expected_pts = frame.pts if is_in_samples else None
-        self._believes_stamp = False
+        self._trusts_stamp = False
 
     def _finish_run(self) -> None:
         if self._run:
@@ -281,7 +281,7 @@ def _chunks(
     if start_s > PREROLL_S:
         media.seek(start_s - PREROLL_S, media.audio)
     end_s = _end_s(media, start_s, duration_s)
-    track, damaged, num_given, latest_s = AudioTrack(media.begin_s), False, 0, start_s
+    track, damaged, num_yielded, latest_s = AudioTrack(media.begin_s), False, 0, start_s
     for packet in media.packets(media.audio):
         damaged = track.feed([packet]) or damaged
         if end_s is not None and track.end_s >= end_s:
@@ -289,12 +289,12 @@ def _chunks(
         if track.end_s > max(latest_s, 0.0) + MAX_GAP_S:
             raise MediaError(f"{path}: a time stamp leaves a gap of {track.end_s - latest_s:.0f} s without sound")
         latest_s = max(latest_s, track.end_s)
-        while track.sample_rate is not None and track.end_s >= start_s + num_given / track.sample_rate + HELD_S:
+        while track.sample_rate is not None and track.end_s >= start_s + num_yielded / track.sample_rate + BUFFER_S:
             rate = track.sample_rate
-            begin_s = (round(start_s * rate) + num_given) / rate  # on a sample, so that no chunk loses one
+            begin_s = (round(start_s * rate) + num_yielded) / rate  # on a sample, so that no chunk loses one
             yield rate, track.cut(begin_s, begin_s + 1, channels=channels)
             track.discard_before(begin_s + 1)
-            num_given += rate
+            num_yielded += rate
     if track.sample_rate is None:
         if damaged:
             raise MediaError(f"{path}: no sound decodes from {start_s:g} s on")
@@ -303,8 +303,8 @@ def _chunks(
         return
     track.reset()  # so that a resampler gives what it holds
     rate = track.sample_rate
-    begin_s = (round(start_s * rate) + num_given) / rate
-    last_s = None if end_s is None else begin_s + (round((end_s - start_s) * rate) - num_given) / rate
+    begin_s = (round(start_s * rate) + num_yielded) / rate
+    last_s = None if end_s is None else begin_s + (round((end_s - start_s) * rate) - num_yielded) / rate
     yield rate, track.cut(begin_s, last_s, channels=channels)
 
 

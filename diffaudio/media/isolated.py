@@ -2,7 +2,7 @@
 
 A child decodes one file after the other within bounds of time and memory, and is replaced when it dies. It is not
 started by `multiprocessing`, which would run the caller's main script again in each child. Replies are JSON and raw
-samples, no pickles: what a decoder was talked into must not run here.
+samples, no pickles: a compromised decoder must not run code here.
 """
 
 import atexit
@@ -132,11 +132,11 @@ class _Child:
     def _cause_of_death(self) -> str:
         code = self._process.wait()
         if self._is_late:
-            return f"its decoder gave nothing for {TIMEOUT_S:.0f} s"
+            return f"its decoder did not respond for {TIMEOUT_S:.0f} s"
         if code == -signal.SIGKILL:
             return "the system killed its decoder, as it does where memory runs out"
         cause = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-        return f"its decoder crashed ({cause}); the file is damaged or made to do so"
+        return f"its decoder crashed ({cause}); the file is damaged or malicious"
 
 
 class _Children:

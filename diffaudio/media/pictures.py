@@ -61,7 +61,7 @@ def read_video(video: Video) -> list[Image.Image]:
     if isinstance(video, Image.Image):
         return _frames_of(video, NUM_FRAMES, "the video")
     if _is_array(video) and video.ndim != 4:
-        raise UserError(f"the video has the shape {list(video.shape)}; wanted is {_wanted(video, 'frames, ')}")
+        raise UserError(f"the video has the shape {list(video.shape)}; expected {_expected(video, 'frames, ')}")
     if not _is_array(video) and not isinstance(video, Sequence):
         raise UserError(f"the video is a {type(video).__name__}; give a file, a list of frames, an array or a tensor")
     if len(video) == 0:
@@ -195,7 +195,7 @@ def _is_tensor(value: Any) -> bool:
     return hasattr(value, "detach") and hasattr(value, "cpu")
 
 
-def _wanted(value: Any, before: str = "") -> str:
+def _expected(value: Any, before: str = "") -> str:
     return f"[{before}3, height, width]" if _is_tensor(value) else f"[{before}height, width, 3]"
 
 
@@ -207,7 +207,7 @@ def _from_array(value: Any, name: str) -> Image.Image:
     if _is_tensor(value) and pixels.ndim == 3:
         pixels = pixels.transpose(1, 2, 0)
     if pixels.ndim not in (2, 3) or pixels.size == 0 or (pixels.ndim == 3 and pixels.shape[2] not in (1, 3, 4)):
-        raise UserError(f"{name} has the shape {list(value.shape)}; wanted is {_wanted(value)}")
+        raise UserError(f"{name} has the shape {list(value.shape)}; expected {_expected(value)}")
     pixels = pixels[..., 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels
     low, high = pixels.min(), pixels.max()
     if pixels.dtype.kind == "f":

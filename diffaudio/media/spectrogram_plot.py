@@ -1,4 +1,4 @@
-"""Pictures of sounds: the log-mel spectrogram."""
+"""Plots of audio and latents: log-mel spectrograms, statistics of latent channels."""
 
 import math
 from collections.abc import Sequence
@@ -32,11 +32,11 @@ _COLOURS = "magma"
 
 
 def spectrogram_figure(waveform: Tensor, sample_rate: int, *, title: str = "") -> Figure:
-    """Draw the mel spectrogram of a sound in dB below its loudest point.
+    """Plot the mel spectrogram of a waveform in dB below its loudest point.
 
     Args:
         waveform: [channels, samples]; the channels are averaged.
-        title: written above, cut to a line.
+        title: shortened to one line.
     """
     # Figure itself, not pyplot: no display, no state kept between calls
     figure = Figure(figsize=(8, 3), layout="constrained")
@@ -47,7 +47,7 @@ def spectrogram_figure(waveform: Tensor, sample_rate: int, *, title: str = "") -
 
 
 def comparison_figure(sounds: Sequence[tuple[str, Tensor]], sample_rate: int) -> Figure:
-    """Draw the spectrograms of several sounds under each other, each in dB below its loudest point.
+    """Plot the spectrograms of several waveforms below each other, each in dB below its loudest point.
 
     Args:
         sounds: title and waveform [channels, samples] of each.
@@ -60,25 +60,25 @@ def comparison_figure(sounds: Sequence[tuple[str, Tensor]], sample_rate: int) ->
 
 
 def write_comparison(path: Path, sounds: Sequence[tuple[str, Tensor]], sample_rate: int) -> None:
-    """Write the picture of `comparison_figure`, whole, in the format of the suffix, such as .png."""
+    """Save `comparison_figure` atomically, in the format of the suffix, such as .png."""
     figure = comparison_figure(sounds, sample_rate)
     with atomic_file(path) as temporary:
         figure.savefig(temporary, dpi=100)
 
 
 def write_channel_plot(
-    path: Path, mean: np.ndarray, deviation: np.ndarray, low: np.ndarray, high: np.ndarray, *, title: str = ""
+    path: Path, mean: np.ndarray, std: np.ndarray, low: np.ndarray, high: np.ndarray, *, title: str = ""
 ) -> None:
-    """Write a picture of what each channel of latents does: its mean, a deviation around it, and its extremes.
+    """Plot the mean, standard deviation and extremes of each channel of latents.
 
     Args:
-        mean, deviation, low, high: [channels].
+        mean, std, low, high: [channels].
     """
     figure = Figure(figsize=(8, 3.5), layout="constrained")
     axes = figure.add_subplot()
     channels = np.arange(len(mean))
     axes.vlines(channels, low, high, color="#c9c2d6", linewidth=1, label="extremes")
-    axes.vlines(channels, mean - deviation, mean + deviation, color="#5b3a8e", linewidth=2, label="mean ± deviation")
+    axes.vlines(channels, mean - std, mean + std, color="#5b3a8e", linewidth=2, label="mean ± std")
     axes.plot(channels, mean, ".", color="#1f1235", markersize=3)
     for level in (-1, 1):
         axes.axhline(level, color="#b0562b", linewidth=0.8, linestyle="--")
@@ -95,14 +95,14 @@ def write_channel_plot(
 
 
 def write_spectrogram(path: Path, waveform: Tensor, sample_rate: int, *, title: str = "") -> None:
-    """Write the picture of `spectrogram_figure`, whole, in the format of the suffix, such as .png."""
+    """Save `spectrogram_figure` atomically, in the format of the suffix, such as .png."""
     figure = spectrogram_figure(waveform, sample_rate, title=title)
     with atomic_file(path) as temporary:
         figure.savefig(temporary, dpi=100)
 
 
 def spectrogram_image(waveform: Tensor, sample_rate: int, *, width: int = 256) -> Image.Image:
-    """The same picture without axes, `width` x 96 pixels, in milliseconds.
+    """The spectrogram without axes, `width` x 96 pixels, which takes milliseconds.
 
     Args:
         waveform: [channels, samples]; the channels are averaged.

@@ -1,4 +1,4 @@
-"""Time stamps that do not tell the time: put right as packets are read, before anything is decoded.
+"""Wrong time stamps, corrected as packets are read, before anything is decoded.
 
     restart   files joined end to end: the stamps of every stream begin again, and what follows goes after what came
     wrap      program and transport streams count time in 33 bits, which start again after 26.5 hours

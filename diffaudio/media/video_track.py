@@ -26,9 +26,9 @@ Take = Callable[[float, Image.Image | None], None]
 class VideoTrack:
     """Pictures on screen at requested times.
 
-    Between two key frames nothing is decoded unless a time between them is requested, and of that no picture that none
-    refers to, other than the one requested. Flags of key frames can lie: decoding that begins at a picture which
-    is none gives nothing, and from then on the track decodes everything.
+    Between two key frames nothing is decoded unless a time between them is requested. Of what is decoded, pictures to
+    which no other refers are skipped unless they are requested. Key frame flags can be wrong: decoding that begins at a
+    picture which is no key frame gives nothing, and from then on the track decodes everything.
 
     Attributes:
         decoded_any: whether a picture has been decoded.

@@ -21,7 +21,7 @@ STEP = 1 / 32768  # of 16-bit samples
 
 @pytest.mark.parametrize("suffix", [".wav", ".flac", ".WAV"])
 @pytest.mark.parametrize("channels", [1, 2])
-def test_what_is_written_is_read_back(tmp_path, suffix, channels):
+def test_written_audio_is_read_back(tmp_path, suffix, channels):
     waveform = torch.from_numpy(noise(0.5, 24000, channels=channels))
     write_audio(tmp_path / f"a{suffix}", waveform, 24000)
     read, rate = read_audio(tmp_path / f"a{suffix}")
@@ -29,7 +29,7 @@ def test_what_is_written_is_read_back(tmp_path, suffix, channels):
     assert torch.allclose(read, waveform, atol=STEP)
 
 
-def test_a_stretch_of_a_file_is_read(tmp_path):
+def test_a_segment_of_a_file_is_read(tmp_path):
     waveform = torch.from_numpy(noise(2, 8000))
     write_audio(tmp_path / "a.wav", waveform, 8000)
     read, _ = read_audio(tmp_path / "a.wav", start_s=0.5, duration_s=1)
@@ -57,7 +57,7 @@ def test_unreadable_sound_files_are_named(tmp_path):
 def test_a_file_that_fails_leaves_nothing_behind(tmp_path):
     with pytest.raises(RuntimeError):
         write_audio(tmp_path / "a.wav", torch.zeros(1, 2), -1)
-    with pytest.raises(ValueError, match=r"a\.wav: the waveform is \[1, 2, 3\], wanted is \[channels, samples\]"):
+    with pytest.raises(ValueError, match=r"a\.wav: the waveform has the shape \[1, 2, 3\]; expected"):
         write_audio(tmp_path / "a.wav", torch.zeros(1, 2, 3), 8000)
     assert list(tmp_path.iterdir()) == []
 

@@ -77,8 +77,8 @@ def test_arrays_and_tensors_are_pictures_as_diffusers_takes_them():
 @pytest.mark.parametrize(
     ("picture", "message"),
     [
-        (np.zeros((3, 40, 60)), r"the picture has the shape \[3, 40, 60\]; wanted is \[height, width, 3\]"),
-        (torch.zeros(40, 60, 3), r"the picture has the shape \[40, 60, 3\]; wanted is \[3, height, width\]"),
+        (np.zeros((3, 40, 60)), r"the picture has the shape \[3, 40, 60\]; expected \[height, width, 3\]"),
+        (torch.zeros(40, 60, 3), r"the picture has the shape \[40, 60, 3\]; expected \[3, height, width\]"),
         (np.full((4, 4, 3), 255.0), "values from 255 to 255; floating point goes from 0 to 1"),
         (np.full((4, 4, 3), np.nan), "values from nan to nan; floating point goes from 0 to 1"),
         (np.full((4, 4, 3), 256), "integers go from 0 to 255"),
@@ -103,8 +103,8 @@ def test_videos_are_frames_in_a_list_an_array_or_a_tensor():
     for video, message in (
         ([], "the video has no frames"),
         (np.zeros((0, 4, 4, 3)), "the video has no frames"),
-        (frames[0], r"the video has the shape \[48, 64, 3\]; wanted is \[frames, height, width, 3\]"),
-        (tensor[0], r"the video has the shape \[3, 48, 64\]; wanted is \[frames, 3, height, width\]"),
+        (frames[0], r"the video has the shape \[48, 64, 3\]; expected \[frames, height, width, 3\]"),
+        (tensor[0], r"the video has the shape \[3, 48, 64\]; expected \[frames, 3, height, width\]"),
         ([frames[0], 3], "frame 1 of the video is a int"),
         (3, "the video is a int; give a file"),
     ):

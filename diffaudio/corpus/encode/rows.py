@@ -23,7 +23,7 @@ from torch import Tensor
 
 from diffaudio.corpus.augment import AugmentSettings, augment_picture, augment_sound
 from diffaudio.errors import UserError
-from diffaudio.media.audio import crop_or_pad, decode_flac, mix_channels, resample, scale_to_peak
+from diffaudio.media.audio import PEAK, crop_or_pad, decode_flac, mix_channels, resample, scale_to_peak
 from diffaudio.seeding import seeded_generator
 
 __all__ = ["EncodeSettings", "Encoders", "encoded_rows"]
@@ -48,7 +48,7 @@ class EncodeSettings:
         seed: of the copies.
     """
 
-    peak: float = 0.7
+    peak: float = PEAK
     crop_s: float | None = None
     pad: bool = False
     copies: int = 0
