@@ -5,14 +5,18 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
-from diffaudio.config import Count
+from diffaudio.config import Count, Share
 from diffaudio.corpus.datasets.latents import LatentDataset
 from diffaudio.errors import UserError
 from diffaudio.models.bridge.closed_form import Bridge, fit_bridge
+from diffaudio.models.bridge.familiarity import divide_texts
 from diffaudio.models.clip import Clip
 
 __all__ = ["BridgeSettings", "make_bridge", "read_lines"]
+
+Kind = Literal["none", "shift", "spread", "noise", "retrieval"]
 
 PICTURES_FOR_THE_MEAN = 100_000  # their mean is good to a third of a percent of their spread
 
@@ -24,16 +28,23 @@ class BridgeSettings:
     Attributes:
         texts: what pictures may show or users may write; see `fit_bridge` for what each kind makes of them.
         texts_file: more of them, one a line.
+        background_file: texts about sounds and things of all kinds, one a line; with them a prompt is familiar where it
+            is nearer to what the corpus shows than to any of these.
+        alternatives: further kinds to fit and save beside the bridge, for `--bridge` to choose from.
         max_pictures: how many of the corpus' pictures `retrieval` remembers at most, drawn at random.
         temperature: of `retrieval`; None takes its default.
-        familiarity_threshold: below it a prompt is far from all that was heard; None never says so.
+        noise_level: of `noise`, 0 (none) to 1; None takes its default.
+        familiarity_threshold: a prompt below it is warned about; None never warns.
     """
 
-    kind: Literal["none", "shift", "retrieval"] = "retrieval"
+    kind: Kind = "retrieval"
     texts: list[str] = field(default_factory=list)
     texts_file: Path | None = None
+    background_file: Path | None = None
+    alternatives: list[Kind] = field(default_factory=list)
     max_pictures: Count = 4096
     temperature: float | None = None
+    noise_level: Share | None = None
     familiarity_threshold: float | None = None
 
 
@@ -43,18 +54,42 @@ def make_bridge(settings: BridgeSettings, dataset: LatentDataset, clip: Clip) ->
     Raises:
         ValueError: a setting has no effect with this kind.
     """
-    given: dict[str, Any] = {"familiarity_threshold": settings.familiarity_threshold}
-    if settings.temperature is not None:
-        if settings.kind != "retrieval":
-            raise UserError(f"bridge.temperature has no effect with bridge.kind {settings.kind}; leave it out")
-        given["temperature"] = settings.temperature
-    most = {"none": 1, "shift": PICTURES_FOR_THE_MEAN, "retrieval": settings.max_pictures}[settings.kind]
-    sentences = settings.texts + read_lines(settings.texts_file)
-    batches = [clip.encode_text(sentences[start : start + 64]) for start in range(0, len(sentences), 64)]
-    return fit_bridge(settings.kind, dataset.picture_embeddings(most), torch.cat(batches) if batches else None, **given)
+    kinds = [settings.kind, *settings.alternatives]
+    for name, value, kind in (
+        ("temperature", settings.temperature, "retrieval"),
+        ("noise_level", settings.noise_level, "noise"),
+    ):
+        if value is not None and kind not in kinds:
+            raise UserError(f"bridge.{name} has no effect with bridge.kind {settings.kind}; leave it out")
+    images = dataset.picture_embeddings(PICTURES_FOR_THE_MEAN)
+    texts = _encode(clip, settings.texts + read_lines(settings.texts_file))
+    vocabulary = None
+    background = _encode(clip, read_lines(settings.background_file, "bridge.background_file"))
+    if background is not None:
+        if texts is None:
+            raise UserError("bridge.background_file needs texts that say what the corpus shows; give bridge.texts_file")
+        vocabulary = divide_texts(images, texts, background)
+    common: dict[str, Any] = {"familiarity_threshold": settings.familiarity_threshold, "clip_name": clip.name}
+    bridges = {}
+    for kind in dict.fromkeys(kinds):
+        own: dict[str, Any] = {}
+        if kind == "retrieval" and settings.temperature is not None:
+            own["temperature"] = settings.temperature
+        if kind == "noise" and settings.noise_level is not None:
+            own["level"] = settings.noise_level
+        pictures = dataset.picture_embeddings(settings.max_pictures) if kind == "retrieval" else images
+        bridges[kind] = fit_bridge(kind, pictures, texts, vocabulary=vocabulary, **common, **own)
+    bridge = bridges.pop(settings.kind)
+    bridge.alternatives.update(bridges)
+    return bridge
 
 
-def read_lines(path: Path | None) -> list[str]:
+def _encode(clip: Clip, texts: list[str]) -> Tensor | None:
+    batches = [clip.encode_text(texts[start : start + 64]) for start in range(0, len(texts), 64)]
+    return torch.cat(batches) if batches else None
+
+
+def read_lines(path: Path | None, setting: str = "bridge.texts_file") -> list[str]:
     """The lines of a text file that hold something, None being no file.
 
     Raises:
@@ -65,4 +100,4 @@ def read_lines(path: Path | None) -> list[str]:
     try:
         return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     except OSError as error:
-        raise UserError(f"bridge.texts_file: {path} cannot be read: {error.strerror}") from None
+        raise UserError(f"{setting}: {path} cannot be read: {error.strerror}") from None

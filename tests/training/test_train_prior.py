@@ -1,0 +1,90 @@
+import io
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from safetensors.torch import load_file
+from scripts import load_script
+from tiny_model import write_tiny_clip
+
+from diffaudio.errors import UserError
+from diffaudio.models.bridge.folder import load_bridge
+from diffaudio.models.clip import Clip
+
+
+@pytest.fixture(scope="module")
+def script() -> ModuleType:
+    return load_script("train/prior.py")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """clip/, and images/ with two colours and their captions"""
+    folder = tmp_path_factory.mktemp("train-prior")
+    write_tiny_clip(folder / "clip")
+    rows = []
+    for caption, colour in (("a dog", (200, 30, 30)), ("rain", (30, 30, 200))):
+        data = io.BytesIO()
+        Image.new("RGB", (20, 20), colour).save(data, "PNG")
+        rows.append({"image": data.getvalue(), "captions": [caption]})
+    (folder / "images").mkdir()
+    pq.write_table(pa.Table.from_pylist(rows), folder / "images" / "images.parquet")
+    return folder
+
+
+def train(script: ModuleType, folder: Path, out: Path, steps: int, **more: Any) -> Path:
+    """Run the script in this process; the bridge's folder."""
+    settings: dict[str, Any] = {
+        "clip": str(folder / "clip"), "images": folder / "images", "num_layers": 1, "num_attention_heads": 2,
+        "attention_head_dim": 8, "batch_size": 16, "warmup_steps": 2, "learning_rate": 3e-3, "log_every": 1,
+    }  # fmt: skip
+    script.main(script.Config(out=out, steps=steps, **settings | more))
+    return out / "model"
+
+
+def test_a_prior_learns_which_picture_belongs_to_a_caption(script: ModuleType, folder: Path, tmp_path: Path):
+    clip = Clip.from_pretrained(folder / "clip")
+    bridge = load_bridge(train(script, folder, tmp_path / "run", 80))
+    assert bridge.config["clip_name"] == clip.name
+    drawn = bridge(clip.encode_text(["a dog", "rain"]))
+    pictures = clip.encode_image([Image.new("RGB", (20, 20), (200, 30, 30)), Image.new("RGB", (20, 20), (30, 30, 200))])
+    assert (drawn @ pictures.T).argmax(dim=1).tolist() == [0, 1]
+    torch.testing.assert_close(drawn.norm(dim=-1), torch.ones(2))
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one(script: ModuleType, folder: Path, tmp_path: Path):
+    constant = {"warmup_steps": 1000}  # the cosine ends at the last step, wherever that is
+    train(script, folder, tmp_path / "parts", 2, **constant)
+    models = [train(script, folder, tmp_path / out, 4, **constant) for out in ("whole", "parts")]
+    whole, parts = (load_file(model / "diffusion_pytorch_model.safetensors") for model in models)
+    assert all(torch.equal(whole[key], parts[key]) for key in whole)
+
+
+def test_a_made_up_text_is_the_picture_moved_to_where_texts_lie(script: ModuleType):
+    images = F.normalize(torch.randn(400, 16, generator=torch.Generator().manual_seed(0)) + 2, dim=-1)
+    texts = F.normalize(torch.randn(300, 16, generator=torch.Generator().manual_seed(1)) - 2, dim=-1)
+    drawn, shown = script.Pairs(images, texts, None, 0.1).draw(4000, torch.Generator().manual_seed(2))
+    assert (drawn.mean(0) - texts.mean(0)).norm() < 0.2 * (images.mean(0) - texts.mean(0)).norm()
+    nearest = ((drawn - drawn.mean(0)) @ (shown - shown.mean(0)).T).argmax(dim=1)
+    assert (shown[nearest] == shown).all(dim=1).float().mean() > 0.5
+
+
+def test_only_texts_of_the_picture_are_drawn(script: ModuleType):
+    images, texts = torch.eye(3), torch.eye(3) * 2
+    drawn, shown = script.Pairs(images, texts, [[0], [1, 2], [2]], 0.0).draw(60, torch.Generator().manual_seed(0))
+    assert {(int(a.argmax()), int(b.argmax())) for a, b in zip(shown, drawn, strict=True)} == {
+        (0, 0), (1, 1), (1, 2), (2, 2),
+    }  # fmt: skip
+
+
+def test_what_to_learn_from_has_to_be_said(script: ModuleType, folder: Path, tmp_path: Path):
+    with pytest.raises(UserError, match=r"give one of images \(captioned pictures\) and corpus"):
+        train(script, folder, tmp_path / "run", 1, images=None)
+    with pytest.raises(UserError, match=r"texts_file: give sentences, one a line"):
+        train(script, folder, tmp_path / "run", 1, images=None, corpus=[tmp_path])

@@ -1,0 +1,233 @@
+"""Train a diffusion prior, a bridge that draws an image embedding for a text (unCLIP, arXiv:2204.06125, section 2.2).
+
+    accelerate launch train/prior.py --config configs/clip/prior.yaml --clip checkpoints/mini/clip --out runs/prior
+
+What the prior learns from decides what it is called:
+
+- `images` with captions (CLIPSonic-PD): the captioned pictures of a folder of Parquet files.
+- `corpus`, without text: image embeddings of an encoded corpus alone. The text embedding of each is made up, as in
+  language-free training (Zhou et al. 2022, arXiv:2111.13792): the image's, moved by the difference of the means of
+  texts and images, with noise; `texts_file` says what the mean of texts is taken of.
+
+The result, in `model/`, is a folder for `--bridge`, or for the bridge/prior of a model.
+"""
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # waiting threads sleep; OpenMP reads it when torch is loaded
+
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from diffaudio.atomic_io import atomic_folder
+from diffaudio.checkpoint import load_clip
+from diffaudio.config import Count, NonNegative, NonNegativeCount, Positive, Share
+from diffaudio.corpus.datasets.latents import LatentDataset
+from diffaudio.distributed import join_processes, run_script
+from diffaudio.errors import UserError
+from diffaudio.models.bridge.prior import PriorBridge, prior_loss
+from diffaudio.models.clip import Clip
+from diffaudio.seeding import seeded_generator
+from diffaudio.training.bridge_fitting import read_lines
+from diffaudio.training.clip.measures import encode_photographs
+from diffaudio.training.clip.pictures import load_photographs
+from diffaudio.training.divergence import DivergenceGuard
+from diffaudio.training.learning_rate import learning_rate, set_learning_rate
+from diffaudio.training.metrics_log import MetricsLog
+from diffaudio.training.resume import latest_state, resume, save_state
+from diffaudio.training.run_folder import open_run, run_advice
+
+CHANGEABLE = {"steps", "save_every", "log_every", "threads"}
+
+
+@dataclass
+class Config:
+    """Settings of `train/prior.py`.
+
+    Attributes:
+        clip: folder, `hf-hub:` id, or open_clip's name and tag as `ViT-B-32/openai`.
+        images: folder of Parquet files with columns `image` and `captions`; leave out with `corpus`.
+        corpus: encoded corpora, whose image embeddings are learned from without text; leave out with `images`.
+        texts_file: sentences, one a line, whose mean embedding is that of texts; needed with `corpus`.
+        pseudo_noise: with `corpus`, how much noise a made-up text embedding has, as a share of its norm.
+        max_images: of the corpus, at most so many embeddings are learned from.
+        null_share: how often the text is left out in training, for guidance.
+        guidance_scale: that the trained bridge uses; 1 is none.
+        num_layers: of the transformer, and its attention heads of `attention_head_dim` values each.
+        threads: CPU threads of each process; left out, the processes share the cores.
+    """
+
+    out: Path
+    clip: str
+    images: Path | None = None
+    corpus: list[Path] | None = None
+    texts_file: Path | None = None
+    pseudo_noise: NonNegative = 0.3
+    max_images: Count = 100_000
+    null_share: Share = 0.1
+    guidance_scale: Positive = 1.0
+    num_layers: Count = 2
+    num_attention_heads: Count = 6
+    attention_head_dim: Count = 64
+    steps: Count = 3000
+    batch_size: Count = 256
+    learning_rate: Positive = 5e-4
+    weight_decay: NonNegative = 0.01
+    warmup_steps: NonNegativeCount = 100
+    threads: Count | None = None
+    seed: int = 0
+    save_every: Count = 500
+    log_every: Count = 50
+
+
+def encode_texts(clip: Clip, texts: list[str]) -> Tensor:
+    """[texts, dim] on the CPU."""
+    return torch.cat([clip.encode_text(texts[i : i + 64]).cpu() for i in range(0, len(texts), 64)])
+
+
+class Pairs:
+    """Pairs of text and image embeddings to learn from.
+
+    Args:
+        images: [pictures, dim], unit norm.
+        texts: [texts, dim], unit norm.
+        texts_of: for each picture, the numbers of its texts; None makes texts up.
+        pseudo_noise: of a text that is made up.
+    """
+
+    def __init__(self, images: Tensor, texts: Tensor, texts_of: list[list[int]] | None, pseudo_noise: float) -> None:
+        self.images, self.texts, self.texts_of, self.pseudo_noise = images, texts, texts_of, pseudo_noise
+        self.shift = texts.mean(dim=0) - images.mean(dim=0)
+
+    def draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Text and image embeddings, [count, dim] each."""
+        chosen = torch.randint(len(self.images), (count,), generator=generator)
+        images = self.images[chosen]
+        u = torch.rand(count, generator=generator, dtype=torch.float64).tolist()
+        noise = torch.randn(images.shape, generator=generator) / images.shape[1] ** 0.5
+        if self.texts_of is None:
+            return F.normalize(images + self.shift + self.pseudo_noise * noise, dim=-1), images
+        numbers = [self.texts_of[picture] for picture in chosen.tolist()]
+        return self.texts[[n[int(x * len(n))] for n, x in zip(numbers, u, strict=True)]], images
+
+
+def load_pairs(config: Config, clip: Clip) -> Pairs:
+    """Encode what the config names.
+
+    Raises:
+        ValueError: it names none or both of `images` and `corpus`, lacks texts, or the corpus has another CLIP.
+    """
+    if (config.images is None) == (config.corpus is None):
+        raise UserError("give one of images (captioned pictures) and corpus (encoded, without text)")
+    if config.images is not None:
+        photographs = load_photographs(config.images)
+        captions = sorted({caption for photograph in photographs for caption in photograph.captions})
+        number = {caption: index for index, caption in enumerate(captions)}
+        texts_of = [[number[caption] for caption in photograph.captions] for photograph in photographs]
+        return Pairs(encode_photographs(clip, photographs), encode_texts(clip, captions), texts_of, 0.0)
+    sentences = read_lines(config.texts_file, "texts_file")
+    if not sentences:
+        raise UserError("texts_file: give sentences, one a line; the prior has to know where texts lie")
+    dataset = LatentDataset(*(config.corpus or ()))
+    if dataset.clip["name"] != clip.name:
+        raise UserError(
+            f"{dataset.folders[0]}: embeddings were made by CLIP '{dataset.clip['name']}', the prior is for "
+            f"'{clip.name}'; encode the corpus again with that one as --clip"
+        )
+    return Pairs(
+        dataset.picture_embeddings(config.max_images), encode_texts(clip, sentences), None, config.pseudo_noise
+    )
+
+
+def make_bridge(config: Config, clip: Clip, images: Tensor) -> PriorBridge:
+    """An untrained prior that knows the mean and standard deviation of images."""
+    torch.manual_seed(config.seed)
+    bridge = PriorBridge(
+        clip.embedding_dim,
+        clip_name=clip.name,
+        num_layers=config.num_layers,
+        num_attention_heads=config.num_attention_heads,
+        attention_head_dim=config.attention_head_dim,
+        guidance_scale=config.guidance_scale,
+    )
+    bridge.transformer.clip_mean.data.copy_(images.mean(dim=0))
+    bridge.transformer.clip_std.data.copy_(images.std(dim=0).clamp(min=1e-6))
+    bridge.transformer.clip_mean.requires_grad_(False)
+    bridge.transformer.clip_std.requires_grad_(False)
+    return bridge
+
+
+class Predictor(nn.Module):
+    """`PriorBridge.predict` as a module, which several processes can share."""
+
+    def __init__(self, bridge: PriorBridge) -> None:
+        super().__init__()
+        self.bridge = bridge
+
+    def forward(self, noisy: Tensor, level: Tensor, texts: Tensor) -> Tensor:
+        return self.bridge.predict(noisy, level, texts)
+
+
+def main(config: Config) -> None:
+    join_processes(config.threads)
+    accelerator = Accelerator(mixed_precision="no")
+    with open_run(config.out, config, accelerator, changeable=CHANGEABLE):
+        train(config, accelerator)
+    accelerator.end_training()
+
+
+def train(config: Config, accelerator: Accelerator) -> None:
+    """From the newest state on.
+
+    Raises:
+        DivergedError: a loss or a weight is not finite.
+    """
+    clip = load_clip(config.clip)
+    pairs = load_pairs(config, clip)
+    bridge = make_bridge(config, clip, pairs.images)
+    optimizer = torch.optim.AdamW(
+        [parameter for parameter in bridge.parameters() if parameter.requires_grad], weight_decay=config.weight_decay
+    )
+    states = config.out / "state"
+    begins = latest_state(states) is None
+    done = resume(states, optimizer=optimizer, bridge=bridge)
+    log = MetricsLog(config.out, done) if accelerator.is_main_process else None
+    if log and begins:
+        save_state(states, 0, optimizer=optimizer, bridge=bridge)  # from here on other settings are noticed
+
+    def mean_over_processes(values: Tensor) -> Any:
+        return accelerator.reduce(values, "mean")
+
+    guard = DivergenceGuard(mean_over_processes, advice=lambda: run_advice(config.out))
+    network, optimizer = accelerator.prepare(Predictor(bridge).train(), optimizer)
+    for step in tqdm(range(done, config.steps), initial=done, total=config.steps, disable=log is None):
+        generator = seeded_generator(config.seed, accelerator.process_index, step)
+        texts, images = (part.to(accelerator.device) for part in pairs.draw(config.batch_size, generator))
+        loss = prior_loss(network, bridge, texts, images, generator, null_share=config.null_share)
+        lr = learning_rate(step, peak=config.learning_rate, warmup_steps=config.warmup_steps, total_steps=config.steps)
+        set_learning_rate(optimizer, lr)
+        accelerator.backward(loss)
+        guard.check(step + 1, {"loss": loss})
+        optimizer.step()
+        optimizer.zero_grad()
+        if log and (step + 1) % config.log_every == 0:
+            log.scalars(step + 1, guard.take_means())
+        if log and ((step + 1) % config.save_every == 0 or step + 1 == config.steps):
+            guard.check_weights(step + 1, {"bridge": bridge, "optimizer": optimizer})
+            with atomic_folder(config.out / "model") as folder:
+                bridge.save_pretrained(folder)
+            save_state(states, step + 1, optimizer=optimizer, bridge=bridge)
+    if log:
+        log.close()
+
+
+if __name__ == "__main__":
+    run_script(main, Config)
