@@ -111,9 +111,14 @@ def _plot(source: Path, target: Path, start_s: float, duration_s: float | None) 
 
 
 def _told(target: Path, sample_rate: int, made: "Reconstruction") -> str:
+    encode, decode = (_speed(made.duration_s / max(taken_s, 1e-9)) for taken_s in (made.encode_s, made.decode_s))
     text = (
         f"{target}: {made.duration_s:.1f} s at {sample_rate} Hz, log-mel distance {made.log_mel_distance_db:.2f} dB; "
-        f"encoded {made.duration_s / max(made.encode_s, 1e-9):.3g} and decoded "
-        f"{made.duration_s / max(made.decode_s, 1e-9):.3g} times faster than real time"
+        f"encoded {encode} and decoded {decode} times faster than real time"
     )
     return text + (f"; {made.clipped} samples above full scale were clipped" if made.clipped else "")
+
+
+def _speed(ratio: float) -> str:
+    """Such as 1,640, 38 or 0.75: never 1.6e+03."""
+    return f"{ratio:,.0f}" if ratio >= 10 else f"{ratio:.2g}"

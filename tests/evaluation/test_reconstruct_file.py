@@ -8,6 +8,7 @@ from media import noise, numbered_pictures, tone, write_media
 from tiny_autoencoders import write_encodec
 
 from diffaudio.cli.main import main
+from diffaudio.cli.reconstruct import _speed
 from diffaudio.evaluation.reconstruct_file import reconstruct_file
 from diffaudio.evaluation.round_trip import round_trip
 from diffaudio.media.audio import read_audio, resample, write_audio
@@ -57,7 +58,7 @@ def test_a_sound_comes_back_at_the_autoencoders_rate_and_its_own_level(reconstru
     assert made.square().mean().sqrt() == pytest.approx(original.square().mean().sqrt().item(), rel=0.3)
     assert printed.startswith("out.flac: 1.3 s at 8000 Hz, log-mel distance ")
     assert 0 < float(printed.split("log-mel distance ")[1].split()[0]) < 6
-    assert "times faster than real time" in printed and "clipped" not in printed
+    assert "times faster than real time" in printed and "clipped" not in printed and "e+" not in printed
 
 
 def test_its_log_mel_distance_is_that_of_evaluate_reconstruction(folders, tmp_path):
@@ -152,3 +153,10 @@ def test_what_is_wrong_is_told_in_one_line(reconstruct, arguments, message):
     assert code == 2 and printed == "" and errors.count("\n") == 1
     assert message in errors
     assert not Path("out.wav").exists()
+
+
+@pytest.mark.parametrize(
+    ("ratio", "text"), [(1640.3, "1,640"), (38.4, "38"), (9.96, "10"), (1.23, "1.2"), (0.75, "0.75")]
+)
+def test_a_speed_is_written_out(ratio, text):
+    assert _speed(ratio) == text

@@ -326,6 +326,7 @@ def test_on_a_phone_nothing_is_wider_than_the_screen(browser, page_folder, encod
         browser.run("document.getElementById('as-table').open = true")
         assert wide_elements(browser) == []
         assert browser.run("document.documentElement.scrollWidth") <= 390
+        browser.until("Array.from(document.querySelectorAll('.scroll-hint')).some(hint => !hint.hidden)")
 
 
 def test_in_the_dark_texts_stand_out_from_their_background(browser, page_folder):
