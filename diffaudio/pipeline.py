@@ -5,7 +5,8 @@
 
 It is called like diffusers' audio pipelines. Noise is drawn on the CPU, from one generator for each sound where they
 come as a list, so that a seed means the same noise on every device and in every batch. What is computed from it agrees
-up to rounding: sums are taken in another order for each size of batch.
+up to rounding, since sums are taken in another order for each size of batch: on a CPU the latents of a sound alone and
+in a batch of four differ by 107 to 120 dB, and the waveforms, whose phase is estimated from them, by 43 to 86 dB.
 """
 
 import copy

@@ -33,7 +33,7 @@ AXIS_FLAGS = {
 }
 
 _AXIS_FIELDS = [
-    (name, str, field(default=MISSING if axis.plain is None else str(axis.plain))) for name, axis in AXES.items()
+    (name, str, field(default=MISSING if axis.default is None else str(axis.default))) for name, axis in AXES.items()
 ]
 _AXIS_HELP = "".join(f"    {name}: {axis.help}.\n" for name, axis in AXES.items())
 Axes: Any = make_dataclass("Axes", _AXIS_FIELDS, namespace={"__doc__": f"What varies.\n\nAttributes:\n{_AXIS_HELP}"})
@@ -187,7 +187,7 @@ def _facts(given: Options, axes: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
     facts = {"seconds": given.duration, "takes": given.takes, "seed": given.seed, "batch size": given.batch_size}
     facts |= {} if given.negative_prompt is None else {"negative prompt": given.negative_prompt}
     single = {name: values[0] for name, values in axes.items() if len(values) == 1}
-    return facts | {name: value for name, value in single.items() if value != AXES[name].plain}
+    return facts | {name: value for name, value in single.items() if value != AXES[name].default}
 
 
 def _recordings(given: Options) -> "list[SoundFile]":

@@ -18,14 +18,14 @@ class Axis:
         apply: settings with a value of it.
         help: what it is, and how its values are written.
         kind: of its values.
-        plain: the value it has where it is not asked for; None where it has to be.
+        default: the value where the axis is not given; None where it must be.
         short: what stands before the value in a combination's name.
     """
 
     apply: Callable[[GenerationSettings, Any], GenerationSettings]
     help: str
     kind: type = str
-    plain: Any = None
+    default: Any = None
     short: str = ""
 
 
@@ -81,20 +81,20 @@ AXES = {
     "spacing": Axis(
         lambda s, v: s if v == "auto" else replace(s, spacing=v),
         "of the noise levels: trailing, linear, karras, exponential",
-        plain="auto",
+        default="auto",
     ),
-    "eta": Axis(_eta, "how much noise each step draws anew", plain="auto", short="eta"),
+    "eta": Axis(_eta, "how much noise each step draws anew", default="auto", short="eta"),
     "rescale": Axis(lambda s, v: _guided(rescale=v)(s), "guidance rescale, 0 to 1", float, 0.0, "rescale"),
-    "interval": Axis(_interval, "noise levels that are guided, LOW:HIGH", plain="none", short="interval"),
+    "interval": Axis(_interval, "noise levels that are guided, LOW:HIGH", default="none", short="interval"),
     "schedule": Axis(
-        lambda s, v: _guided(schedule=v)(s), "of the scale: constant, linear, cosine, …", plain="constant"
+        lambda s, v: _guided(schedule=v)(s), "of the scale: constant, linear, cosine, …", default="constant"
     ),
-    "apg": Axis(_apg, "projected guidance: off, on or PARALLEL:THRESHOLD:MOMENTUM", plain="off", short="apg"),
-    "cfg_zero": Axis(_cfg_zero, "CFG-Zero*: off, on or the part of zero-init", plain="off", short="cfgzero"),
+    "apg": Axis(_apg, "projected guidance: off, on or PARALLEL:THRESHOLD:MOMENTUM", default="off", short="apg"),
+    "cfg_zero": Axis(_cfg_zero, "CFG-Zero*: off, on or the part of zero-init", default="off", short="cfgzero"),
     "weak_model": Axis(
         lambda s, v: s if v == "none" else replace(s, weak_model=v),
         "autoguidance: folder or hub id of a weaker model",
-        plain="none",
+        default="none",
         short="weak",
     ),
 }

@@ -127,6 +127,6 @@ def _name(values: Mapping[str, Any]) -> str:
     parts = [
         f"{AXES[axis].short}{f'{value:g}' if isinstance(value, float) else value}"
         for axis, value in values.items()
-        if axis in ALWAYS_NAMED or value != AXES[axis].plain
+        if axis in ALWAYS_NAMED or value != AXES[axis].default
     ]
     return re.sub(r"[^\w.+-]+", "_", "-".join(parts))

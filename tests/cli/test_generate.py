@@ -416,10 +416,10 @@ def test_a_yaml_file_says_what_the_command_line_may_override(generate):
         "generation: {steps: 3, sampler: euler, guidance: {interval: [0.25, 5e-1], rescale: 0.5}}\n"
     )
     assert generate("rain", "--config", "quick.yaml", "--seed", "5", settings=["--duration", "1"])[0] == 0
-    described = json.loads(Path("a_2.json").read_text())
+    described = json.loads(Path("a-2.json").read_text())
     assert (described["seed"], described["steps"], described["sampler"]) == (6, 3, "euler")
     assert described["guidance"] == {"interval": [0.25, 0.5], "rescale": 0.5}
-    assert Path("a_1.png").exists()
+    assert Path("a.png").exists()
     Path("quick.yaml").write_text("generation: {stesp: 3}\n")
     assert (
         "quick.yaml: generation: unknown key 'stesp'; did you mean 'steps'?"

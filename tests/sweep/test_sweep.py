@@ -280,7 +280,7 @@ def test_every_axis_says_something_to_the_pipeline(pipe):
     tried = {"spacing": "linear", "rescale": 0.5, "interval": "0.2:0.8", "schedule": "cosine", "apg": "0.5:2:-0.5"}
     tried |= {"cfg_zero": "0.1"}
     for axis, value in tried.items():
-        plain, changed = suitable(pipe, base, axes | {axis: [AXES[axis].plain, value]})[0]
+        plain, changed = suitable(pipe, base, axes | {axis: [AXES[axis].default, value]})[0]
         assert plain.name == "heun-steps2-scale3"
         assert changed.name.startswith("heun-steps2-scale3-") and changed.settings != plain.settings
     apg = AXES["apg"].apply(base, "0.5:2:-0.5").guidance
@@ -288,7 +288,7 @@ def test_every_axis_says_something_to_the_pipeline(pipe):
     zero = AXES["cfg_zero"].apply(base, "on").guidance
     assert (zero.zero_star, zero.zero_init) == (True, 0.04)
     assert AXES["interval"].apply(base, "0.2:0.8").guidance.interval == (0.2, 0.8)
-    assert AXES["eta"].apply(base, "0.5").eta == 0.5
+    assert AXES["eta"].apply(GenerationSettings(sampler="ddim"), "0.5").eta == 0.5
     assert AXES["weak_model"].apply(base, "some/model").weak_model == "some/model"
 
 
