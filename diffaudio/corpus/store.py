@@ -4,7 +4,7 @@
     README.md                the same for a reader, and for a hub that shows data sets
     clips-00000.parquet …    one row a clip (CLIP_SCHEMA), or
     latents-00000.arrow …    one row an encoded clip (`latent_parts.LATENT_SCHEMA`)
-    dropped-00000.parquet …  what was left out of the sources of a part of clips (DROPPED_SCHEMA), if anything was
+    dropped-00000.pq …       what was left out of the sources of a part of clips (DROPPED_SCHEMA), if anything was
     dropped.csv              the same of all parts, for a spreadsheet
 
 A part is written whole or not at all, and carries in its own metadata which sources it covers: the parts alone tell
@@ -205,8 +205,11 @@ def read_tables(path: Path, columns: list[str] | None = None, *, rejected: bool 
 
 
 def dropped_path(part: Path) -> Path:
-    """The file of what was dropped from the sources of a part; it is missing where nothing was."""
-    return part.with_name(f"dropped-{part.name.partition('-')[2]}")
+    """The file of what was dropped from the sources of a part; it is missing where nothing was.
+
+    It is Parquet too, under another suffix, so that `*.parquet` stays the clips.
+    """
+    return part.with_name(f"dropped-{part.stem.partition('-')[2]}.pq")
 
 
 def write_dropped(part: Path, tables: Iterable[pa.Table]) -> int:

@@ -187,7 +187,7 @@ def test_new_files_make_new_parts(videos, tmp_path):
     (files / "bad.mkv").write_bytes(b"bad")
     report = run(files, out)
     assert (report.sources, report.clips, report.dropped) == (5, 4, 1)
-    assert set(contents(out)) - set(before) == {"clips-00002.parquet", "dropped-00002.parquet"}
+    assert set(contents(out)) - set(before) == {"clips-00002.parquet", "dropped-00002.pq"}
     assert all(contents(out)[name] == data for name, data in before.items() if name.endswith(".parquet"))
     assert [row["source"] for row in dropped_of(out)] == ["bad.mkv"]
 
