@@ -30,7 +30,7 @@ class BridgeSettings:
         texts_file: more of them, one a line.
         background_file: texts about sounds and things of all kinds, one a line; with them a prompt is familiar where it
             is nearer to what the corpus shows than to any of these.
-        alternatives: further kinds to fit and save beside the bridge, for `--bridge` to choose from.
+        alternatives: further kinds to fit, saved in bridge/NAME of the model folder.
         max_pictures: how many of the corpus' pictures `retrieval` remembers at most, drawn at random.
         temperature: of `retrieval`; None takes its default.
         noise_level: of `noise`, 0 (none) to 1; None takes its default.

@@ -293,7 +293,7 @@ def test_every_axis_says_something_to_the_pipeline(pipe):
 
 
 def test_batches_of_a_combination_are_as_even_as_can_be():
-    plan = sweeping.Sweep(Path(), [], {}, {"a": list(range(25)), "b": list(range(8))}, {})  # pyright: ignore
+    plan = sweeping.Sweep(Path(), [], {}, {"a": list(range(25)), "b": list(range(8))}, ["a", "b"], {})  # pyright: ignore
     parts = sweeping.batches(plan, 8)
     assert [len(batch) for _, batch in parts] == [6, 6, 6, 7, 8]
     assert [item for name, batch in parts for item in batch if name == "a"] == list(range(25))
