@@ -1,4 +1,4 @@
-"""`diffaudio latents`: what latents look like channel by channel, and fitting an autoencoder's to sounds."""
+"""`diffaudio latents`: statistics of latents by channel, and fitting an autoencoder's mean and scale to sounds."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -27,10 +27,10 @@ class Options:
 
     Attributes:
         folder: an encoded corpus, or a folder of sounds or videos to encode.
-        autoencoder: ours, a model of ours, or one in the format of its library, such as facebook/encodec_24khz; a
-            folder or hub id (default: the bundled model's).
-        output: a .png file to draw it to.
-        all: every channel in the table, not only the worst.
+        autoencoder: folder or hub id of an autoencoder or a model of ours, or of an autoencoder in its library's
+            format, such as facebook/encodec_24khz (default: the bundled model's).
+        output: plot the channels to this .png file; its folder is created if it does not exist.
+        all: list every channel, not only the worst.
         fit: fit mean and scale of the latents to these sounds, of an autoencoder in its library's format, and write
             it to this folder for --autoencoder.
         device: auto, cpu, cuda, cuda:1, mps.
@@ -49,14 +49,15 @@ def run(arguments: list[str]) -> None:
         Options,
         arguments,
         program="diffaudio latents",
-        description="Mean, deviation, extremes and kurtosis of latents, channel by channel, with warnings of channels "
-        "that are dead, explode, or are far from mean 0. A diffusion model wants a deviation of 1 over all.",
+        description="Mean, standard deviation, extremes and kurtosis of latents by channel, with warnings about "
+        "channels that are dead, explode, or are far from mean 0. Diffusion models expect a standard "
+        "deviation of 1 overall.",
         epilog="Sounds are encoded at a peak of 0.7, as `diffaudio encode` does. Kurtosis is 0 for a Gaussian.",
         flags={"folder": ("folder",), "output": ("-o", "--output")},
     )
     check_exists(given.folder)
-    if given.output is not None and (given.output.suffix != ".png" or not given.output.parent.is_dir()):
-        raise UserError(f"{given.output}: name a .png file in a folder that is there")
+    if given.output is not None and given.output.suffix != ".png":
+        raise UserError(f"{given.output}: name a .png file")
     is_corpus = (given.folder / "manifest.json").is_file()
     if is_corpus and (given.autoencoder or given.fit or given.device != "auto"):
         raise UserError(
@@ -64,7 +65,7 @@ def run(arguments: list[str]) -> None:
             "for a folder of sounds or videos"
         )
     if given.fit is not None and given.fit.exists() and (not given.fit.is_dir() or any(given.fit.iterdir())):
-        raise UserError(f"{given.fit}: is there already; name a folder that is new or empty")
+        raise UserError(f"{given.fit}: already exists; name a new or empty folder")
 
     statistics, name = _of_corpus(given.folder) if is_corpus else _of_sounds(given)
     from diffaudio.corpus.inspect.latent_statistics import latent_warnings
@@ -76,6 +77,7 @@ def run(arguments: list[str]) -> None:
     if given.output is not None:
         from diffaudio.media.spectrogram_plot import write_channel_plot
 
+        given.output.parent.mkdir(parents=True, exist_ok=True)
         s = statistics
         write_channel_plot(given.output, s.mean, s.std, s.minimum, s.maximum, title=f"{name}, {given.folder.name}")
     print(

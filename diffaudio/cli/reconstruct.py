@@ -1,4 +1,4 @@
-"""`diffaudio reconstruct`: sound there and back through an autoencoder, to hear and see what its latents keep."""
+"""`diffaudio reconstruct`: encode sound and decode it again, to hear and see what the latents preserve."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,14 +24,14 @@ class Options:
 
     Attributes:
         input: a sound file or video, or a folder of them.
-        output: a .wav or .flac file; of a folder, a folder of .wav files.
-        autoencoder: ours, a model of ours, or one in the format of its library, such as facebook/encodec_24khz; a
-            folder or hub id (default: the bundled model's).
-        bandwidth: quantise the latents on the way back, at one of EnCodec's bandwidths in kbit/s.
+        output: .wav or .flac file, or for an input folder a folder of .wav files; folders are created as needed.
+        autoencoder: folder or hub id of an autoencoder or a model of ours, or of an autoencoder in its library's
+            format, such as facebook/encodec_24khz (default: the bundled model's).
+        bandwidth: quantise the latents before decoding, at one of EnCodec's bandwidths in kbit/s.
         start: where to begin, in seconds.
-        duration: how much, in seconds (default: the rest).
-        window: seconds that are encoded and decoded at once; less takes less memory.
-        plot: draw both spectrograms beside what is written (.png), of a minute at most.
+        duration: in seconds (default: the rest).
+        window: seconds encoded and decoded at once; less takes less memory.
+        plot: draw both spectrograms next to the output (.png), of at most one minute.
         device: auto, cpu, cuda, cuda:1, mps.
     """
 
@@ -57,10 +57,10 @@ def run(arguments: list[str]) -> None:
         Options,
         arguments,
         program="diffaudio reconstruct",
-        description="Encode sound and decode it again: what comes back is the best that a diffusion model can reach "
-        "in these latents. Of any length; long sound goes in windows.",
-        epilog="The autoencoder gets the sound at a peak of 0.7, as it was fitted; what it gives is brought back to "
-        "the sound's own level. It is written at the autoencoder's rate and channels.",
+        description="Encode sound and decode it again: the reconstruction is the best that a diffusion model can reach "
+        "in these latents. Sound of any length is processed in windows.",
+        epilog="Sound is encoded at a peak of 0.7, the level autoencoders are fitted at; the reconstruction is scaled "
+        "back to the original level. It has the autoencoder's sample rate and channels.",
         flags={"input": ("input",), "output": ("-o", "--output")},
     )
     check_exists(given.input)
@@ -74,28 +74,29 @@ def run(arguments: list[str]) -> None:
 
     if given.input.is_dir():
         if given.output.suffix or given.output.is_file():
-            raise UserError(f"{given.output}: {given.input} is a folder; name a folder for what comes back")
+            raise UserError(f"{given.output}: {given.input} is a folder; name a folder for the reconstructions")
         jobs = [(file.path, given.output / f"{file.name}.wav") for file in find_sounds(given.input)]
     else:
         jobs = [(given.input, _target(given.input, given.output))]
     autoencoder = load_coder(given.autoencoder, bandwidth=given.bandwidth)
     nn.Module.to(autoencoder, device=choose_device(given.device))
     for source, target in jobs:
-        if given.input.is_dir():
-            target.parent.mkdir(parents=True, exist_ok=True)
         part = {"start_s": given.start, "duration_s": given.duration}
-        made = reconstruct_file(source, target, autoencoder, window_s=given.window, **part)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        result = reconstruct_file(source, target, autoencoder, window_s=given.window, **part)
         if given.plot:
             _plot(source, target, given.start, given.duration)
-        print(_told(target, autoencoder.sample_rate, made))
+        print(_summary(target, autoencoder.sample_rate, result))
 
 
 def _target(source: Path, output: Path) -> Path:
-    from diffaudio.media.audio import check_audio_path
+    from diffaudio.media.audio import WRITABLE_SUFFIXES, check_audio_path
 
+    if output.suffix.lower() in WRITABLE_SUFFIXES:
+        output.parent.mkdir(parents=True, exist_ok=True)
     check_audio_path(output)
     if output.exists() and source.exists() and output.samefile(source):
-        raise UserError(f"{output}: is the sound itself; name another file")
+        raise UserError(f"{output}: is the input itself; name another file")
     return output
 
 
@@ -104,19 +105,20 @@ def _plot(source: Path, target: Path, start_s: float, duration_s: float | None) 
     from diffaudio.media.spectrogram_plot import write_comparison
 
     shown_s = min(PLOTTED_S, duration_s or PLOTTED_S)
-    made, rate = read_audio(target, duration_s=shown_s)
-    original, _ = read_audio(source, sample_rate=rate, channels=len(made), start_s=start_s, duration_s=shown_s)
-    pair = [(source.name, original[:, : made.shape[1]]), (target.name, made)]
+    decoded, rate = read_audio(target, duration_s=shown_s)
+    original, _ = read_audio(source, sample_rate=rate, channels=len(decoded), start_s=start_s, duration_s=shown_s)
+    pair = [(source.name, original[:, : decoded.shape[1]]), (target.name, decoded)]
     write_comparison(target.with_suffix(".png"), pair, rate)
 
 
-def _told(target: Path, sample_rate: int, made: "Reconstruction") -> str:
-    encode, decode = (_speed(made.duration_s / max(taken_s, 1e-9)) for taken_s in (made.encode_s, made.decode_s))
+def _summary(target: Path, sample_rate: int, result: "Reconstruction") -> str:
+    encode, decode = (_speed(result.duration_s / max(taken_s, 1e-9)) for taken_s in (result.encode_s, result.decode_s))
     text = (
-        f"{target}: {made.duration_s:.1f} s at {sample_rate} Hz, log-mel distance {made.log_mel_distance_db:.2f} dB; "
-        f"encoded {encode} and decoded {decode} times faster than real time"
+        f"{target}: {result.duration_s:.1f} s at {sample_rate} Hz, "
+        f"log-mel distance {result.log_mel_distance_db:.2f} dB; encoded {encode} "
+        f"and decoded {decode} times faster than real time"
     )
-    return text + (f"; {made.clipped} samples above full scale were clipped" if made.clipped else "")
+    return text + (f"; {result.clipped} samples above full scale were clipped" if result.clipped else "")
 
 
 def _speed(ratio: float) -> str:

@@ -131,17 +131,22 @@ def test_samples_that_a_file_cannot_hold_are_told(reconstruct):
     assert "samples above full scale were clipped" in printed
 
 
+def test_the_folder_of_the_output_is_created(reconstruct):
+    write_audio("in.wav", sweep(0.2), 8000)
+    code, _, _ = reconstruct("in.wav", "-o", "new/folder/out.wav")
+    assert code == 0 and Path("new/folder/out.wav").is_file()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["nowhere.wav", "-o", "out.wav"], "nowhere.wav: there is no such file"),
         (["in.wav", "-o", "out.mp3"], "out.mp3: cannot write .mp3; choose .wav or .flac"),
-        (["in.wav", "-o", "nowhere/out.wav"], "the folder nowhere does not exist; make it first"),
-        (["in.wav", "-o", "in.wav"], "in.wav: is the sound itself; name another file"),
+        (["in.wav", "-o", "in.wav"], "in.wav: is the input itself; name another file"),
         (["in.wav", "-o", "out.wav", "--start", "5"], "in.wav: 0.000 s of sound from 5 s on; 0.032 s are needed"),
         (["in.wav", "-o", "out.wav", "--bandwidth", "6"], "bandwidth 6 has no effect: spectral_8khz_128x25hz does not"),
         (["in.wav", "-o", "out.wav", "--window", "0.1"], "--window is 0.1; 0.5 s or more is needed"),
-        (["folder", "-o", "out.wav"], "out.wav: folder is a folder; name a folder for what comes back"),
+        (["folder", "-o", "out.wav"], "out.wav: folder is a folder; name a folder for the reconstructions"),
         (["broken.wav", "-o", "out.wav"], "broken.wav: cannot be read as a sound file"),
     ],
 )

@@ -139,7 +139,7 @@ def test_a_fitted_autoencoder_has_latents_of_mean_0_and_deviation_1(latents, fol
     ("arguments", "message"),
     [
         (["nowhere"], "nowhere: there is no such file or folder"),
-        (["sounds", "-o", "picture.txt"], "picture.txt: name a .png file in a folder that is there"),
+        (["sounds", "-o", "picture.txt"], "picture.txt: name a .png file"),
         (["encoded", "--fit", "new"], "is an encoded corpus; --autoencoder, --device and --fit have no effect on it"),
         (["clips"], "is a corpus of format 'diffaudio-clips', wanted is 'diffaudio-latents'"),
         (
@@ -148,7 +148,7 @@ def test_a_fitted_autoencoder_has_latents_of_mean_0_and_deviation_1(latents, fol
         ),
         (
             ["sounds", "--autoencoder", "encodec", "--fit", "sounds"],
-            "sounds: is there already; name a folder that is new",
+            "sounds: already exists; name a new or empty folder",
         ),
     ],
 )
