@@ -1,7 +1,7 @@
-"""Files and folders that are there whole or not at all, whenever the process is killed or the power fails.
+"""Atomic files and folders: complete or absent, even if the process is killed or the power fails.
 
-What is written lies under a hidden name beside its target. At the end it is flushed to the disk, renamed, and the
-renaming flushed as well; only then is an older version deleted. The hidden name carries the process id: two writers
+Data is written under a hidden name next to its target. At the end it is flushed to disk and renamed, and the
+rename is flushed as well; only then is an older version deleted. The hidden name carries the process id: two writers
 never share a file, and what a killed one left is removed by the next.
 """
 
@@ -24,9 +24,9 @@ __all__ = ["atomic_file", "atomic_folder", "locked"]
 
 @contextmanager
 def atomic_folder(target: Path) -> Iterator[Path]:
-    """Give a new empty folder to write into; it takes the place of `target` only when the block ends well.
+    """Yield a new empty folder to write to; it replaces `target` only if the block succeeds.
 
-    Folders above `target` are made where they are missing. A symbolic link stays one: what it points to is replaced.
+    Missing parent folders are created. A symbolic link is preserved: the folder that it points to is replaced.
     """
     target = target.resolve() if target.is_symlink() else target
     temporary, old = _beside(target, "part"), _beside(target, "old")
@@ -48,7 +48,7 @@ def atomic_folder(target: Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_file(target: Path) -> Iterator[Path]:
-    """Give a temporary path with the suffix of `target`; what is written there becomes it when the block ends well.
+    """Yield a temporary path with the suffix of `target`; the file written there replaces it if the block succeeds.
 
     The folder of `target` must exist. Within another such block, for its temporary path, it is that path itself.
     """
@@ -68,14 +68,14 @@ def atomic_file(target: Path) -> Iterator[Path]:
 
 @contextmanager
 def locked(path: Path, patience_s: float) -> Iterator[bool]:
-    """Hold a lock while the block runs; it is open again as soon as this process has ended, however it ends.
+    """Hold a lock while the block runs; it is released as soon as this process ends, however it ends.
 
     Args:
-        path: of a file that stands for the lock, there only as long as it is held.
+        path: the lock file, which exists only while the lock is held.
         patience_s: how long to wait for another process that holds it.
 
     Yields:
-        Whether it was to be had. Where the file system knows no locks, it always is.
+        Whether the lock was acquired. On file systems without locks, always True.
     """
     until = time.monotonic() + patience_s
     with path.open("w") as file:
@@ -108,10 +108,10 @@ def _flush_tree(folder: Path) -> None:
 
 
 def _flush(path: Path) -> None:
-    """Have the disk hold a file, or the names in a folder.
+    """Flush a file, or the entries of a folder, to disk.
 
     Raises:
-        OSError: the disk is full or fails, which some file systems say only now.
+        OSError: the disk is full or fails, which some file systems report only at this point.
     """
     is_folder = path.is_dir()
     if (is_folder and os.name == "nt") or path.is_symlink():
@@ -120,7 +120,7 @@ def _flush(path: Path) -> None:
     try:
         os.fsync(descriptor)
     except OSError as error:
-        if not is_folder or error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):  # not every system can
+        if not is_folder or error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):  # not universal
             raise
     finally:
         os.close(descriptor)
@@ -131,7 +131,7 @@ def _beside(target: Path, role: str) -> Path:
 
 
 def _remove_abandoned(target: Path) -> None:
-    """Clear away what processes that died left beside `target`; an old version without a new one comes back."""
+    """Remove what dead processes left next to `target`; an old version without a replacement is restored."""
     for role in ("old", "part"):
         before, after = f".{target.stem}.", f".{role}{target.suffix}"
         for path in target.parent.glob(f"{glob.escape(before)}*{glob.escape(after)}"):
@@ -148,9 +148,9 @@ def _remove_abandoned(target: Path) -> None:
 
 def _is_alive(process: int) -> bool:
     if process == os.getpid():
-        return False  # a number used again: this process has only begun
+        return False  # a reused process id: this process has only just started
     if os.name == "nt":
-        return True  # signal 0 would interrupt it there
+        return True  # on Windows, signal 0 would interrupt the process
     try:
         os.kill(process, 0)
     except ProcessLookupError:

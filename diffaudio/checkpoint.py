@@ -1,12 +1,12 @@
-"""The model folder: a trained model on disk, and reading it with errors that say what is wrong.
+"""The model folder: a trained model on disk, and loading it with precise error messages.
 
-    model_index.json             the parts and the version of this layout
+    model_index.json             names of the parts, and version of this layout
     unet/ autoencoder/ bridge/   config.json, diffusion_pytorch_model.safetensors
-    scheduler/                   scheduler_config.json, which says what the U-Net predicts
+    scheduler/                   scheduler_config.json, which includes the U-Net's prediction type
     clip/                        open_clip_config.json, open_clip_model.safetensors, the text tower's own files
 
-It looks like diffusers', but is read here: `DiffusionPipeline.from_pretrained` fetches from a hub only parts
-whose classes are diffusers' or transformers' own, and leaves weights that are missing random.
+The layout resembles diffusers', but is loaded here: `DiffusionPipeline.from_pretrained` downloads from a hub only
+parts whose classes belong to diffusers or transformers, and leaves missing weights randomly initialised.
 """
 
 import copy
@@ -56,13 +56,13 @@ _FILES = {
 
 @runtime_checkable
 class Quantised(Protocol):
-    """An autoencoder that can quantise its latents on the way back, such as `EncodecAutoencoder`."""
+    """An autoencoder that can quantise its latents before decoding, such as `EncodecAutoencoder`."""
 
     def set_bandwidth(self, bandwidth: float | None) -> None: ...
 
 
 def bundled_model() -> Path:
-    """The folder of the model that comes with diffaudio.
+    """The folder of the model bundled with diffaudio.
 
     Raises:
         ValueError: this installation has none.
@@ -75,11 +75,11 @@ def bundled_model() -> Path:
 
 
 def find_model(model: str | Path, **hub_settings: Any) -> Path:
-    """The local folder of a model: itself, or what the hub has under that name.
+    """The local folder of a model: the given folder, or a download from the hub.
 
     Args:
         model: a folder, or a hub id such as `owner/name`.
-        hub_settings: of `huggingface_hub.snapshot_download`, such as `revision`, `token`, `local_files_only`.
+        hub_settings: arguments of `huggingface_hub.snapshot_download`, such as `revision`, `token`, `local_files_only`.
 
     Raises:
         ValueError: there is no such folder, or the hub does not have it.
@@ -93,12 +93,12 @@ def find_model(model: str | Path, **hub_settings: Any) -> Path:
 
 
 def load_parts(folder: Path, dtype: torch.dtype, *, only: Collection[str] = tuple(_FILES)) -> dict[str, Any]:
-    """Read the parts of a model.
+    """Load the parts of a model.
 
     Args:
-        folder: as `save_parts` wrote it.
-        dtype: of the U-Net; the other parts take little of the time and stay float32.
-        only: names of the parts to read.
+        folder: a folder written by `save_parts`.
+        dtype: dtype of the U-Net; the other parts account for little of the run time and stay in float32.
+        only: names of the parts to load.
 
     Raises:
         ValueError: a file is missing or damaged, or the folder was written by a newer diffaudio.
@@ -133,10 +133,10 @@ def load_weak_unet(model: str | Path, parts: Mapping[str, Any]) -> UNet1D:
 
     Args:
         model: folder or hub id.
-        parts: of the model that it is to guide; its U-Net says on which device and in which dtype.
+        parts: parts of the model to guide; its U-Net determines the device and dtype.
 
     Raises:
-        ValueError: the model cannot be loaded, is the same one, or its predictions cannot be compared.
+        ValueError: the model cannot be loaded, is the same model, or makes predictions that are not comparable.
     """
     strong = next(parts["unet"].parameters())
     folder = find_model(model)
@@ -160,14 +160,14 @@ def load_weak_unet(model: str | Path, parts: Mapping[str, Any]) -> UNet1D:
 
 
 def load_coder(autoencoder: str | Path | None = None, *, bandwidth: float | None = None) -> Autoencoder:
-    """Load an autoencoder alone.
+    """Load an autoencoder without the rest of a model.
 
     Args:
-        autoencoder: see `load_autoencoder`; None is the bundled model's.
-        bandwidth: in kbit/s, that EnCodec quantises at on the way back.
+        autoencoder: see `load_autoencoder`; None loads the bundled model's.
+        bandwidth: EnCodec's quantisation bandwidth for decoding, in kbit/s.
 
     Raises:
-        ValueError: it is not there or cannot be loaded, or has no such bandwidth.
+        ValueError: it does not exist or cannot be loaded, or does not support this bandwidth.
     """
     coder = load_autoencoder(bundled_model() / "autoencoder" if autoencoder is None else autoencoder)
     if bandwidth is not None:
@@ -180,15 +180,16 @@ def load_coder(autoencoder: str | Path | None = None, *, bandwidth: float | None
 def load_encoders(
     model: str | Path | None, *, autoencoder: str | Path | None = None, clip: str | None = None
 ) -> tuple[Autoencoder, Clip]:
-    """Load what turns clips into latents and embeddings.
+    """Load the autoencoder and CLIP, which turn clips into latents and embeddings.
 
     Args:
-        model: the model folder or hub id to take them from; None is the bundled one.
-        autoencoder: a folder or hub id to take the autoencoder from instead, see `load_autoencoder`.
-        clip: instead of the model's CLIP a folder, an `hf-hub:` id, or open_clip's name and tag as `ViT-B-32/openai`.
+        model: the model folder or hub id to load them from; None is the bundled model.
+        autoencoder: a folder or hub id to load the autoencoder from instead, see `load_autoencoder`.
+        clip: replaces the model's CLIP: a folder, an `hf-hub:` id, or an open_clip name and tag such as
+            `ViT-B-32/openai`.
 
     Raises:
-        ValueError: a part is not there, or cannot be loaded.
+        ValueError: a part does not exist or cannot be loaded.
     """
     if autoencoder is None or clip is None:
         folder = find_model(model or bundled_model())
@@ -200,10 +201,10 @@ def load_encoders(
 
 
 def load_clip(clip: str) -> Clip:
-    """Load a CLIP by what a command line calls it: a folder, an `hf-hub:` id, or name and tag as `ViT-B-32/openai`.
+    """Load a CLIP by its command-line name: a folder, an `hf-hub:` id, or name and tag such as `ViT-B-32/openai`.
 
     Raises:
-        ValueError: it is not there, or cannot be loaded.
+        ValueError: it does not exist or cannot be loaded.
     """
     if Path(clip).is_dir() or clip.startswith("hf-hub:"):
         return Clip.from_pretrained(clip)
@@ -212,15 +213,15 @@ def load_clip(clip: str) -> Clip:
 
 
 def save_parts(folder: Path, parts: dict[str, Any], *, dtype: torch.dtype | None = None) -> None:
-    """Write a model folder, whole. One that is there already is replaced, but for files that are none of a model's.
+    """Write a model folder atomically. An existing one is replaced, except for files that are not part of a model.
 
     Args:
-        folder: a new or empty one, or a model's; a symbolic link is followed.
+        folder: a new or empty folder, or a model folder; a symbolic link is followed.
         parts: unet, scheduler, autoencoder, clip, bridge.
-        dtype: for the weights of U-Net and CLIP on disk; None keeps what they have.
+        dtype: dtype of the U-Net's and CLIP's weights on disk; None keeps their current dtypes.
 
     Raises:
-        ValueError: something else is there.
+        ValueError: the folder contains something other than a model.
     """
     folder = folder.resolve()
     _check_replaceable(folder)
@@ -230,7 +231,7 @@ def save_parts(folder: Path, parts: dict[str, Any], *, dtype: torch.dtype | None
             index[name] = [type(part).__module__.split(".")[0], type(part).__name__]
             if dtype is not None and name in ("unet", "clip"):
                 part = copy.deepcopy(part)
-                nn.Module.to(part, dtype=dtype)  # diffusers' own `to` warns of nothing
+                nn.Module.to(part, dtype=dtype)  # diffusers' own `to` warns without cause
             part.save_pretrained(temporary / name)
             _forget_origin(temporary / name / "config.json")
         (temporary / "model_index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
@@ -250,7 +251,7 @@ def _check_replaceable(folder: Path) -> None:
 
 
 def _keep_other_files(old: Path, new: Path) -> None:
-    """Carry over what lies in a model folder and is not part of the model, such as a README or notes."""
+    """Copy files in a model folder that are not part of the model, such as a README or notes."""
     for path in old.rglob("*"):
         place = path.relative_to(old)
         is_ours = (place.parts[0] in _FILES and path.suffix in (".json", ".safetensors", ".txt")) or (
@@ -263,7 +264,7 @@ def _keep_other_files(old: Path, new: Path) -> None:
 
 
 def _noise_schedule(scheduler: Any) -> torch.Tensor:
-    """alpha^2 by timestep; that of flow matching is always the same."""
+    """alpha^2 by timestep; empty for flow matching, whose schedule is always the same."""
     return getattr(scheduler, "alphas_cumprod", torch.empty(0))
 
 
@@ -273,7 +274,7 @@ def _equal_weights(one: nn.Module, other: nn.Module) -> bool:
 
 
 def _forget_origin(config_file: Path) -> None:
-    """Drop the path that diffusers notes of where a part was loaded from: it means nothing elsewhere."""
+    """Remove the path that diffusers records for where a part was loaded from: it has no meaning elsewhere."""
     if config_file.is_file():
         config = json.loads(config_file.read_text(encoding="utf-8"))
         if config.pop("_name_or_path", None):
@@ -297,12 +298,12 @@ def _check_index(folder: Path) -> None:
 
 def _load_unet(folder: Path, dtype: torch.dtype) -> UNet1D:
     unet = load_network(UNet1D, folder)
-    nn.Module.to(unet, dtype=dtype)  # diffusers' own `to` warns of nothing
+    nn.Module.to(unet, dtype=dtype)  # diffusers' own `to` warns without cause
     return unet
 
 
 def _load_scheduler(folder: Path) -> Any:
     check_folder(folder)
     scheduler = read_scheduler(folder / "scheduler_config.json")
-    prediction_type(scheduler.config)  # refuses one that says nothing we know
+    prediction_type(scheduler.config)  # raises an error for an unknown prediction type
     return scheduler

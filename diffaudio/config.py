@@ -1,12 +1,13 @@
-"""Typed settings <-> YAML and command line: one dataclass says what there is, of which type, and the defaults.
+"""Typed settings <-> YAML and command line: a dataclass defines their names, types and defaults.
 
-    --config FILE      YAML; `base: FILE`, relative to it, names another one that it overrides
+    --config FILE      YAML; `base: FILE`, relative to it, names another file that this one overrides
     --train.lr 5e-4    overrides the YAML: a script's options are the dotted names
-    --clip-s 4         a command's options are the names of the fields, with dashes
+    --clip-s 4         a command's options are the field names, with dashes
 
-Values are typed by the dataclass and not by YAML, in which 5e-4 is text and `no` is false. `Count`, `Positive`,
-`Share` (0 to 1) and the like are numbers that also have to lie in a range; further checks are the dataclass' own.
-Docstrings (`Attributes:`) become the help. Relative paths among the settings are relative to the working directory.
+Values get their types from the dataclass and not from YAML, in which 5e-4 is text and `no` is false. `Count`,
+`Positive`, `Share` (0 to 1) and the like are numbers restricted to a range; the dataclass performs any further checks.
+The `Attributes:` of docstrings become the help. Relative paths among the settings are relative to the working
+directory.
 """
 
 import argparse
@@ -63,15 +64,15 @@ _EXPECTED = {
 
 
 def parse(settings: type[T], arguments: list[str] | None = None) -> T:
-    """Make an instance of a dataclass from the command line of a script and the YAML files that it names.
+    """Create an instance of a dataclass from a script's command line and the YAML files that it names.
 
     Args:
         settings: the dataclass; a field that is a dataclass itself is a section.
-        arguments: the command line without the program; None takes that of the process.
+        arguments: the command line without the program; None uses that of the process.
 
     Raises:
-        ValueError: an unknown key, a value of another type, a setting left out, a file that cannot be
-            read. The message begins with where: the YAML file, or the command line.
+        ValueError: an unknown key, a value of the wrong type, a missing setting, or an unreadable file. The message
+            starts with the source of the error: the YAML file, or the command line.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     parser = ArgumentParser(exit_on_error=False, allow_abbrev=False)
@@ -88,16 +89,16 @@ def parse_command(
     flags: Mapping[str, tuple[str, ...]] | None = None,
     groups: Mapping[str, str] | None = None,
 ) -> T:
-    """Make an instance of a dataclass from the command line of a command, and the YAML file that it may name.
+    """Create an instance of a dataclass from a command's command line, and the YAML file that it may name.
 
     Args:
-        settings: the dataclass; the settings of a section stand among the others.
+        settings: the dataclass; the settings of a section are listed among the others.
         flags: path of a setting -> its flags, such as ("-o", "--output"), or a name without dashes for a positional
-            argument; all others are called `--name-of-the-field`. A bool is a flag that needs no value.
-        groups: beginning of a path -> title under which the help lists the settings.
+            argument; all others are named `--name-of-the-field`. A bool is a flag that needs no value.
+        groups: prefix of a path -> title under which the help lists the settings.
 
     Raises:
-        ValueError: as of `parse`.
+        ValueError: see `parse`.
     """
     parser = ArgumentParser(
         prog=program, description=description, epilog=epilog, exit_on_error=False, allow_abbrev=False
@@ -106,7 +107,7 @@ def parse_command(
 
 
 def to_yaml(settings: Any) -> str:
-    """All settings of a dataclass instance as YAML that `parse` reads back to the same."""
+    """All settings of a dataclass instance as YAML, from which `parse` restores the same values."""
     return yaml.safe_dump(_to_builtin(dataclasses.asdict(settings)), sort_keys=False, allow_unicode=True)
 
 
@@ -148,7 +149,7 @@ def _parse(
     except argparse.ArgumentError as error:
         raise UserError(_explain(str(error), origins, known)) from None
     values = {setting.path: parsed[_dest(setting)] for setting in known}
-    # a section that may be None is made when one of its settings is given
+    # an optional section is created when one of its settings is given
     values = {s.path: values[s.path] for s in known if not s.in_optional or s.path in given or s.path in origins}
     return build(settings, values)
 
@@ -182,9 +183,9 @@ def _add_arguments(
 
 
 def _command_tokens(arguments: list[str], by_flag: Mapping[str, Setting]) -> list[str]:
-    """Short forms of a command written out: `--plot`, LOW:HIGH, and `none` in place of a value."""
+    """Expand the short forms of a command: `--plot`, LOW:HIGH, and `none` in place of a value."""
     tokens: list[str] = []
-    before: Setting | None = None  # the setting whose value a token may be
+    before: Setting | None = None  # the setting that may take the next token as its value
     for argument in arguments:
         flag, equals, value = argument.partition("=")
         setting = by_flag.get(flag) if argument.startswith("-") else None
@@ -199,7 +200,7 @@ def _command_tokens(arguments: list[str], by_flag: Mapping[str, Setting]) -> lis
 
 
 def _written_out(setting: Setting, value: str) -> str:
-    is_text = bool({str, Path} & set(get_args(setting.kind)))  # which may be called "none"
+    is_text = bool({str, Path} & set(get_args(setting.kind)))  # for which "none" is a valid value
     if setting.may_be_none and not is_text and value.lower() == "none":
         return "null"
     if setting.is_pair and value.count(":") == 1:
@@ -208,7 +209,7 @@ def _written_out(setting: Setting, value: str) -> str:
 
 
 def _tokens(setting: Setting, value: str, *, is_command: bool) -> list[str]:
-    """A value of a file as tokens of the command line."""
+    """A value from a file as command-line tokens."""
     if is_command and setting.is_list:
         items = json.loads(value) if value.startswith("[") else [value]
         return [setting.flag, *map(str, items)]
@@ -229,14 +230,14 @@ def _to_builtin(value: Any) -> Any:
         return {key: _to_builtin(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_to_builtin(item) for item in value]
-    for builtin in (float, int):  # jsonargparse's restricted numbers are subclasses, which YAML does not know
+    for builtin in (float, int):  # jsonargparse's restricted numbers are subclasses, which YAML cannot represent
         if isinstance(value, builtin) and not isinstance(value, bool):
             return builtin(value)
     return str(value) if isinstance(value, Path) else value
 
 
 def _read(settings: type, path: Path | None) -> dict[str, tuple[str, Path]]:
-    """Values of a YAML file and of those it is based on, as text, with the file each stands in, by dotted name."""
+    """Dotted name -> value as text and its file, for a YAML file and the files that it is based on."""
     values: dict[str, tuple[str, Path]] = {}
     visited: list[Path] = []
     while path is not None:
@@ -263,7 +264,7 @@ def _load(path: Path) -> dict[str, Any]:
 
 
 class _TextLoader(yaml.BaseLoader):
-    """Leaves every value text, but nothing and `null` None; refuses a key that stands there twice."""
+    """Loads every value as text, but an empty one and `null` as None; rejects duplicate keys."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         names = [key.value for key, _ in node.value]
@@ -295,7 +296,7 @@ def _flat(settings: type, content: dict[str, Any], path: Path, above: tuple[str,
 
 
 def _takes_names(settings: type, names: list[str]) -> bool:
-    """Whether a setting is a dictionary, whose names are anybody's."""
+    """Whether a setting is a dictionary, whose keys are arbitrary."""
     kind: Any = settings
     for name in names:
         kind = get_type_hints(section_of(kind))[name]
@@ -303,7 +304,7 @@ def _takes_names(settings: type, names: list[str]) -> bool:
 
 
 def _check_key(settings: type, names: list[str], file: Path) -> type | None:
-    """The dataclass of the section that a dotted name of a file stands for, None where it is a value."""
+    """The dataclass of the section that a dotted name in a file refers to, or None if it is a value."""
     section: type | None = settings
     for depth, name in enumerate(names):
         known = get_type_hints(section) if section else {}
@@ -315,7 +316,7 @@ def _check_key(settings: type, names: list[str], file: Path) -> type | None:
 
 
 def _check_flag(flag: str, by_flag: Mapping[str, Setting], settings: type | None) -> None:
-    """Refuse an unknown option; those of the section that a dotted one names are suggested first."""
+    """Reject an unknown option; for a dotted one, suggest options of its section first."""
     choices = [*by_flag, "--config", "--help"]
     if flag in choices or (settings is not None and flag.endswith("+") and flag[:-1] in choices):
         return
@@ -331,7 +332,7 @@ def _hint(name: str, choices: list[str]) -> str:
 
 
 def _explain(message: str, origins: Mapping[str, str], known: Sequence[Setting]) -> str:
-    """One line from what jsonargparse says in several."""
+    """Condense jsonargparse's multi-line message into one line."""
     if match := re.search(r"arguments? (?:is|are) required: (.*)", message):
         flags = {_dest(setting): setting.flag for setting in known}
         names = [name.strip().lower() for name in match[1].split(",")]

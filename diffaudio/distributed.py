@@ -1,11 +1,11 @@
-"""Processes: how a script or command begins, alone or under `accelerate launch` or `torchrun`, and how it ends.
+"""Processes: start and end of a script or command, alone or under `accelerate launch` or `torchrun`.
 
 This is the one module that reads and sets environment variables, sets threads, installs signal handlers and exits.
-The library never calls it; the scripts in train/ and sample/ and the commands do. It imports torch only where
-processes join.
+The library never calls it; the scripts in train/ and sample/ and the commands do. It imports torch only
+in `join_processes`.
 
-How many threads a process computes with on a CPU: the CPUs that its affinity and its cgroup's quota leave, shared by
-the processes that were launched on the machine, and never more than OMP_NUM_THREADS, where the user has set it.
+Number of threads per process on a CPU: the CPUs allowed by its affinity and its cgroup's quota, divided among the
+processes launched on the machine, and at most OMP_NUM_THREADS, if the user has set it.
 """
 
 import ctypes
@@ -40,22 +40,22 @@ __all__ = [
 T = TypeVar("T")
 
 PATIENCE = timedelta(hours=12)  # while the main process alone decodes, validates or generates
-PR_SET_PDEATHSIG = 1  # of Linux' prctl
+PR_SET_PDEATHSIG = 1  # of Linux's prctl
 CGROUPS, OWN_CGROUP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
-IMPATIENCE_S = 2.0  # launchers pass a Ctrl-C on that the process has received itself
+IMPATIENCE_S = 2.0  # launchers forward a Ctrl-C that the process has already received itself
 
 
 def run_script(main: Callable[[T], None], settings: type[T]) -> None:
-    """Call `main` with the settings of the command line, and exit as `report_errors` says."""
+    """Call `main` with the settings from the command line, and exit with the status that `report_errors` returns."""
     from diffaudio.config import parse
 
     sys.exit(report_errors(lambda: main(parse(settings)), program=Path(sys.argv[0]).name))
 
 
 def let_waiting_threads_sleep() -> None:
-    """Have OpenMP's threads sleep while they wait, unless the user has set a policy; to be called before torch loads.
+    """Make OpenMP threads sleep while they wait, unless the user has set a policy; call this before torch is imported.
 
-    By default they spin, which takes the CPU from whatever else runs on the machine, and from those that they wait for.
+    By default they spin, which takes CPU time from other processes, and from the threads that they wait for.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
@@ -66,18 +66,18 @@ def is_launched_as_several() -> bool:
 
 
 def available_cpus() -> int:
-    """How many CPUs this process may use: its affinity, or its cgroup's quota where that is less; 1 at least."""
+    """The number of CPUs this process may use: its affinity, or its cgroup's quota if that is less; at least 1."""
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, int(min(cpus, _cgroup_quota())))
 
 
 def share_of_cores() -> int:
-    """How many of the available CPUs are this process' own, where several were launched on the machine."""
+    """This process's share of the available CPUs, where several processes were launched on the machine."""
     return max(1, available_cpus() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def _cgroup_quota() -> float:
-    """How many CPUs the cgroups of this process may use, in CPU seconds a second; infinity without a limit."""
+    """The CPU quota of this process's cgroups, in CPU seconds per second; infinity without a limit."""
     try:
         entries = [line.split(":", 2) for line in OWN_CGROUP.read_text().splitlines()]
     except OSError:
@@ -87,7 +87,7 @@ def _cgroup_quota() -> float:
         root = CGROUPS if not controllers else CGROUPS / controllers if "cpu" in controllers.split(",") else None
         if root is None:
             continue
-        # A container sees its own cgroup as the root, whatever /proc says of its path outside.
+        # A container sees its own cgroup as the root, whatever path /proc gives for it on the host.
         for folder in [root, *(root.joinpath(*Path(path).parts[1 : n + 1]) for n in range(1, len(Path(path).parts)))]:
             quotas.append(_quota_of(folder))
     return min(quotas)
@@ -106,10 +106,10 @@ def _quota_of(cgroup: Path) -> float:
 
 
 def _omp_num_threads() -> int | None:
-    """What the user has set OMP_NUM_THREADS to; None where nobody or only the launcher has.
+    """The value of OMP_NUM_THREADS set by the user; None if it is unset or was set only by the launcher.
 
-    `torchrun` and `accelerate launch` set it to 1 where it was not set. What they were started with themselves is in
-    their own environment (Linux); elsewhere a 1 is taken for theirs.
+    `torchrun` and `accelerate launch` set it to 1 if it is unset. On Linux, the launcher's own environment shows
+    whether the user set it; elsewhere a 1 is attributed to the launcher.
     """
     text = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
     if not text.isdecimal() or int(text) < 1:
@@ -126,7 +126,7 @@ def _omp_num_threads() -> int | None:
 
 
 def end_with_launcher() -> None:
-    """Have this process end when its launcher is killed, instead of waiting for the others for days (Linux)."""
+    """End this process when its launcher is killed, instead of waiting for the others for days (Linux)."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
@@ -134,17 +134,17 @@ def end_with_launcher() -> None:
 def join_processes(
     num_threads: int | None = None, *, patience: timedelta | None = None, on_cpu: bool | None = None
 ) -> "PartialState":
-    """Join the processes that were launched together, and set the threads that this one computes with on a CPU.
+    """Join the processes that were launched together, and set this one's number of threads on a CPU.
 
-    Accelerate joins several processes on CPUs only where it is told that they compute there.
+    Accelerate joins several processes on CPUs only if CPU use is requested explicitly.
 
     Args:
-        num_threads: of each process on a CPU, instead of its share; see the module.
-        patience: how long one waits for the others; None is torch's own, which is made for processes in step.
-        on_cpu: whether they compute there; None is where there is nothing faster, or accelerate was told so.
+        num_threads: threads per process on a CPU, instead of its share; see the module docstring.
+        patience: timeout for waiting for the others; None is torch's default, intended for processes in lockstep.
+        on_cpu: whether to compute on CPUs; None does so if there is no accelerator or accelerate is configured to.
 
     Raises:
-        ValueError: several processes were asked for, and the launcher started one.
+        ValueError: several processes were requested, but the launcher started only one.
     """
     import torch
     from accelerate import PartialState
@@ -161,10 +161,10 @@ def join_processes(
 
 
 def _check_launcher() -> None:
-    """Refuse to train alone where `accelerate launch` was asked for several processes.
+    """Raise an error if this is the only process although `accelerate launch` was asked for several.
 
-    On CPUs, and for more processes than GPUs, it starts one, and says where the others would be met (MASTER_ADDR)
-    without saying how many there are (WORLD_SIZE).
+    On CPUs, and for more processes than GPUs, it starts one, and sets the rendezvous address (MASTER_ADDR) but not the
+    number of processes (WORLD_SIZE).
     """
     if "ACCELERATE_MIXED_PRECISION" in os.environ and "MASTER_ADDR" in os.environ and "WORLD_SIZE" not in os.environ:
         raise UserError(
@@ -174,7 +174,7 @@ def _check_launcher() -> None:
 
 
 class StopRequest:
-    """Ctrl-C as a request, so that a step is finished and saved; a second one, two seconds later, ends at once.
+    """Ctrl-C as a request, so that the current step is finished and saved; a second one over 2 s later ends at once.
 
     with StopRequest() as stop: … if stop.requested: …
     """

@@ -1,8 +1,9 @@
-"""One writer a folder: a lock that the commands hold on the folder they write into.
+"""One writer per folder: a lock that commands hold on the folder they write to.
 
-The lock is flock(2) on the file `.lock` in that folder. The file is never removed: whoever waits for a lock on a file
-that is unlinked and made again would hold a second lock beside the first. It names the process that holds the lock, so
-that the next one can say whom it waits for. The kernel releases the lock when that process ends, however it ends.
+The lock is flock(2) on the file `.lock` in that folder. The file is never removed: a process waiting for a lock on
+a file that is unlinked and recreated would end up with a second, independent lock. The file names the process that
+holds the lock, so that a waiting process can report which one that is. The kernel releases the lock
+when that process ends, however it ends.
 """
 
 import contextlib
@@ -30,29 +31,29 @@ NOT_SUPPORTED = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}  # some network f
 
 
 class FolderLockedError(UserError):
-    """Another process writes into the folder."""
+    """Another process is writing to the folder."""
 
 
 @contextlib.contextmanager
 def locked_folder(folder: Path, command: str, *, patience_s: float = 0.0) -> Iterator[None]:
     """Hold the lock of a folder while the block runs.
 
-    Processes that share the work of one command take the lock once: in their main process. Where the file system
-    supports no locks, nothing is locked.
+    Processes that share the work of one command take the lock once, in their main process. On file systems without
+    locks, nothing is locked.
 
     Args:
-        folder: made where it is missing.
-        command: what this process does, as another one is told: "diffaudio prepare".
-        patience_s: how long to wait for another process to release the lock; one that was just killed may take a while
-            to end.
+        folder: created if missing.
+        command: name of this process's command, reported to other processes: "diffaudio prepare".
+        patience_s: how long to wait for another process to release the lock; one that was just killed may take a
+            while to exit.
 
     Raises:
-        FolderLockedError: another process (or another block of this one) holds the lock; the message says which.
-        OSError: the folder cannot be made or written to.
+        FolderLockedError: another process (or another block of this one) holds the lock; the message names it.
+        OSError: the folder cannot be created or written to.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / LOCK_NAME
-    # O_NOFOLLOW: a symbolic link planted in the folder must not have another file overwritten.
+    # O_NOFOLLOW: a symbolic link planted in the folder must not cause another file to be overwritten.
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
     try:
         until_s = time.monotonic() + patience_s
@@ -96,7 +97,7 @@ def _write_holder(descriptor: int, command: str) -> None:
 
 
 def _describe_holder(descriptor: int) -> str:
-    """Who holds the lock, as far as the file says: it is empty for a moment after the lock is taken."""
+    """The holder of the lock, if the file names it: the file is empty for a moment after the lock is taken."""
     try:
         holder = json.loads(os.pread(descriptor, 4096, 0))
         command, pid, host, since = (holder[key] for key in ("command", "pid", "host", "since"))

@@ -3,10 +3,11 @@
     text ──CLIP──▶ bridge ──┐
     picture, video ──CLIP───┴▶ embedding ──U-Net, sampler, guidance──▶ latents ──autoencoder──▶ waveform
 
-It is called like diffusers' audio pipelines. Noise is drawn on the CPU, from one generator for each sound where they
-come as a list, so that a seed means the same noise on every device and in every batch. What is computed from it agrees
-up to rounding, since sums are taken in another order for each size of batch: on a CPU the latents of a sound alone and
-in a batch of four differ by 107 to 120 dB, and the waveforms, whose phase is estimated from them, by 43 to 86 dB.
+It has the call signature of diffusers' audio pipelines. Noise is drawn on the CPU, from one generator per sound if a
+list is given, so that a seed yields the same noise on every device and in every batch. Results computed from it agree
+up to rounding, since the order of summation depends on the batch size: on a CPU, the difference between the latents of
+a sound generated alone and in a batch of four is 107 to 120 dB below them; for the waveforms, whose phase is estimated
+from the latents, it is 43 to 86 dB.
 """
 
 import copy
@@ -42,16 +43,16 @@ __all__ = ["DiffAudioPipeline", "bundled_model"]
 
 logger = logging.getLogger(__name__)
 
-OUT_OF_RANGE_WARNING = 0.01  # of the spectrogram
+OUT_OF_RANGE_WARNING = 0.01  # share of the spectrogram
 
 
 class DiffAudioPipeline:
-    """Text-to-audio with the call, `from_pretrained` and `save_pretrained` of diffusers' pipelines.
+    """Text-to-audio pipeline with the call signature, `from_pretrained` and `save_pretrained` of diffusers' pipelines.
 
     Attributes:
-        unet, scheduler, autoencoder, clip, bridge: the parts.
-        name_or_path: the argument of `from_pretrained`.
-        num_timesteps: of the current call, how often `callback_on_step_end` is called.
+        unet, scheduler, autoencoder, clip, bridge: the parts of the model.
+        name_or_path: the model given to `from_pretrained`.
+        num_timesteps: number of times the current call invokes `callback_on_step_end`.
     """
 
     def __init__(self, *, unet: UNet1D, scheduler: Any, autoencoder: Autoencoder, clip: Clip, bridge: Bridge) -> None:
@@ -68,7 +69,7 @@ class DiffAudioPipeline:
 
     @property
     def components(self) -> dict[str, Any]:
-        """The parts by name, as `__init__` takes them."""
+        """The parts by name, as arguments of `__init__`."""
         return {name: getattr(self, name) for name in ("unet", "scheduler", "autoencoder", "clip", "bridge")}
 
     @property
@@ -77,20 +78,20 @@ class DiffAudioPipeline:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the U-Net."""
+        """The dtype of the U-Net."""
         return next(self.unet.parameters()).dtype
 
     @classmethod
     def from_pretrained(
         cls, model: str | Path, *, dtype: torch.dtype | None = None, torch_dtype: torch.dtype | None = None, **hub: Any
     ) -> "DiffAudioPipeline":
-        """Load a model folder, or a model from the hub.
+        """Load a model from a folder or from the hub.
 
         Args:
             model: folder, or hub id such as `owner/name`.
-            dtype: of the U-Net, float32 where unset; the other parts stay float32.
+            dtype: dtype of the U-Net, float32 by default; the other parts stay in float32.
             torch_dtype: diffusers' older name for `dtype`.
-            hub: `revision`, `token`, `cache_dir`, `local_files_only`.
+            hub: options for downloading: `revision`, `token`, `cache_dir`, `local_files_only`.
 
         Raises:
             ValueError: no such model, a file is missing or damaged, or the format is newer than this version reads.
@@ -100,10 +101,10 @@ class DiffAudioPipeline:
         return pipe
 
     def save_pretrained(self, folder: str | Path, *, dtype: torch.dtype | None = None) -> None:
-        """Write a model folder, whole; one that is there already is replaced.
+        """Write a model folder atomically, replacing an existing one.
 
         Args:
-            dtype: for the weights of U-Net and CLIP on disk, such as float16; None keeps what they have.
+            dtype: dtype of the U-Net's and CLIP's weights on disk, such as float16; None keeps their current dtypes.
         """
         save_parts(Path(folder), self.components, dtype=dtype)
 
@@ -116,7 +117,7 @@ class DiffAudioPipeline:
         """Move all parts to a device, and the U-Net to a dtype: `to("cuda")`, `to(torch.float16)`, or both.
 
         Raises:
-            UserError: a device or a dtype is given twice, or is neither.
+            UserError: a device or a dtype is given twice, or an argument is neither.
         """
         for each in device_and_dtype:
             if isinstance(each, torch.dtype) and dtype is None:
@@ -125,24 +126,24 @@ class DiffAudioPipeline:
                 device = each
             elif each is not None:
                 raise UserError(f"to() takes one device and one dtype; {each!r} is neither, or one too many")
-        torch.nn.Module.to(self.unet, device=device, dtype=dtype)  # diffusers' own warns of layers it does not have
+        torch.nn.Module.to(self.unet, device=device, dtype=dtype)  # diffusers' `to` warns about layers it does not have
         for part in (self.autoencoder, self.clip, self.bridge):
             torch.nn.Module.to(part, device=device)
         return self
 
     @torch.no_grad()
     def encode_prompt(self, prompts: str | list[str], *, warn_if_far: bool = False) -> Tensor:
-        """The condition of the U-Net for each text: CLIP's embedding, mapped by the bridge.
+        """The condition of the U-Net for each text: the CLIP text embedding, mapped by the bridge.
 
         Args:
             prompts: one text or several.
-            warn_if_far: log a warning for a prompt that lies far from everything the model was trained on.
+            warn_if_far: log a warning for a prompt that is far from all training data.
 
         Returns:
             [prompts, embedding_dim]
 
         Raises:
-            UserError: a prompt is empty, or there is none.
+            UserError: a prompt is empty, or there are no prompts.
         """
         prompts = [prompts] if isinstance(prompts, str) else prompts
         if not prompts:
@@ -190,38 +191,41 @@ class DiffAudioPipeline:
         output_type: str = "pt",
         return_dict: bool = True,
     ) -> Any:
-        """Generate sounds from texts, pictures, a video or embeddings: one of the four.
+        """Generate sounds from exactly one of texts, pictures, a video or embeddings.
 
         Args:
             prompt: one text or several.
-            negative_prompt: what to steer away from, one for all or one a prompt; needs a guidance scale above 1.
-            image: PIL pictures or files; each is a prompt.
-            video: frames, or a video file, of which 8 frames are looked at; one prompt.
-            guidance_scale: 0 ignores the prompt, 1 follows the conditional model, above 1 exaggerates it.
+            negative_prompt: what to guide away from, one for all prompts or one per prompt; needs a guidance scale
+                above 1.
+            image: PIL images or files; each is one prompt.
+            video: frames, or a video file, from which 8 frames are used; one prompt.
+            guidance_scale: 0 ignores the prompt, 1 uses the conditional prediction, and values above 1 extrapolate
+                beyond it.
             guidance_rescale: diffusers' name for `guidance.rescale`.
             guidance: how the scale is applied: interval, schedule, projection …
-            weak_unet: of a weaker model, for autoguidance: the sound is guided away from its predictions.
-            num_waveforms_per_prompt: sounds for each prompt; they follow one another in the result.
-            generator: on the CPU; a list gives each sound its own, a single one draws them one after another.
-            sampler: a name out of `diffaudio.diffusion.samplers.SAMPLERS`; None takes `scheduler` as it is.
-            spacing: of the sampler's noise levels: trailing, linear, karras, exponential; None is what suits it.
-            eta: how much fresh noise the sampler draws in each step, for samplers that have an eta.
-            loudness: in LUFS (ITU-R BS.1770), to which each sound is brought as far as its peak stays below 0.99;
-                None leaves levels as generated, and only turns down what would pass 0.99.
-            prompt_embeds: [prompts, embedding_dim], as `encode_prompt` gives them.
+            weak_unet: U-Net of a weaker model, for autoguidance: the sound is guided away from its predictions.
+            num_waveforms_per_prompt: number of sounds per prompt; they are consecutive in the result.
+            generator: CPU generators; a list gives each sound its own, a single one draws noise for the sounds in
+                order.
+            sampler: a name from `diffaudio.diffusion.samplers.SAMPLERS`; None uses `scheduler` unchanged.
+            spacing: spacing of the sampler's noise levels: trailing, linear, karras, exponential; None is its default.
+            eta: amount of fresh noise that the sampler adds in each step, for samplers with an eta.
+            loudness: target loudness of each sound in LUFS (ITU-R BS.1770), reached as far as a peak of 0.99 allows;
+                None keeps the generated level, and only attenuates sounds whose peak would exceed 0.99.
+            prompt_embeds: [prompts, embedding_dim], as returned by `encode_prompt`.
             negative_prompt_embeds: the same, [1 or prompts, embedding_dim].
-            latents: noise to start from, [sounds, latent_channels, frames], instead of drawn noise.
+            latents: initial noise, [sounds, latent_channels, frames]; None draws it from `generator`.
             callback_on_step_end: called as (pipeline, step, timestep, {"latents": …}) after each step.
             output_type: "pt" for a tensor, "np" for an array, "latent" for the latents before decoding.
 
         Returns:
-            `.audios` [sounds, channels, samples] float32 at `autoencoder.sample_rate`, with a peak of 0.99 at most;
-            gains are those of a whole sound, nothing is clipped. `.num_passes` says how often the U-Net was run over
-            each, `.out_of_range` how much of each was louder than a recording can be.
+            `.audios` [sounds, channels, samples] float32 at `autoencoder.sample_rate`, with a peak of at most 0.99;
+            each sound has a single constant gain, and nothing is clipped. `.num_passes` is the number of U-Net passes
+            per sound, `.out_of_range` the share of each spectrogram that was louder than a recording can be.
 
         Raises:
-            UserError: an argument out of range, of another shape, or without effect; or latents or sounds that are
-                not finite.
+            UserError: an argument is out of range, has the wrong shape, or has no effect; or latents or sounds are not
+                finite.
         """
         check_numbers(num_inference_steps, audio_length_in_s, num_waveforms_per_prompt, output_type)
         check_loudness(loudness)

@@ -1,4 +1,4 @@
-"""The parts of a pipeline's call: checks of its arguments, the count of passes, the level and the output."""
+"""Components of the pipeline's call: argument checks, counting of U-Net passes, loudness and output."""
 
 import math
 from dataclasses import dataclass, field, replace
@@ -24,19 +24,19 @@ __all__ = [
 ]
 
 PEAK = 0.99
-MIN_LOUDNESS_S = 0.4  # a block of ITU-R BS.1770
+MIN_LOUDNESS_S = 0.4  # the block length of ITU-R BS.1770
 
 
 @dataclass
 class AudioPipelineOutput(BaseOutput):
-    """The output of diffusers' audio pipelines; importing theirs would load all of their models' code.
+    """Same as the output of diffusers' audio pipelines; importing theirs would load the code of all their models.
 
     Attributes:
         audios: [sounds, channels, samples], a tensor or an array.
-        num_passes: how often a U-Net was run over each sound, a weaker model's too; guidance mostly runs two a pass
-            of the sampler.
+        num_passes: number of U-Net passes per sound, including those of a weaker model; guidance usually needs two for
+            each pass of the sampler.
         out_of_range: the share of each sound's spectrogram, 0 to 1, that was louder than any recording can be and
-            was brought back to that by the decoder; empty for latents.
+            was limited to that level by the decoder; empty for latents.
     """
 
     audios: Any
@@ -45,7 +45,7 @@ class AudioPipelineOutput(BaseOutput):
 
 
 def check_numbers(steps: int, duration_s: float, waveforms: int, output_type: str) -> None:
-    """Refuse what is out of range, under the name it has in the pipeline's call."""
+    """Reject values out of range, with their argument names in the pipeline's call."""
     if steps < 1:
         raise UserError(f"num_inference_steps is {steps}; at least 1 is needed")
     if not 0 < duration_s <= MAX_DURATION_S:
@@ -57,7 +57,7 @@ def check_numbers(steps: int, duration_s: float, waveforms: int, output_type: st
 
 
 def check_weak_unet(weak_unet: UNet1D, unet: UNet1D) -> None:
-    """Refuse a weaker U-Net that does not take what the other one takes."""
+    """Reject a weaker U-Net whose inputs differ in size from those of the other one."""
     for size in ("in_channels", "embedding_dim"):
         if weak_unet.config[size] != unet.config[size]:
             weak, strong = weak_unet.config[size], unet.config[size]
@@ -65,10 +65,10 @@ def check_weak_unet(weak_unet: UNet1D, unet: UNet1D) -> None:
 
 
 def with_rescale(guidance: Guidance, rescale: float) -> Guidance:
-    """Guidance with diffusers' `guidance_rescale`, 0 where that is unset.
+    """Guidance with diffusers' `guidance_rescale` applied; 0 means unset.
 
     Raises:
-        ValueError: both say how far to rescale.
+        ValueError: both specify a rescaling.
     """
     if rescale != 0 and guidance.rescale != 0:
         raise UserError("give one of guidance_rescale and guidance.rescale, not both")
@@ -76,13 +76,13 @@ def with_rescale(guidance: Guidance, rescale: float) -> Guidance:
 
 
 def one_generator_each(generator: torch.Generator | list[torch.Generator] | None, count: int) -> list[torch.Generator]:
-    """One generator a sound; where all share one, it is drawn from in their order.
+    """One generator per sound; a shared generator draws for the sounds in order.
 
     Args:
-        generator: None makes one with a seed of its own.
+        generator: None creates one with a random seed.
 
     Raises:
-        ValueError: a list of another length than `count`, or a generator that is not on the CPU.
+        ValueError: the length of the list differs from `count`, or a generator that is not on the CPU.
     """
     if generator is None:
         generator = torch.Generator()
@@ -99,15 +99,15 @@ def one_generator_each(generator: torch.Generator | list[torch.Generator] | None
 
 
 def at_loudness(audio: Tensor, loudness: float | None, sample_rate: int) -> Tensor:
-    """[channels, samples], with one gain for all: to a loudness in LUFS, or to a peak of 0.99 where that is less."""
+    """[channels, samples], with a single gain: to a loudness in LUFS, or to a peak of 0.99 if that is quieter."""
     peak = audio.abs().max()
     if peak == 0:
         return audio
     gain = torch.ones_like(peak)
     if loudness is not None:
         shortest = math.ceil(MIN_LOUDNESS_S * sample_rate)
-        repeated = audio.repeat(1, math.ceil(shortest / audio.shape[-1]))  # shorter sounds have no loudness
-        # measured at a peak of 1: BS.1770 passes over what lies below -70 LUFS
+        repeated = audio.repeat(1, math.ceil(shortest / audio.shape[-1]))  # loudness is undefined for shorter sounds
+        # measured at a peak of 1, since BS.1770 ignores blocks below -70 LUFS
         measured = loudness_lufs(repeated / peak, sample_rate) + 20 * math.log10(float(peak))
         if math.isfinite(measured):
             gain *= 10 ** ((loudness - measured) / 20)
@@ -115,7 +115,7 @@ def at_loudness(audio: Tensor, loudness: float | None, sample_rate: int) -> Tens
 
 
 class CountedUNet:
-    """A U-Net in its own dtype, while the sampler keeps float32; counts the items it was run over."""
+    """Runs a U-Net in its own dtype while the sampler stays in float32, and counts the items processed."""
 
     def __init__(self, unet: UNet1D) -> None:
         self.unet, self.items, self.dtype = unet, 0, next(unet.parameters()).dtype

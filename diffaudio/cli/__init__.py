@@ -1,1 +1,1 @@
-"""The `diffaudio` command: one module a subcommand, and what they share in `options`."""
+"""The `diffaudio` command: one module per subcommand, with shared options in `options`."""

@@ -1,4 +1,4 @@
-"""`diffaudio encode`: a corpus of clips -> latents and embeddings to train on, by any number of processes."""
+"""`diffaudio encode`: a corpus of clips -> latents and embeddings for training, in any number of processes."""
 
 import sys
 from dataclasses import dataclass
@@ -18,23 +18,24 @@ __all__ = ["run"]
 
 @dataclass(kw_only=True)
 class Options:
-    """The options of the command. Rows are one for each clip, as it was recorded and whole, but for these.
+    """The options of `diffaudio encode`. By default, each clip becomes one row, unaltered and uncut.
 
     Attributes:
-        corpus: folder that `diffaudio prepare` made.
-        output: folder of the encoded corpus.
-        model: whose autoencoder and CLIP to use, a folder or hub id (default: the bundled one).
-        autoencoder: instead of the model's: a folder or hub id of ours, or in the format of its library, such as
-            facebook/encodec_24khz.
-        clip: instead of the model's: a folder, an hf-hub: id, or open_clip's name and tag, such as ViT-B-32/openai.
-        device: auto, cpu, cuda, cuda:1, mps.
-        batch_size: clips at a time.
-        crop: cut clips into rows of so many seconds, end to end; what is left at the end goes, shorter clips are
-            repeated.
-        pad: let silence follow shorter clips instead of repeating them.
-        copies: augmented copies of each row.
-        augment: YAML file that says what changes in them (default: as configs/augment/helpful.yaml).
-        seed: of the copies (default: 0).
+        corpus: folder written by `diffaudio prepare`.
+        output: folder for the encoded corpus.
+        model: folder or hub id of the model whose autoencoder and CLIP to use (default: the bundled model).
+        autoencoder: use this one instead of the model's: folder or hub id of a diffaudio autoencoder, or of one in its
+            library's format, such as facebook/encodec_24khz.
+        clip: use this one instead of the model's: a folder, an hf-hub: id, or an open_clip name and tag, such as
+            ViT-B-32/openai.
+        device: auto, cpu, cuda, cuda:N (such as cuda:1) or mps.
+        batch_size: clips per batch.
+        crop: cut clips into consecutive rows of this many seconds; the remainder is discarded, and clips shorter than
+            one row are repeated to fill it.
+        pad: with --crop, pad shorter clips with silence instead of repeating them.
+        copies: number of augmented copies of each row.
+        augment: YAML file with the augmentation settings (default: those of configs/augment/helpful.yaml).
+        seed: random seed of the augmentation (default: 0).
     """
 
     corpus: Path
@@ -73,7 +74,7 @@ def run(arguments: list[str]) -> None:
     settings, state = _settings(given), None
     if distributed.is_launched_as_several():
         distributed.end_with_launcher()
-        state = distributed.join_processes(patience=timedelta(days=7))  # one may be done hours before the others
+        state = distributed.join_processes(patience=timedelta(days=7))  # one may finish hours before the others
     is_main = state is None or state.is_main_process
     try:
         device = process_device(given.device, state) if state else choose_device(given.device)
@@ -86,7 +87,7 @@ def run(arguments: list[str]) -> None:
             settings=settings,
             device=device,
             batch_size=given.batch_size,
-            # a CPU is busy with the models as it is
+            # the models already keep a CPU busy
             num_threads=1 if device.type == "cpu" else min(8, distributed.share_of_cores()),
             state=state,
             progress=sys.stderr.isatty() and is_main,
@@ -94,7 +95,7 @@ def run(arguments: list[str]) -> None:
     except (UserError, OSError):
         if is_main:
             raise
-        sys.exit(2)  # the main process tells the error
+        sys.exit(2)  # the main process reports the error
     if state:
         state.destroy_process_group()
     if is_main:

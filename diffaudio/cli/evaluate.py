@@ -1,4 +1,4 @@
-"""`diffaudio evaluate`: a folder of sound -> numbers that say how good it is."""
+"""`diffaudio evaluate`: a folder of sounds -> quality metrics."""
 
 import sys
 from collections.abc import Iterator, Sequence
@@ -19,23 +19,24 @@ __all__ = ["run"]
 
 @dataclass(kw_only=True)
 class Options:
-    """The options of the command.
+    """The options of `diffaudio evaluate`.
 
     Attributes:
-        folder: sounds or videos to evaluate, in folders of its own too.
-        reference: folder of real recordings; without it there are no distances.
-        real_row: hold as many recordings out of the reference as there are sounds, to show what real sound reaches;
-            with --no-real-row, the sounds are compared with all recordings.
-        conventions: also measure as audioldm_eval does: inception score over 10 parts, its divergences.
-        labels: CSV with the columns file, and label or prompt, for sounds of either folder.
-        backbone: what to measure with: yamnet or tagger (both bundled), or folders of a tagger, CLAP, VGGish, PANNs'
-            Cnn14, OpenL3 or YAMNet, or a CLAP model's hub id.
-        clip: whose texts the CLIP-space score takes: a folder, an hf-hub: id, or open_clip's name and tag, such as
-            ViT-B-32/openai (default: the bundled model's).
-        output: the report.
-        seed: of all draws.
-        resamples: draws for each interval.
-        device: auto, cpu, cuda, cuda:1, mps.
+        folder: folder of sounds or videos to evaluate, searched recursively.
+        reference: folder of real recordings; without it, no distances are computed.
+        real_row: hold out as many reference recordings as there are sounds and evaluate them too, to show what real
+            sound scores; with --no-real-row, the sounds are compared with all recordings.
+        conventions: also compute the metrics as audioldm_eval defines them: inception score over 10 splits, and its KL
+            divergences.
+        labels: CSV with the column file, and label or prompt or both, for sounds in either folder.
+        backbone: one or more embedding models: yamnet or tagger (both bundled), the folder of a tagger, CLAP, VGGish,
+            PANNs Cnn14, OpenL3 or YAMNet, or the hub id of a CLAP model.
+        clip: CLIP whose text embeddings the CLIP-space score uses: a folder, an hf-hub: id, or an open_clip name and
+            tag, such as ViT-B-32/openai (default: the bundled model's).
+        output: .json file for the report; a page with players is written beside it (.html).
+        seed: random seed of all draws.
+        resamples: number of resamples for each confidence interval, at least 20.
+        device: auto, cpu, cuda, cuda:N (such as cuda:1) or mps.
     """
 
     folder: Path
@@ -122,7 +123,7 @@ def _with_progress(files: "Sequence[SoundFile]", folder: Path) -> "Iterator[Soun
 
 
 def _table(rows: "Sequence[Row]") -> Iterator[str]:
-    """The rows side by side, a metric a line; then what was left out, and the warnings."""
+    """The rows side by side, one metric per line; then the metrics left out, and the warnings."""
     names = list(dict.fromkeys(metric.name for row in rows for metric in row.metrics))
     lines = [["", *(f"{row.kind} ({row.sounds} sounds)" for row in rows)]]
     lines += [[name, *(_cell(row, name) for row in rows)] for name in names]
@@ -135,7 +136,7 @@ def _table(rows: "Sequence[Row]") -> Iterator[str]:
 
 
 def _cell(row: "Row", name: str) -> str:
-    """Value and interval, and the number of sounds in it where that is not the row's."""
+    """Value and interval, and the number of sounds where it differs from the row's."""
     metric = next((metric for metric in row.metrics if metric.name == name), None)
     if metric is None:
         return "-"

@@ -1,4 +1,4 @@
-"""`diffaudio evaluate reconstruction`: recordings there and back through autoencoders, a row each."""
+"""`diffaudio evaluate reconstruction`: round trip of recordings through autoencoders, one row for each."""
 
 import sys
 from collections.abc import Iterator, Sequence
@@ -19,18 +19,18 @@ __all__ = ["run"]
 
 @dataclass(kw_only=True)
 class Options:
-    """The options of the command.
+    """The options of `diffaudio evaluate reconstruction`.
 
     Attributes:
-        folder: recordings: sounds or videos, in folders of its own too.
-        autoencoder: ours, models of ours, or in the format of their libraries, such as facebook/encodec_24khz
-            (default: the bundled model's).
-        labels: CSV with the columns file and label.
-        backbone: what to measure with: yamnet or tagger (both bundled), or folders of a tagger or PANNs' Cnn14.
-        output: the report.
-        seed: of all draws.
-        resamples: draws for each interval.
-        device: auto, cpu, cuda, cuda:1, mps.
+        folder: folder of recordings, sounds or videos, searched recursively.
+        autoencoder: one or more folders or hub ids of diffaudio autoencoders or models, or of autoencoders in their
+            libraries' formats, such as facebook/encodec_24khz (default: the bundled model's).
+        labels: CSV with the columns file and label, for the recordings.
+        backbone: one or more classifiers: yamnet or tagger (both bundled), or the folder of a tagger or PANNs Cnn14.
+        output: .json file for the report.
+        seed: random seed of all draws.
+        resamples: number of resamples for each confidence interval, at least 20.
+        device: auto, cpu, cuda, cuda:N (such as cuda:1) or mps.
     """
 
     folder: Path
@@ -102,7 +102,7 @@ def _with_progress(files: "Sequence[SoundFile]", what: str) -> "Iterator[Sound]"
 
 
 def _table(rows: "Sequence[Row]", backbones: Sequence[str]) -> Iterator[str]:
-    """A row for the recordings and for each autoencoder."""
+    """One row for the recordings, and one for each autoencoder."""
     heads = [head for name in backbones for head in (f"right by {name}", "as the original")]
     lines = [["", *heads, "log-mel dB", "worst kind", "MR-STFT", "SI-SDR dB", *COSTS]]
     lines += [[row.name, *_cells(row, backbones)] for row in rows]
@@ -112,7 +112,7 @@ def _table(rows: "Sequence[Row]", backbones: Sequence[str]) -> Iterator[str]:
     yield "encoding and decoding: times faster than real time"
 
 
-# heading -> the metric, and how it is written
+# heading -> metric name, and its formatter
 COSTS = {
     "encoding": ("encode_s_per_s", lambda value: f"{1 / max(value, 1e-9):.0f}x"),
     "decoding": ("decode_s_per_s", lambda value: f"{1 / max(value, 1e-9):.0f}x"),

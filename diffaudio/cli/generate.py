@@ -17,14 +17,15 @@ FLAGS = GENERATION_FLAGS | {"prompts": ("prompt",), "output": ("-o", "--output")
 
 @dataclass(kw_only=True)
 class Options(GenerationOptions):
-    """The options of the command.
+    """The options of `diffaudio generate`.
 
     Attributes:
-        prompts: what to hear; several make several sounds.
-        output: .wav or .flac file, or a folder for files named after the prompts; made where it is missing.
-        overwrite: replace existing files; otherwise unnamed sounds get a free name, and named ones are refused.
-        seed: of the first sound; each further one has the next number (default: drawn, and printed).
-        takes: sounds for each prompt.
+        prompts: description of the sound; several prompts generate several sounds.
+        output: .wav or .flac file, or a folder for files named after the prompts; folders are created as needed.
+        overwrite: replace existing files; otherwise, sounds in a folder get an unused name, and an existing file name
+            is an error.
+        seed: random seed of the first sound; each further sound uses the next integer (default: random, printed).
+        takes: number of sounds per prompt.
     """
 
     prompts: list[str]

@@ -1,4 +1,4 @@
-"""`diffaudio inspect`: what is in a corpus, as tables and as a page to look at and listen to."""
+"""`diffaudio inspect`: the contents of a corpus, as tables and as an HTML page with pictures and players."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -16,18 +16,18 @@ if TYPE_CHECKING:
 __all__ = ["run"]
 
 MAX_CLIPS = 10000
-REPORT = "inspection.json"  # by which a folder is known as one that may be written anew
+REPORT = "inspection.json"  # its presence marks a folder that may be overwritten
 
 
 @dataclass(kw_only=True)
 class Options:
-    """The options of the command.
+    """The options of `diffaudio inspect`.
 
     Attributes:
-        corpus: folder that `diffaudio prepare` or `diffaudio encode` made.
-        output: folder to write a page to, index.html, to look and listen.
-        clips: how many are drawn, to be measured and shown.
-        seed: of what is drawn.
+        corpus: folder written by `diffaudio prepare` or `diffaudio encode`.
+        output: folder for an HTML page (index.html) with pictures and players.
+        clips: number of clips sampled at random to be measured and shown.
+        seed: random seed of the sample.
     """
 
     corpus: Path
@@ -75,7 +75,7 @@ def _check_output(folder: Path) -> None:
 
 
 def _write(folder: Path, corpus: Any, num_clips: int, seed: int) -> "Inspection":
-    """Look at the corpus and write the page's folder, whole."""
+    """Inspect the corpus and write the page's folder atomically."""
     from diffaudio.atomic_io import atomic_folder
     from diffaudio.corpus.inspect.page import write_media, write_page
     from diffaudio.corpus.inspect.summary import as_json, inspect
@@ -95,7 +95,7 @@ def _write(folder: Path, corpus: Any, num_clips: int, seed: int) -> "Inspection"
 
 
 def _told(inspection: "Inspection") -> Iterator[str]:
-    """What the terminal shows."""
+    """The lines printed to the terminal."""
     from diffaudio.corpus.inspect.summary import (
         QUANTILE_NAMES,
         format_bytes,
@@ -146,7 +146,7 @@ def _told(inspection: "Inspection") -> Iterator[str]:
 
 
 def _octaves(inspection: "Inspection") -> Iterator[str]:
-    """The part of the power in each octave band, the median over the sample."""
+    """The share of the power in each octave band, as the median over the sample."""
     import numpy as np
 
     from diffaudio.corpus.inspect.spectrum import OCTAVES_HZ

@@ -1,4 +1,4 @@
-"""`diffaudio latents`: statistics of latents by channel, and fitting an autoencoder's mean and scale to sounds."""
+"""`diffaudio latents`: per-channel statistics of latents, and fitting an autoencoder's mean and scale to sounds."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -18,22 +18,22 @@ if TYPE_CHECKING:
 __all__ = ["run"]
 
 WORST = 8  # channels in the short table
-PIECE_S = 10.0  # of sound that a fit takes at once
+PIECE_S = 10.0  # seconds of sound that a fit processes at once
 
 
 @dataclass(kw_only=True)
 class Options:
-    """The options of the command.
+    """The options of `diffaudio latents`.
 
     Attributes:
         folder: an encoded corpus, or a folder of sounds or videos to encode.
-        autoencoder: folder or hub id of an autoencoder or a model of ours, or of an autoencoder in its library's
-            format, such as facebook/encodec_24khz (default: the bundled model's).
+        autoencoder: folder or hub id of a diffaudio autoencoder or model, or of an autoencoder in its library's format,
+            such as facebook/encodec_24khz (default: the bundled model's).
         output: plot the channels to this .png file; its folder is created if it does not exist.
         all: list every channel, not only the worst.
-        fit: fit mean and scale of the latents to these sounds, of an autoencoder in its library's format, and write
-            it to this folder for --autoencoder.
-        device: auto, cpu, cuda, cuda:1, mps.
+        fit: fit the latent mean and scale of an autoencoder in its library's format to these sounds, and save the
+            autoencoder to this folder, which --autoencoder accepts.
+        device: auto, cpu, cuda, cuda:N (such as cuda:1) or mps.
     """
 
     folder: Path
@@ -149,7 +149,7 @@ def _not_empty(statistics: "LatentStatistics", folder: Path) -> "LatentStatistic
 
 
 def _table(statistics: "LatentStatistics", *, everything: bool) -> Iterator[str]:
-    """All channels in order, or the worst, those whose standard deviation is furthest from the median's first."""
+    """All channels in order, or the worst: those whose standard deviation is furthest from the median come first."""
     import numpy as np
 
     s, std = statistics, statistics.std

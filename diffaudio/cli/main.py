@@ -1,7 +1,7 @@
-"""The `diffaudio` command: looks up the subcommand, each a module of `diffaudio.cli`.
+"""The `diffaudio` command: dispatches to the subcommands, each a module of `diffaudio.cli`.
 
-Whatever the user got wrong ends in one line on stderr and exit status 2. A subcommand is imported when it is called,
-heavy libraries when it needs them.
+User errors are reported in one line on stderr, with exit status 2. A subcommand is imported when it is called, and
+heavy libraries only when it needs them.
 """
 
 import difflib

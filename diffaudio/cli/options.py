@@ -1,4 +1,4 @@
-"""What commands and scripts share: the settings of a sound as options, and those that several commands have."""
+"""Options shared by commands and scripts: generation settings, and checks that several commands use."""
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,7 +18,7 @@ __all__ = [
     "check_resamples",
 ]
 
-# The names that sections have on the command line; all else is called as its field.
+# The flags of settings in sections; all other flags are named after their fields.
 GENERATION_FLAGS: dict[str, tuple[str, ...]] = {
     "generation.duration_s": ("--duration",),
     "generation.guidance.rescale": ("--guidance-rescale",),
@@ -32,21 +32,22 @@ GENERATION_FLAGS: dict[str, tuple[str, ...]] = {
 }
 GENERATION_GROUPS = {"generation.guidance.": "guidance, beyond the scale", "generation": "sound"}
 
-ZERO_INIT = 0.04  # the paper's, with --cfg-zero
+ZERO_INIT = 0.04  # the value of the CFG-Zero* paper, used with --cfg-zero
 
 
 @dataclass(kw_only=True)
 class GenerationOptions:
-    """How to generate, for `diffaudio generate` and sample/generate.py.
+    """Generation options of `diffaudio generate` and sample/generate.py.
 
     Attributes:
-        model: model folder or hub id (default: the bundled one).
-        batch_size: sounds at a time.
-        plot: draw the spectrogram of each sound beside it (.png).
-        device: auto, cpu, cuda, cuda:1, mps.
-        dtype: auto, float32, float16, bfloat16; auto is float16 on CUDA and float32 elsewhere.
-        apg: adaptive projected guidance: drop what only makes the sound louder.
-        zero_init: the fraction of the way at whose beginning the latents are held still; with --cfg-zero 0.04.
+        model: model folder or hub id (default: the bundled model).
+        batch_size: sounds per batch.
+        plot: write a spectrogram next to each sound (.png).
+        device: auto, cpu, cuda, cuda:N (such as cuda:1) or mps.
+        dtype: auto, float32, float16 or bfloat16; auto is float16 on CUDA and float32 elsewhere.
+        apg: adaptive projected guidance: remove the guidance component that only makes the sound louder.
+        zero_init: initial fraction of the noise levels at which the latents are left unchanged (default:
+            0.04 with --cfg-zero, otherwise 0).
     """
 
     model: str | None = None
@@ -60,10 +61,10 @@ class GenerationOptions:
 
     @property
     def settings(self) -> GenerationSettings:
-        """All that decides how a sound is generated.
+        """All settings that determine how a sound is generated.
 
         Raises:
-            ValueError: a value is out of range, or without effect.
+            ValueError: a value is out of range, or has no effect.
         """
         guidance = self.generation.guidance
         zero_init = self.zero_init
@@ -74,20 +75,20 @@ class GenerationOptions:
 
 
 def check_resamples(resamples: int) -> None:
-    """Refuse too few draws for an interval."""
+    """Raise an error if there are too few resamples for an interval."""
     if resamples < 20:
         raise UserError(f"--resamples is {resamples}; an interval needs at least 20 draws")
 
 
 def check_exists(*paths: Path | None) -> None:
-    """Refuse inputs that are not there, before anything heavy is imported."""
+    """Raise an error for missing inputs, before anything heavy is imported."""
     for path in paths:
         if path is not None and not path.exists():
             raise UserError(f"{path}: there is no such file or folder")
 
 
 def check_model(model: str | None) -> None:
-    """Refuse a model that is neither a folder nor can be a hub id, before anything heavy is imported."""
+    """Raise an error unless the model is a folder or a possible hub id, before anything heavy is imported."""
     if model is None or is_hub_id(model):
         return
     if not Path(model).is_dir():
@@ -97,7 +98,7 @@ def check_model(model: str | None) -> None:
 
 
 def check_report_path(path: Path) -> None:
-    """Refuse what is no .json file, and make the folder that it is to lie in."""
+    """Raise an error unless the path is a .json file, and create its parent folder."""
     if path.suffix != ".json" or path.is_dir():
         raise UserError(f"{path}: name a .json file")
     path.parent.mkdir(parents=True, exist_ok=True)

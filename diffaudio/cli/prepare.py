@@ -1,4 +1,4 @@
-"""`diffaudio prepare`: videos -> a corpus of clips, by any number of processes on any number of machines."""
+"""`diffaudio prepare`: videos -> a corpus of clips, in any number of processes on any number of machines."""
 
 import sys
 from dataclasses import dataclass, field
@@ -16,13 +16,14 @@ __all__ = ["run"]
 
 @dataclass(kw_only=True)
 class Options:
-    """The options of the command.
+    """The options of `diffaudio prepare`.
 
     Attributes:
-        sources: media files and folders of them, addresses such as s3://bucket/folder, and lists of files: a path a
-            line, or columns path, start, end (seconds) and caption.
-        output: folder of the corpus.
-        workers: child processes that cut (default: one a core, shared out among the processes on a machine).
+        sources: media files, folders of them, URLs such as s3://bucket/folder, and lists of files, with one path per
+            line or with the columns path, start, end (in seconds) and caption.
+        output: folder for the corpus.
+        workers: number of child processes that cut clips (default: one per core, divided among the processes on a
+            machine).
     """
 
     sources: list[str]
@@ -51,7 +52,7 @@ def run(arguments: list[str]) -> None:
         distributed.end_with_launcher()
         state = distributed.join_processes(
             patience=timedelta(days=7), on_cpu=True
-        )  # one may be done hours before others
+        )  # one may finish hours before the others
     is_main = state is None or state.is_main_process
     progress = sys.stderr.isatty() and is_main
     try:
@@ -67,7 +68,7 @@ def run(arguments: list[str]) -> None:
     except (UserError, OSError):
         if is_main:
             raise
-        sys.exit(2)  # the main process tells the error
+        sys.exit(2)  # the main process reports the error
     if state:
         state.destroy_process_group()
     if not is_main:

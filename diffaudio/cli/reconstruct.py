@@ -20,19 +20,19 @@ MIN_WINDOW_S = 0.5
 
 @dataclass(kw_only=True)
 class Options:
-    """The options of the command.
+    """The options of `diffaudio reconstruct`.
 
     Attributes:
         input: a sound file or video, or a folder of them.
         output: .wav or .flac file, or for an input folder a folder of .wav files; folders are created as needed.
-        autoencoder: folder or hub id of an autoencoder or a model of ours, or of an autoencoder in its library's
-            format, such as facebook/encodec_24khz (default: the bundled model's).
+        autoencoder: folder or hub id of a diffaudio autoencoder or model, or of an autoencoder in its library's format,
+            such as facebook/encodec_24khz (default: the bundled model's).
         bandwidth: quantise the latents before decoding, at one of EnCodec's bandwidths in kbit/s.
-        start: where to begin, in seconds.
-        duration: in seconds (default: the rest).
-        window: seconds encoded and decoded at once; less takes less memory.
-        plot: draw both spectrograms next to the output (.png), of at most one minute.
-        device: auto, cpu, cuda, cuda:1, mps.
+        start: start of the segment, in seconds.
+        duration: length of the segment, in seconds (default: to the end).
+        window: seconds encoded and decoded at once; shorter windows use less memory.
+        plot: write both spectrograms next to the output (.png), of the first minute at most.
+        device: auto, cpu, cuda, cuda:N (such as cuda:1) or mps.
     """
 
     input: Path
@@ -122,5 +122,5 @@ def _summary(target: Path, sample_rate: int, result: "Reconstruction") -> str:
 
 
 def _speed(ratio: float) -> str:
-    """Such as 1,640, 38 or 0.75: never 1.6e+03."""
+    """Formatted such as 1,640, 38 or 0.75, never as 1.6e+03."""
     return f"{ratio:,.0f}" if ratio >= 10 else f"{ratio:.2g}"

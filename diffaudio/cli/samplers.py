@@ -1,4 +1,4 @@
-"""`diffaudio samplers`: their names, and what is to be known of each."""
+"""`diffaudio samplers`: the available samplers and their properties."""
 
 from dataclasses import dataclass
 
@@ -10,10 +10,10 @@ __all__ = ["run"]
 
 @dataclass(kw_only=True)
 class Options:
-    """The options of the command.
+    """The options of `diffaudio samplers`.
 
     Attributes:
-        model: only those that suit this model, a folder or hub id.
+        model: list only samplers that suit this model, a folder or hub id.
     """
 
     model: str | None = None

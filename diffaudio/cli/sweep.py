@@ -1,6 +1,6 @@
-"""`diffaudio sweep`: every sampler with every number of steps and every guidance scale, measured and on one page.
+"""`diffaudio sweep`: every combination of sampler, number of steps and guidance scale, evaluated on one page.
 
-All processes that were launched make sounds, then measure them, by index; the first one writes the tables and the page.
+All launched processes generate sounds, then evaluate them, split by index; the first writes the tables and the page.
 """
 
 import sys
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["run"]
 
-# An axis takes several values with commas between them; its option has the name that `diffaudio generate` gives it.
+# An axis takes several comma-separated values; its option has the same name as in `diffaudio generate`.
 AXIS_FLAGS = {
     "sampler": ("--sampler", "--samplers"),
     "rescale": ("--guidance-rescale",),
@@ -41,24 +41,24 @@ Axes: Any = make_dataclass("Axes", _AXIS_FIELDS, namespace={"__doc__": f"What va
 
 @dataclass(kw_only=True)
 class Options:
-    """The options of the command.
+    """The options of `diffaudio sweep`.
 
     Attributes:
-        prompts: a text file, a line a prompt, or .csv or .jsonl.
-        out: folder of the sweep, made where it is missing.
-        model: model folder or hub id (default: the bundled one).
-        negative_prompt: what to steer away from.
-        duration: of each sound, in seconds.
-        takes: sounds for each prompt.
-        seed: of the sweep.
-        batch_size: sounds at a time.
-        device: auto, cpu, cuda, cuda:1, mps.
-        dtype: auto, float32, float16, bfloat16.
-        reference: folder of real recordings.
+        prompts: prompt list: a text file with one prompt per line, or a .csv or .jsonl file.
+        out: folder for the sweep, created if it does not exist.
+        model: model folder or hub id (default: the bundled model).
+        negative_prompt: description of what to guide away from.
+        duration: duration of each sound, in seconds.
+        takes: number of sounds per prompt.
+        seed: random seed of the sweep.
+        batch_size: sounds per batch.
+        device: auto, cpu, cuda, cuda:N (such as cuda:1) or mps.
+        dtype: auto, float32, float16 or bfloat16.
+        reference: folder of real recordings to compare with.
         labels: CSV with the columns file and label, for the recordings.
-        backbone: what to measure with, see `diffaudio evaluate`.
-        clip: whose texts the CLIP-space score takes.
-        resamples: draws for each interval.
+        backbone: one or more embedding models, see `diffaudio evaluate`.
+        clip: CLIP whose text embeddings the CLIP-space score uses, see `diffaudio evaluate`.
+        resamples: number of resamples for each confidence interval, at least 20.
     """
 
     prompts: Path
@@ -126,7 +126,7 @@ def run(arguments: list[str]) -> None:
 
     prompts, recordings = read_prompts(given.prompts), _recordings(given)
 
-    state = join_processes(patience=timedelta(days=7))  # one may be done hours before the others
+    state = join_processes(patience=timedelta(days=7))  # one may finish hours before the others
     share = slice(state.process_index, None, state.num_processes)
     quiet = not (sys.stderr.isatty() and state.is_local_main_process)
     device = process_device(given.device, state)
@@ -150,7 +150,7 @@ def run(arguments: list[str]) -> None:
         drawn = {"base": base, "seed": given.seed, "takes": given.takes}
         sweep = Sweep.plan(given.out, prompts, axes, suiting, left_out, **drawn)
 
-        # all processes look before any begins, so that they agree on the list
+        # all processes check before any starts, so that they agree on the list
         missing = unmade(pipe, batches(sweep, given.batch_size))
         state.wait_for_everyone()
         mine = missing[share]
@@ -183,7 +183,7 @@ def run(arguments: list[str]) -> None:
 
 
 def _facts(given: Options, axes: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
-    """What all sounds have in common."""
+    """Settings shared by all sounds."""
     facts = {"seconds": given.duration, "takes": given.takes, "seed": given.seed, "batch size": given.batch_size}
     facts |= {} if given.negative_prompt is None else {"negative prompt": given.negative_prompt}
     single = {name: values[0] for name, values in axes.items() if len(values) == 1}
@@ -191,7 +191,7 @@ def _facts(given: Options, axes: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
 
 
 def _recordings(given: Options) -> "list[SoundFile]":
-    """The files of the reference, which are looked for before anything is made.
+    """The files of the reference, located before anything is generated.
 
     Raises:
         ValueError: there are none.
@@ -213,7 +213,7 @@ def _embed(embedder: "Embedder", recordings: "list[SoundFile]", quiet: bool) -> 
 
 
 def _values(name: str, text: str) -> list[Any]:
-    """The values of an axis, which stand with commas between them."""
+    """The comma-separated values of an axis."""
     kind = AXES[name].kind
     try:
         return [kind(part.strip()) for part in text.split(",")]

@@ -1,4 +1,4 @@
-"""`diffaudio synthesise-corpus`: videos from formulas, with labels."""
+"""`diffaudio synthesise-corpus`: synthetic videos computed from formulas, with labels."""
 
 import sys
 from dataclasses import dataclass, field
@@ -12,11 +12,11 @@ __all__ = ["run"]
 
 @dataclass(kw_only=True)
 class Options:
-    """The options of the command.
+    """The options of `diffaudio synthesise-corpus`.
 
     Attributes:
-        output: folder for videos/ and labels.csv.
-        clips: how many videos.
+        output: folder in which to write videos/ and labels.csv.
+        clips: number of videos.
     """
 
     output: Path

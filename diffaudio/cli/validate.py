@@ -1,4 +1,4 @@
-"""`diffaudio validate`: is every row of a corpus what it should be?"""
+"""`diffaudio validate`: check every row of a corpus for errors."""
 
 import sys
 from dataclasses import dataclass
@@ -14,12 +14,12 @@ __all__ = ["run"]
 
 @dataclass(kw_only=True)
 class Options:
-    """The options of the command.
+    """The options of `diffaudio validate`.
 
     Attributes:
-        corpus: folder that `diffaudio prepare` or `diffaudio encode` made.
-        quick: do not decode sound and pictures, which takes longest.
-        workers: processes that check parts (default: one a core).
+        corpus: folder written by `diffaudio prepare` or `diffaudio encode`.
+        quick: skip decoding sound and pictures, the slowest check.
+        workers: number of processes that check parts (default: one per core).
     """
 
     corpus: Path

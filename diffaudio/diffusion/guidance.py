@@ -1,4 +1,4 @@
-"""Guidance: how several predictions of the U-Net become one.
+"""Guidance: combining several U-Net predictions into one.
 
 w    guidance scale; 0 unconditional, 1 conditional, above 1 extrapolated
 D_c  prediction with the embedding                                   [batch, channels, frames]
@@ -8,13 +8,13 @@ x    clean latents by a prediction: x_c by D_c, x_0 by D_0           [batch, cha
 s    noise level sigma / (alpha + sigma), from 1 (noise) to 0 (clean)
 
 classifier-free    D_0 + w (D_c - D_0): Ho & Salimans 2022 (arXiv:2207.12598), eq. 6, whose w is ours minus 1.
-                   Every prediction is linear in the score at a given noise level, so it holds for all of them
+                   Every prediction type is linear in the score at a given noise level, so it applies to all
 autoguidance       the same with a weaker model's D_0: Karras et al. 2024 (arXiv:2406.02507), eq. 3
-rescale            the result with the standard deviation of D_c: Lin et al. 2023 (arXiv:2305.08891), sec. 3.4
-interval           w only for some noise levels, else 1: Kynkäänniemi et al. 2024 (arXiv:2404.07724), sec. 3
+rescale            the result, rescaled to the standard deviation of D_c: Lin et al. 2023 (arXiv:2305.08891), sec. 3.4
+interval           w only within a range of noise levels, else 1: Kynkäänniemi et al. 2024 (arXiv:2404.07724), sec. 3
 schedule           w varies with the noise level: Wang et al. 2024 (arXiv:2404.13040)
 projected (APG)    x_c - x_0 without its component parallel to x_c: Sadat et al. 2024 (arXiv:2410.02416)
-CFG-Zero*          D_0 scaled to the best fit of D_c, and zero-init, which holds the first steps still: Fan et al. 2025
+CFG-Zero*          D_0 scaled to the best fit of D_c, and zero-init, which skips the first steps: Fan et al. 2025
                    (arXiv:2503.18886)
 """
 
@@ -38,12 +38,12 @@ class Guide:
         unet: called as `unet(latents, timestep, embedding, condition_mask)`.
         embedding: [batch, embedding_dim].
         scale: 0 or more.
-        predicts: of `prediction_type`.
+        predicts: the prediction type, as `prediction_type` returns it.
         negative_embedding: [batch, embedding_dim], to steer away from; None is the null embedding.
         weak_unet: a weaker model of the same kind, to steer away from instead.
 
     Raises:
-        ValueError: the scale is out of range, or something would have no effect or contradict another.
+        ValueError: the scale is out of range, or an option would have no effect or contradicts another.
     """
 
     def __init__(
@@ -63,17 +63,17 @@ class Guide:
         self._difference, self._before, self._level = 0.0, 0.0, math.inf
 
     def __call__(self, z: Tensor, timestep: Tensor | float, alpha: float, sigma: float) -> Tensor:
-        """Predict, in one pass over the items where that is enough, otherwise two.
+        """Guided prediction: one U-Net evaluation per item where that suffices, otherwise two.
 
         Args:
             z: [batch, channels, frames], alpha x + sigma e.
-            timestep: one for all items.
+            timestep: the same for all items.
 
         Returns:
             [batch, channels, frames].
         """
         options = self.options
-        level = round(sigma / (alpha + sigma), 6)  # or else a bound on a step's level would be above or below by chance
+        level = round(sigma / (alpha + sigma), 6)  # so that rounding cannot decide the side of a bound
         scale = options.scale_at(level, self.scale)
         if scale == 1:
             return self.unet(z, timestep, self.embedding)
@@ -106,10 +106,10 @@ class Guide:
         return conditional, other
 
     def _projected(self, difference: Tensor, x_c: Tensor, level: float, how: Projection) -> Tensor:
-        """What APG makes of x_c - x_0.
+        """The difference x_c - x_0 after APG: momentum, norm threshold and projection.
 
-        The running sum goes from noise level to noise level: where a sampler looks twice at the same one, as Heun's
-        method does, the second look takes the place of the first, so that momentum means the same for all samplers.
+        The running sum advances once per noise level: where a sampler evaluates the same level twice, as Heun's method
+        does, the second evaluation replaces the first, so that momentum means the same for all samplers.
         """
         if level != self._level:
             self._before, self._level = self._difference, level
@@ -127,13 +127,13 @@ def _best_scale(conditional: Tensor, other: Tensor) -> Tensor:
 
 
 def _rescaled(guided: Tensor, conditional: Tensor, amount: float) -> Tensor:
-    """The guided prediction with its standard deviation moved towards that of D_c, for each item."""
+    """The guided prediction with each item's standard deviation interpolated towards that of D_c."""
     factor = conditional.std(dim=(1, 2), keepdim=True) / guided.std(dim=(1, 2), keepdim=True)
     return guided * (amount * factor + 1 - amount)
 
 
 def _inner(a: Tensor, b: Tensor) -> Tensor:
-    """[batch, channels, frames] twice -> [batch, 1, 1]"""
+    """Inner product per item: two [batch, channels, frames] tensors -> [batch, 1, 1]."""
     return (a * b).sum(dim=(1, 2), keepdim=True)
 
 

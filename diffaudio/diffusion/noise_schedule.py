@@ -1,16 +1,16 @@
-"""Noise levels: which ones a model knows, and how the steps of a sampler are spaced over them.
+"""Noise schedules: the noise levels a model was trained on, and the spacing of a sampler's steps over them.
 
-    alpha, sigma  of what the U-Net sees, z = alpha x + sigma e
+    alpha, sigma  coefficients of the U-Net's input, z = alpha x + sigma e
     s             sigma / (alpha + sigma), from 1 (noise) to 0 (clean); for flow matching sigma itself
     t             the timestep that conditions the U-Net; 1000 s for flow matching
 
-    trailing     even in t, from the first to one step before clean latents: Lin et al. 2023 (arXiv:2305.08891), table 2
-    linear       even in t, from the first to the last timestep ('linspace' there)
-    karras       even in (sigma / alpha)^(1/7): Karras et al. 2022 (arXiv:2206.00364), eq. 5
-    exponential  even in log(sigma / alpha): Lu et al. 2022 (arXiv:2206.00927), sec. 3.3
+    trailing     uniform in t, from the first to one step before clean: Lin et al. 2023 (arXiv:2305.08891), table 2
+    linear       uniform in t, from the first to the last timestep ('linspace' in that paper)
+    karras       uniform in (sigma / alpha)^(1/7): Karras et al. 2022 (arXiv:2206.00364), eq. 5
+    exponential  uniform in log(sigma / alpha): Lu et al. 2022 (arXiv:2206.00927), sec. 3.3
 
-At pure noise sigma / alpha is infinite, so the last two take 80 in its place (Karras et al., table 1) where they
-divide the range, but begin with the noisiest level that the model knows, like the others.
+At pure noise sigma / alpha is infinite, so the last two use 80 instead (Karras et al., table 1) to compute the
+spacing, but start from the noisiest level that the model was trained on, like the others.
 """
 
 import inspect
@@ -33,8 +33,8 @@ class NoiseSchedule:
     """The noise levels that a model was trained on.
 
     Attributes:
-        predicts: of `prediction_type`.
-        num_timesteps: of training; also the most steps that `levels` gives.
+        predicts: the prediction type, as `prediction_type` returns it.
+        num_timesteps: number of training timesteps; also the maximum number of steps for `levels`.
     """
 
     def __init__(self, scheduler_config: Mapping[str, Any]) -> None:
@@ -52,24 +52,24 @@ class NoiseSchedule:
             self._known = sigma / (alpha + sigma)
 
     def alpha_sigma(self, s: float) -> tuple[float, float]:
-        """Their sum is 1 for flow matching, that of their squares for all others."""
+        """alpha and sigma at s: they sum to 1 for flow matching; their squares sum to 1 for all others."""
         size = 1.0 if self.is_flow else float(np.hypot(1 - s, s))
         return (1 - s) / size, s / size
 
     def timestep(self, s: float) -> float:
-        """t; between two timesteps of training by straight interpolation."""
+        """t at noise level s, linearly interpolated between training timesteps."""
         if self.is_flow:
             return s * self.num_timesteps
         return float(np.interp(s, self._known, np.arange(self.num_timesteps)))
 
     def level(self, timestep: float) -> float:
-        """s; between two timesteps of training by straight interpolation."""
+        """s at a timestep, linearly interpolated between training timesteps."""
         if self.is_flow:
             return timestep / self.num_timesteps
         return float(np.interp(timestep, np.arange(self.num_timesteps), self._known))
 
     def levels(self, spacing: str, num_steps: int) -> list[float]:
-        """s at the beginning of each step, falling, and 0 at the end: [num_steps + 1].
+        """s at the start of each step, in decreasing order, then a final 0: [num_steps + 1].
 
         Raises:
             ValueError: `spacing` is unknown, or `num_steps` is out of range.
@@ -87,7 +87,7 @@ class NoiseSchedule:
         return [*levels.tolist(), 0.0]
 
     def _shifted(self, s: Any) -> Any:
-        """Esser et al. 2024 (arXiv:2403.03206), eq. 23."""
+        """Timestep shifting: Esser et al. 2024 (arXiv:2403.03206), eq. 23."""
         return self._shift * s / (1 + (self._shift - 1) * s)
 
     def _at(self, places: np.ndarray) -> np.ndarray:

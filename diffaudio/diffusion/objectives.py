@@ -1,8 +1,8 @@
-"""Objectives: what the U-Net predicts, and the loss that teaches it. The scheduler's config is the truth.
+"""Objectives: what the U-Net predicts, and its training loss. The scheduler's config is authoritative.
 
     x    clean latents                      [batch, channels, frames]
     e    standard normal noise              [batch, channels, frames]
-    z    noisy latents, what the U-Net sees [batch, channels, frames]
+    z    noisy latents, input of the U-Net  [batch, channels, frames]
     s    noise level, 0 clean to 1 noise    [batch]
 
     flow_prediction  z = (1 - s) x + s e,         target e - x        (Liu et al. 2022, arXiv:2209.03003, eq. 1,
@@ -11,7 +11,7 @@
                      alpha^2 = alphas_cumprod, sigma^2 = 1 - alpha^2  (Salimans & Ho 2022, arXiv:2202.00512, app. D)
     epsilon, sample  the same z,                  target e or x
 
-Noise levels of flow matching are logit-normal (Esser et al. 2024, arXiv:2403.03206, eq. 19), of the
+Noise levels are logit-normal for flow matching (Esser et al. 2024, arXiv:2403.03206, eq. 19), for the
 others uniform over the scheduler's timesteps. Both are stratified over the batch, which lowers the
 variance of the gradient (Kingma et al. 2021, arXiv:2107.00630).
 """
@@ -31,7 +31,7 @@ _PREDICTION_TYPES = ("flow_prediction", "v_prediction", "epsilon", "sample")
 
 
 def training_scheduler(objective: str) -> FlowMatchEulerDiscreteScheduler | DPMSolverMultistepScheduler:
-    """The scheduler that goes into the checkpoint of a model trained for `objective`.
+    """The scheduler saved in the checkpoint of a model trained for `objective`.
 
     Args:
         objective: 'flow' (flow matching) or 'v' (velocity, cosine noise schedule whose last step is pure noise:
@@ -59,7 +59,7 @@ def prediction_type(scheduler_config: Mapping[str, Any]) -> str:
     Raises:
         ValueError: the config names another prediction.
     """
-    # Flow-matching schedulers of diffusers have no such key, since they know only the one prediction.
+    # Flow-matching schedulers of diffusers have no such key, since they support only one prediction.
     name = scheduler_config.get("prediction_type", "flow_prediction")
     if name not in _PREDICTION_TYPES:
         choices = ", ".join(_PREDICTION_TYPES)
@@ -88,9 +88,9 @@ def prediction_of(x: Tensor, e: Tensor, alpha: Tensor | float, sigma: Tensor | f
 def clean_and_noise(
     prediction: Tensor, z: Tensor, alpha: Tensor | float, sigma: Tensor | float, predicts: str
 ) -> tuple[Tensor, Tensor]:
-    """The x and e that a prediction at z stands for: `prediction_of` the other way round.
+    """The x and e implied by a prediction at z: the inverse of `prediction_of`.
 
-    Neither is finite where it cannot be known: x from predicted noise at alpha 0, e from predicted x at sigma 0.
+    The result is not finite where it is undetermined: x from predicted noise at alpha 0, e from predicted x at sigma 0.
     """
     if predicts == "flow_prediction":
         return z - sigma * prediction, z + alpha * prediction
@@ -112,7 +112,7 @@ def diffusion_loss(
     level_mean: float = 0.0,
     level_std: float = 1.0,
 ) -> tuple[Tensor, Tensor]:
-    """Squared error of what the U-Net predicts from latents at random noise levels.
+    """Squared error of the U-Net's prediction from latents at random noise levels.
 
     Args:
         unet: called as `unet(noisy, timestep, embedding, condition_mask)`.
@@ -120,15 +120,15 @@ def diffusion_loss(
         embedding: [batch, embedding_dim].
         scheduler: of `training_scheduler`, or any of diffusers' with one of its prediction types.
         generator: on the CPU; noise, noise levels and dropped conditions are drawn from it.
-        condition_dropout: how often the null embedding stands for the embedding (guidance needs both).
-        level_mean, level_std: of the logit of the noise level; for flow matching only.
+        condition_dropout: probability of replacing the embedding by the null embedding (guidance needs both).
+        level_mean, level_std: mean and standard deviation of the logit of the noise level; for flow matching only.
 
     Returns:
         The loss of each item [batch], and its noise level in 0..1 [batch], both float32.
     """
     batch, device = latents.shape[0], latents.device
     noise = torch.randn(latents.shape, generator=generator).to(device, latents.dtype)
-    # which item gets which stratum is drawn too: where several corpora are mixed, each has fixed places in the batch
+    # strata are assigned to items at random: where several corpora are mixed, each has fixed positions in the batch
     stratum = torch.randperm(batch, generator=generator)
     position = (stratum + torch.rand(batch, generator=generator)) / batch
     condition_mask = torch.rand(batch, generator=generator) >= condition_dropout

@@ -1,10 +1,10 @@
-"""A checkpoint's own scheduler of diffusers, used as it is: where no sampler is named, and for distilled models.
+"""A checkpoint's own diffusers scheduler, used unchanged: if no sampler is named, and for distilled models.
 
 Models distilled for consistency jump from any noise level to clean latents. Their own scheduler identifies them:
 
-    LCM  LCMScheduler, FlowMatchLCMScheduler: noise is put on the clean latents again (Song et al. 2023,
+    LCM  LCMScheduler, FlowMatchLCMScheduler: noise is added to the clean latents again (Song et al. 2023,
          arXiv:2303.01469, alg. 1; Luo et al. 2023, arXiv:2310.04378), at the noise levels of the distillation
-    TCD  TCDScheduler: they jump a part of the way only (Zheng et al. 2024, arXiv:2402.19159)
+    TCD  TCDScheduler: jumps only part of the way (Zheng et al. 2024, arXiv:2402.19159)
 """
 
 import functools
@@ -70,7 +70,7 @@ def set_timesteps(scheduler: Any, num_inference_steps: int) -> None:
     if most is not None and num_inference_steps > most:
         raise UserError(f"this model was distilled over {most} noise levels; take 1 to {most} steps")
     if isinstance(scheduler, FlowMatchEulerDiscreteScheduler | FlowMatchLCMScheduler):
-        # The default ends with a step from 1/1000 to 0, which does next to nothing.
+        # The default ends with a step from 1/1000 to 0, which has almost no effect.
         scheduler.set_timesteps(sigmas=[1 - i / num_inference_steps for i in range(num_inference_steps)])
     elif trailing and most is None and "timesteps" in inspect.signature(scheduler.set_timesteps).parameters:
         ratio = num_timesteps / num_inference_steps
@@ -112,7 +112,7 @@ def run(
 
 
 def _num_held(guide: Guide, levels: list[float]) -> int:
-    """How many passes to skip for `zero_init`, up to where a step begins."""
+    """Number of U-Net evaluations to skip for `zero_init`, rounded up to the start of a step."""
     num_held = guide.options.num_held(levels)
     # Schedulers with two passes a step list the level between two steps twice, for the end of one and the next's start.
     while 0 < num_held < len(levels) - 1 and levels[num_held] == levels[num_held + 1]:
@@ -121,7 +121,7 @@ def _num_held(guide: Guide, levels: list[float]) -> int:
 
 
 def passes(scheduler: Any) -> list[tuple[Tensor, float, float]]:
-    """Timestep for the U-Net, alpha and sigma of what it sees, at each pass."""
+    """The U-Net's timestep, and alpha and sigma of its input, at each evaluation."""
     if _is_flow(scheduler):  # from the noise level, since some schedulers round timesteps
         levels = scheduler.sigmas[: len(scheduler.timesteps)]
         return [(level * scheduler.config.num_train_timesteps, 1 - float(level), float(level)) for level in levels]

@@ -1,7 +1,7 @@
-"""The samplers by name: what each does, its order, the models it suits and the settings it takes.
+"""The samplers by name: description, order of convergence, supported models and settings.
 
-Schedulers of diffusers do the work where they know flow matching (DPM-Solver++, DEIS, UniPC, SA), with our own noise
-levels (`noise_schedule`). The others are written out in `solvers`: diffusers' have no form for flow matching; its LMS
+Diffusers' schedulers are used where they support flow matching (DPM-Solver++, DEIS, UniPC, SA), with our own noise
+levels (`noise_schedule`). The others are implemented in `solvers`: diffusers' have no form for flow matching; its LMS
 needs scipy; its DDIM and PNDM miscount where the number of steps does not divide 1000; its Heun, DPM2 and LMS measure
 in sigma / alpha, which is infinite where a schedule begins with pure noise; and its DPM-Solver++ of third order is of
 second.
@@ -36,14 +36,14 @@ class Sampler:
     """A row of the table.
 
     Attributes:
-        description: in a line, with its paper.
-        order: of convergence in the number of steps; of a stochastic one's mean and std. 0 for those that jump.
+        description: one line, with its paper.
+        order: order of convergence in the number of steps; if stochastic, of mean and std. 0 for distilled models.
         solver: None for distilled models, which are sampled by their own scheduler.
-        passes: over the U-Net in each step.
+        passes: U-Net evaluations per step.
         is_stochastic: draws noise in each step; where it has an eta, only if that is above 0.
-        spacings: those it takes, its default first.
-        eta: its default; None where it has no eta.
-        objectives: of the models that it suits.
+        spacings: supported spacings, the default first.
+        eta: default eta; None if it has none.
+        objectives: objectives of the models that it supports.
     """
 
     description: str
@@ -192,10 +192,10 @@ SAMPLERS: dict[str, Sampler] = {
 
 
 def check_sampler(name: str, spacing: str | None = None, eta: float | None = None) -> None:
-    """Refuse a sampler that is unknown, or settings that it does not take.
+    """Reject an unknown sampler, or settings that it does not support.
 
     Raises:
-        UserError: see there.
+        UserError: the sampler is unknown, or a setting is unknown, unsupported or out of range.
     """
     if name not in SAMPLERS:
         raise UserError(f"sampler '{name}' is unknown; choose from {', '.join(SAMPLERS)}")

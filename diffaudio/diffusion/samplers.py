@@ -1,15 +1,15 @@
-"""Samplers: from noise to latents, guided, by a solver or by a checkpoint's own scheduler.
+"""Samplers: guided generation of latents from noise, by a solver or by a checkpoint's own scheduler.
 
     x, e          clean latents and noise, from the prediction at z           [batch, channels, frames]
-    alpha, sigma  z = alpha x + sigma e is what the U-Net sees                [batch, channels, frames]
+    alpha, sigma  z = alpha x + sigma e is the U-Net's input                  [batch, channels, frames]
     s             noise level sigma / (alpha + sigma), from 1 (noise) to 0 (clean)
     y             z / (alpha + sigma) = (1 - s) x + s e, whose slope dy/ds is e - x
-    t             timestep, what the U-Net is conditioned on; 1000 s for flow matching
+    t             timestep that conditions the U-Net; 1000 s for flow matching
 
-What a sampler does depends on the ratio of alpha and sigma alone: scaling z by alpha + sigma changes neither the path
+A sampler depends only on the ratio of alpha to sigma: scaling z by alpha + sigma changes neither the path
 from noise to sound nor the noise on it (Karras et al. 2022, arXiv:2206.00364, eq. 4). So a model of any objective is
 solved as one of flow matching, in y. For flow matching itself alpha + sigma is 1, and y is z. Latents stay in float32
-from step to step, whatever the U-Net computes in.
+from step to step, whatever the U-Net's dtype.
 """
 
 import copy
@@ -58,7 +58,7 @@ class SolverSampler:
         return NoiseSchedule(self.config)
 
     def passes(self, num_inference_steps: int, guidance: Guidance = PLAIN_CFG) -> list[float]:
-        """s of each pass over the U-Net, found by running the solver on nothing.
+        """s of each U-Net evaluation, found by a dry run of the solver.
 
         Raises:
             UserError: see `NoiseSchedule.levels` and `Guidance.num_held`.
@@ -80,9 +80,9 @@ class SolverSampler:
         """From noise to clean latents, [batch, channels, frames]; `on_step` as for `sample`."""
         schedule, levels = self.schedule, self.schedule.levels(self.spacing, num_inference_steps)
         y = noise * (1 / sum(schedule.alpha_sigma(levels[0])))
-        timesteps: list[float] = []  # of the steps held still, then of the passes made
+        timesteps: list[float] = []  # of the skipped steps, then of the U-Net evaluations
 
-        # The solver starts after the steps that are held still: it draws no noise in them, nor remembers their slope.
+        # The solver starts after the skipped steps: it neither draws noise in them nor stores their slope.
         num_held = guide.options.num_held(levels[:-1])
         for s in levels[:num_held]:
             timesteps.append(schedule.timestep(s))
@@ -135,10 +135,10 @@ def make_sampler(
 
     Args:
         name: a key of `SAMPLERS`.
-        scheduler_config: of the checkpoint's own scheduler, not of another sampler. It says what the U-Net predicts and
-            which noise levels it knows; how steps are spaced is said by `spacing` alone.
+        scheduler_config: of the checkpoint's own scheduler, not of another sampler. It defines what the U-Net predicts
+            and its noise levels; the spacing of steps is set by `spacing` alone.
         spacing: of `SPACINGS`; None is the first that suits the sampler.
-        eta: 0 to 1, how much noise a step draws anew; None is what is usual for the sampler.
+        eta: 0 to 1, amount of fresh noise added at each step; None is the sampler's default.
 
     Returns:
         A `SolverSampler`, or the scheduler of a distilled model; both are for `sample`.
@@ -164,13 +164,13 @@ def make_sampler(
 
 
 def num_steps(sampler: Any, num_inference_steps: int, guidance: Guidance = PLAIN_CFG) -> int:
-    """How often `sample` calls `on_step`: once a pass over the U-Net, and once a step that is held still.
+    """How often `sample` calls `on_step`: once per U-Net evaluation, and once per skipped step.
 
     Args:
         sampler: as for `sample`.
 
     Raises:
-        UserError: it cannot take so many steps, or all of them would be held still.
+        UserError: it cannot take so many steps, or all of them would be skipped.
     """
     _check_steps(sampler, num_inference_steps)
     if isinstance(sampler, SolverSampler):
@@ -196,7 +196,7 @@ def sample(
     generators: list[torch.Generator] | None = None,
     on_step: OnStep | None = None,
 ) -> Tensor:
-    """Turn noise into latents.
+    """Generate latents from noise.
 
     Args:
         unet: called as `unet(latents, timestep, embedding, condition_mask)`.
@@ -205,16 +205,16 @@ def sample(
         embedding: [batch, embedding_dim].
         guidance: how the scale is applied.
         negative_embedding, weak_unet: see `Guide`.
-        generators: one an item, on the CPU; for samplers that draw noise in each step.
-        on_step: called `num_steps` times, after each pass over the U-Net and each step that is held still, as
+        generators: one per item, on the CPU; for samplers that draw noise in each step.
+        on_step: called `num_steps` times, after each U-Net evaluation and each skipped step, as
             `on_step(index, timestep, latents)`.
 
     Returns:
         [batch, channels, frames], float32.
 
     Raises:
-        ValueError: the number of steps is out of range, the sampler draws noise and has no generator for each item,
-            or `Guide` refuses something.
+        ValueError: the number of steps is out of range, the sampler draws noise and lacks one generator per item,
+            or `Guide` rejects an argument.
     """
     guide = Guide(
         unet,

@@ -1,4 +1,4 @@
-"""Generation settings: the one home of every option that changes a generated sound, with its default and its range.
+"""Generation settings: the single definition of every option that affects a generated sound, with default and range.
 
 The pipeline's call, the commands, the axes of a sweep, training samples and the JSON beside each sound all take their
 names and defaults from here. The module imports no torch, so that a command can check its options at once.
@@ -43,13 +43,13 @@ GUIDANCE_SCHEDULES: dict[str, Callable[[float], float]] = {
 
 @dataclass(frozen=True)
 class Projection:
-    """Adaptive projected guidance (APG, Sadat et al. 2024, arXiv:2410.02416): what becomes of the difference x_c - x_0.
+    """Adaptive projected guidance (APG, Sadat et al. 2024, arXiv:2410.02416) of the difference x_c - x_0.
 
     Attributes:
-        parallel: how much of its component parallel to x_c is kept (the paper's eta); 1 keeps all of it.
+        parallel: factor of its component parallel to x_c (the paper's eta); 1 retains all of it.
         threshold: its root mean square is scaled down to this, in standard deviations of the latents; the paper's r
             divided by the square root of the number of values, so that it does not depend on the duration.
-        momentum: of the running sum over noise levels (the paper's beta); negative values favour new directions.
+        momentum: momentum of the running sum over noise levels (the paper's beta); negative favours new directions.
     """
 
     parallel: float = 0.0
@@ -72,15 +72,15 @@ class Guidance:
     """How the guidance scale is applied; the defaults are classifier-free guidance as published.
 
     Attributes:
-        rescale: 0 to 1, how far the result is brought to the standard deviation of the conditional prediction.
-        interval: (low, high], the noise levels that are guided, from 0 (clean) to 1 (noise); the others take the
-            conditional prediction.
-        schedule: a name of `GUIDANCE_SCHEDULES`: how w - 1 is spread over the noise levels. Linear and cosine rise
-            towards the clean end.
+        rescale: 0 to 1, how far to rescale the result to the standard deviation of the conditional prediction.
+        interval: (low, high], the guided range of noise levels, from 0 (clean) to 1 (noise); the others use
+            the conditional prediction.
+        schedule: a key of `GUIDANCE_SCHEDULES`: the distribution of w - 1 over the noise levels. Linear and cosine
+            increase towards the clean end.
         projection: adaptive projected guidance (APG); None is off.
         zero_star: CFG-Zero*, scale D_0 to the best fit of D_c; for flow matching only, like `zero_init`.
-        zero_init: the fraction of the noise levels, from the top, where the latents stay as they are and no U-Net
-            pass is made; the paper's 0.04 is the first of 25 evenly spaced steps, and the first of fewer.
+        zero_init: the fraction of the noise levels, from the top, where the latents are left unchanged and the
+            U-Net is not evaluated; the paper's 0.04 is the first of 25 uniform steps, or the first of fewer.
     """
 
     rescale: float = 0.0
@@ -111,7 +111,7 @@ class Guidance:
             raise UserError("CFG-Zero* and APG both reshape the same difference; choose one of them")
 
     def scale_at(self, level: float, scale: float) -> float:
-        """w at a noise level s, where `scale` is its mean over the levels that are guided."""
+        """The guidance scale w at noise level s; `scale` is its mean over the guided levels."""
         if self.interval is not None and not self.interval[0] < level <= self.interval[1]:
             return 1.0
         if self.schedule == "constant":
@@ -119,12 +119,12 @@ class Guidance:
         return 1 + (scale - 1) * GUIDANCE_SCHEDULES[self.schedule](level)
 
     def num_held(self, levels: Sequence[float]) -> int:
-        """How many of the first steps `zero_init` holds still, of those that begin at falling noise levels.
+        """Number of initial steps that `zero_init` skips, given the decreasing noise levels at which steps start.
 
         Raises:
-            UserError: all of them.
+            UserError: `zero_init` skips every step.
         """
-        # rounded, or else a step that begins on the bound would be held or not by chance
+        # rounded, so that rounding error cannot decide whether a step that starts on the bound is skipped
         num_held = sum(round(level, 6) > round(1 - self.zero_init, 6) for level in levels)
         if num_held == len(levels):
             raise UserError(
@@ -139,20 +139,20 @@ PLAIN_CFG = Guidance()
 
 @dataclass(frozen=True)
 class GenerationSettings:
-    """Everything but the prompt, the seed and the model that decides how a sound is generated.
+    """All generation settings except the prompt, the seed and the model.
 
     Attributes:
-        steps: sampling steps, 1 to 1000; diffusers' `num_inference_steps`.
-        guidance_scale: 0 ignores the prompt, 1 follows the conditional model, above 1 exaggerates it.
-        sampler: one that `diffaudio samplers` lists.
-        spacing: of the sampler's noise levels: trailing, linear, karras or exponential; None is what suits the sampler.
-        eta: 0 to 1, how much fresh noise each step draws, for samplers that have an eta; None is the sampler's own.
-        duration_s: length of each sound, up to 600.
-        negative_prompt: a text to steer away from; needs a guidance scale above 1.
+        steps: number of sampling steps, 1 to 1000; diffusers' `num_inference_steps`.
+        guidance_scale: 0 ignores the prompt, 1 is the conditional prediction, above 1 follows the prompt more strongly.
+        sampler: one of the samplers listed by `diffaudio samplers`.
+        spacing: spacing of the noise levels: trailing, linear, karras or exponential; None is the sampler's default.
+        eta: fresh noise added at each step, 0 to 1, for samplers that have an eta; None is the sampler's default.
+        duration_s: length of each sound in seconds, up to 600.
+        negative_prompt: text to steer away from; needs a guidance scale above 1.
         guidance: how the guidance scale is applied.
         weak_model: folder or hub id of a weaker model, for autoguidance: sounds are guided away from its predictions.
-        loudness: integrated loudness of each sound in LUFS (ITU-R BS.1770), -70 to -5, as far as its peak stays within
-            full scale; None leaves each sound at the level at which it was generated.
+        loudness: integrated loudness of each sound in LUFS (ITU-R BS.1770), -70 to -5, limited so that its peak stays
+            within full scale; None leaves the generated level unchanged.
     """
 
     steps: int = 25
@@ -182,23 +182,23 @@ class GenerationSettings:
             check_prompt(self.negative_prompt, "negative prompt")
 
     def to_json(self) -> dict[str, Any]:
-        """For the JSON beside a sound. Of `guidance`, what differs from the defaults; None where nothing does."""
+        """The settings for a sound's JSON file. `guidance` holds only non-default values; None if there are none."""
         defaults = asdict(PLAIN_CFG)
         changed = {name: value for name, value in asdict(self.guidance).items() if value != defaults[name]}
         return json.loads(json.dumps({**asdict(self), "guidance": changed or None}))
 
 
 def check_loudness(loudness: float | None) -> None:
-    """Refuse a loudness in LUFS that no sound should have."""
+    """Reject a loudness in LUFS that is out of range."""
     if loudness is not None and not -70 <= loudness <= -5:
         raise UserError(f"loudness is {loudness}; give -70 to -5 LUFS, or none to leave levels as they are")
 
 
 def check_prompt(prompt: str, name: str = "prompt") -> None:
-    """Refuse a prompt that is no text.
+    """Reject a prompt that is not valid text.
 
     Raises:
-        UserError: it is empty, or was made of bytes that are not UTF-8, which no file can hold.
+        UserError: it is not a string, is empty, or was decoded from bytes that are not UTF-8 and so cannot be written.
     """
     if not isinstance(prompt, str):
         raise UserError(f"a {name} is of type {type(prompt).__name__}; give a text")

@@ -1,4 +1,4 @@
-"""Solvers: how a sampler goes from noise level to noise level, each beside its paper. All work on one form of latents.
+"""Solvers: integration from one noise level to the next, each with its paper. All use the same parametrisation.
 
     x, e   clean latents and noise                             [batch, channels, frames]
     s      noise level, from 1 (noise) to 0 (clean)
@@ -6,11 +6,11 @@
     slope  dy/ds = e - x, from the U-Net                       [batch, channels, frames]
     lam    log((1 - s) / s), half the log signal-to-noise ratio
 
-A solver is a function (denoiser, y, levels, generators) -> y at s = 0. `levels` fall from the first s to 0, and y is
-given at the first. `denoiser(y, s)` is the slope, one pass over the U-Net. At pure noise s and the slope are finite,
-unlike sigma / alpha, in which the papers and diffusers' schedulers measure.
+A solver is a function (denoiser, y, levels, generators) -> y at s = 0. `levels` decrease from the first s to 0, and y
+is given at the first. `denoiser(y, s)` is the slope, one U-Net evaluation. At pure noise s and the slope are finite,
+unlike sigma / alpha, which the papers and diffusers' schedulers use.
 
-torch and numpy are imported only where they are needed, so that the table of samplers can be read without it.
+torch and numpy are imported only where they are needed, so that the table of samplers can be read without them.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     Denoiser = Callable[[Tensor, float], Tensor]
-    Generators = list[torch.Generator] | None  # one an item, on the CPU; for solvers that draw noise
+    Generators = list[torch.Generator] | None  # one per item, on the CPU; for solvers that draw noise
     Solver = Callable[..., Tensor]  # (denoiser, y, levels, generators), some with an eta
 
 __all__ = ["dpm2", "dpmpp_3m", "euler", "from_diffusers", "heun", "lms", "pndm"]
@@ -37,10 +37,10 @@ _ALMOST_NOISE = 1 - 2.0**-14
 def euler(
     denoiser: Denoiser, y: Tensor, levels: list[float], generators: Generators = None, *, eta: float = 0.0
 ) -> Tensor:
-    """DDIM (Song et al. 2020, arXiv:2010.02502, eq. 12), whose step with eta 0 is Euler's.
+    """DDIM (Song et al. 2020, arXiv:2010.02502, eq. 12), which is Euler's method at eta 0.
 
-    With eta 1 it is DDPM's (Ho et al. 2020, arXiv:2006.11239, alg. 2, with variance beta tilde) and k-diffusion's Euler
-    ancestral, which are the same step in other letters.
+    At eta 1 it is DDPM (Ho et al. 2020, arXiv:2006.11239, alg. 2, with variance beta tilde) and k-diffusion's Euler
+    ancestral, which are the same step in different notation.
     """
     for s, s_next in pairwise(levels):
         s_down, scale, noise_std = _ancestral(s, s_next, eta)
@@ -54,7 +54,7 @@ def dpm2(
 ) -> Tensor:
     """The slope at the midpoint: DPM-Solver-2 (Lu et al. 2022, arXiv:2206.00927, alg. 1) as k-diffusion simplifies it.
 
-    The midpoint is taken in s; in log sigma, as there, it would be infinitely far from pure noise.
+    The midpoint is taken in s; in log sigma, as k-diffusion takes it, it would be infinitely far from pure noise.
     """
     for s, s_next in pairwise(levels):
         s_down, scale, noise_std = _ancestral(s, s_next, eta)
@@ -91,9 +91,9 @@ _PNDM = {2: [3 / 2, -1 / 2], 3: [23 / 12, -16 / 12, 5 / 12], 4: [55 / 24, -59 / 
 
 
 def pndm(denoiser: Denoiser, y: Tensor, levels: list[float], generators: Generators = None) -> Tensor:
-    """Pseudo linear multistep (Liu et al. 2022, arXiv:2202.09778, eq. 12), for steps even in t.
+    """Pseudo linear multistep (Liu et al. 2022, arXiv:2202.09778, eq. 12), for steps uniform in t.
 
-    The paper averages predictions of the noise (eq. 9); here it is slopes, which stay finite at pure noise. It starts
+    The paper combines noise predictions (eq. 9); this combines slopes, which stay finite at pure noise. It starts
     like diffusers' with `skip_prk_steps`: the first step is repeated with the mean of the slopes at both ends.
     """
     slopes: list[Tensor] = []
@@ -111,8 +111,8 @@ def pndm(denoiser: Denoiser, y: Tensor, levels: list[float], generators: Generat
 def dpmpp_3m(denoiser: Denoiser, y: Tensor, levels: list[float], generators: Generators = None) -> Tensor:
     """DPM-Solver++ of third order: the parabola in lam through the last three x, integrated exactly.
 
-    Lu et al. 2022 (arXiv:2211.01095), prop. 4.1 and sec. 4.2. The authors' code and diffusers' drop a factor 2 of the
-    second derivative, with which the order stays 2.
+    Lu et al. 2022 (arXiv:2211.01095), prop. 4.1 and sec. 4.2. The authors' code and diffusers' omit a factor of 2
+    in the second derivative, which leaves them second order.
     """
     x: list[Tensor] = []
     lams: list[float] = []
@@ -140,13 +140,13 @@ def dpmpp_3m(denoiser: Denoiser, y: Tensor, levels: list[float], generators: Gen
 def from_diffusers(
     scheduler: str, *, takes_generators: bool = False, euler_ends: bool = False, **settings: Any
 ) -> Solver:
-    """A solver out of a scheduler of diffusers that knows flow matching, with our levels in place of its own.
+    """A solver from a diffusers scheduler that supports flow matching, with our noise levels instead of its own.
 
     Args:
-        scheduler: name of its class.
-        takes_generators: its steps draw noise, or may.
-        euler_ends: the last step, to clean latents, is Euler's, as the scheduler's own formula has no limit there.
-        settings: of the scheduler.
+        scheduler: class name.
+        takes_generators: whether its steps draw noise, or may.
+        euler_ends: the last step, to clean latents, is Euler's, as the scheduler's formula has no limit there.
+        settings: further arguments of the scheduler.
     """
 
     def solver(denoiser: Denoiser, y: Tensor, levels: list[float], generators: Generators = None) -> Tensor:
@@ -155,7 +155,7 @@ def from_diffusers(
 
         steps = getattr(diffusers, scheduler)(prediction_type="flow_prediction", use_flow_sigmas=True, **settings)
         steps.set_timesteps(len(levels) - 1)
-        # differences of logarithms cancel in single precision, but MPS has no other
+        # differences of logarithms cancel in single precision, but MPS has no double precision
         dtype = torch.float32 if y.device.type == "mps" else torch.float64
         steps.sigmas = torch.tensor([min(s, _ALMOST_NOISE) for s in levels], dtype=dtype)
         steps.timesteps = steps.sigmas[:-1] * steps.config.num_train_timesteps
@@ -176,14 +176,14 @@ def _lam(s: float) -> float:
 
 
 def _ancestral(s: float, s_next: float, eta: float) -> tuple[float, float, float]:
-    """Split a step into one down to less noise and fresh noise on top of it (Song et al. 2020, eq. 16).
+    """Split a step into a deterministic step to less noise and fresh noise added to it (Song et al. 2020, eq. 16).
 
     Returns:
-        The level to go down to, the factor for y there, and the standard deviation of the noise to add.
+        The noise level to step down to, the factor applied to y there, and the standard deviation of the noise to add.
     """
     if s_next == 0 or eta == 0:
         return s_next, 1.0, 0.0
-    ratio = (s_next * (1 - s)) / (s * (1 - s_next))  # of sigma / alpha
+    ratio = (s_next * (1 - s)) / (s * (1 - s_next))  # ratio of the two sigma / alpha
     noise_std = eta * s_next * math.sqrt(1 - ratio**2)
     remaining_std = math.sqrt(s_next**2 - noise_std**2)
     scale = 1 - s_next + remaining_std
@@ -197,7 +197,7 @@ def _noise_like(y: Tensor, generators: Generators) -> Tensor:
 
 
 def _adams_weights(nodes: list[float], start: float, end: float) -> list[float]:
-    """Weights of values at the nodes for the integral from start to end of the polynomial through them."""
+    """Quadrature weights of the nodes: the integral from start to end of the interpolating polynomial."""
     import numpy as np
 
     positions = (np.array(nodes) - start) / (end - start)

@@ -1,9 +1,9 @@
-"""From prompts to files: what `diffaudio generate` and sample/generate.py share.
+"""From prompts to files: code shared by `diffaudio generate` and sample/generate.py.
 
-A sound is written with a JSON sidecar of the same name that holds all its settings, how often the U-Net was run
-over it (`passes`), the share of its spectrogram that was louder than any recording can be (`out_of_range`) and, under
-`timing`, how long its batch took; and with a spectrogram where asked for. Where the sound exists, its companions do.
-Its seed alone decides the noise.
+Each sound is written with a JSON sidecar of the same name that contains all its settings, the number of U-Net passes
+(`passes`), the share of its spectrogram that was louder than any recording can be (`out_of_range`) and, under
+`timing`, the run time of its batch; and with a spectrogram on request. If the sound exists, so do its companions. Its
+seed alone determines the noise.
 """
 
 import json
@@ -50,7 +50,7 @@ class Item:
     """One sound to generate.
 
     Attributes:
-        path: of its file, .wav or .flac; its companions have the same name with .json and .png.
+        path: its file, .wav or .flac; the companions have the same name with .json and .png.
         label: its class, for evaluation.
     """
 
@@ -64,13 +64,13 @@ class Item:
 
 
 def choose_device(name: str) -> torch.device:
-    """Make sure that a device is there.
+    """Choose a device, and check that it is available.
 
     Args:
         name: 'auto' (CUDA, else MPS, else CPU), 'cpu', 'mps', 'cuda', or one GPU such as 'cuda:1'.
 
     Raises:
-        ValueError: there is no such device.
+        ValueError: the device is not available.
     """
     there = ["cpu"]
     if torch.backends.mps.is_available():
@@ -101,14 +101,14 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
 
 
 def process_device(name: str, state: Any) -> torch.device:
-    """The device of one process among those that were launched together.
+    """The device of one of several processes launched together.
 
     Args:
-        name: as for `choose_device`; 'auto' gives each process one of its own.
-        state: of `diffaudio.distributed.join_processes`.
+        name: as for `choose_device`; 'auto' gives each process its own device.
+        state: the result of `diffaudio.distributed.join_processes`.
 
     Raises:
-        ValueError: there is no such device, or it is one for several processes.
+        ValueError: the device is not available, or several processes would share it.
     """
     if state.num_processes > 1 and name not in ("auto", "cpu"):
         raise UserError(f"device '{name}' is one for {state.num_processes} processes; leave --device at auto")
@@ -116,14 +116,14 @@ def process_device(name: str, state: Any) -> torch.device:
 
 
 def load_pipeline(model: str | Path | None, device: torch.device, dtype: torch.dtype) -> DiffAudioPipeline:
-    """Load a model, the bundled one for None, onto a device."""
+    """Load a model (None: the bundled model) onto a device."""
     return DiffAudioPipeline.from_pretrained(model or bundled_model(), dtype=dtype).to(device)
 
 
 @contextmanager
 def progress_callback(num_batches: int) -> Iterator[Callable[..., None]]:
     """A progress bar of sampling steps on a terminal, as `callback_on_step_end` for `num_batches` calls."""
-    # the delay keeps the bar back until there is a step to show, below any warning
+    # the delay hides the bar until there is a step to show, so that it appears below any warning
     with tqdm(unit="step", delay=1e-3, leave=False, disable=not sys.stderr.isatty()) as bar:
 
         def on_step(pipe: DiffAudioPipeline, step: int, timestep: Any, latents: Any) -> None:
@@ -134,7 +134,7 @@ def progress_callback(num_batches: int) -> Iterator[Callable[..., None]]:
 
 
 def sidecar(pipe: DiffAudioPipeline, item: Item, settings: GenerationSettings) -> dict[str, Any]:
-    """Everything that is needed to generate a sound again."""
+    """All settings needed to reproduce a sound."""
     label = {} if item.label is None else {"label": item.label}
     return {
         "prompt": item.prompt,
@@ -150,14 +150,14 @@ def sidecar(pipe: DiffAudioPipeline, item: Item, settings: GenerationSettings) -
 
 
 def is_generated(item: Item, settings: GenerationSettings, model: str | None, *, plot: bool = False) -> bool:
-    """Whether the item's sound exists already, made with the same settings.
+    """Whether the item's sound already exists and was generated with the same settings.
 
     Args:
         model: None accepts any.
-        plot: whether a spectrogram is to be written too.
+        plot: whether a spectrogram is also to be written.
 
     Raises:
-        UserError: a file of something else is in the way, or the sound was made with other settings.
+        UserError: an unrelated file would be overwritten, or the sound was generated with other settings.
     """
     companion = item.path.with_suffix(".json")
     if not item.path.exists():
@@ -186,7 +186,7 @@ def is_generated(item: Item, settings: GenerationSettings, model: str | None, *,
 
 
 def read_sidecar(file: Path) -> dict[str, Any]:
-    """The settings beside a generated sound.
+    """The settings in the sidecar of a generated sound.
 
     Raises:
         UserError: the file is damaged, or is not the companion of a sound.
@@ -208,7 +208,7 @@ def _is_sidecar(file: Path) -> bool:
 
 
 def pipeline_arguments(settings: GenerationSettings) -> dict[str, Any]:
-    """What a call of the pipeline takes of them; the weaker model has to be loaded first."""
+    """The arguments of a pipeline call for these settings, except the weaker model, which must be loaded first."""
     return {
         "negative_prompt": settings.negative_prompt,
         "num_inference_steps": settings.steps,
@@ -236,8 +236,8 @@ def render(
     """Generate sounds and write them, `batch_size` at a time; each is yielded once its files are written.
 
     Args:
-        prompt_embeds: [embedding_dim] for each prompt, as `encode_prompt` gives them; None computes them.
-        weak_unet: of the settings' weaker model; None loads it, where they name one.
+        prompt_embeds: [embedding_dim] for each prompt, as returned by `encode_prompt`; None computes them.
+        weak_unet: U-Net of the settings' weaker model; None loads it if they name one.
         plot: also draw each sound's spectrogram.
         on_step: the pipeline's `callback_on_step_end`.
 
@@ -267,13 +267,13 @@ def render(
 
 
 def _write(item: Item, waveform: torch.Tensor, description: dict[str, Any], plot: bool) -> None:
-    """Write the sound and its companions; where one cannot be written, none is."""
+    """Write the sound and its companions: all of them, or none if one cannot be written."""
     sample_rate = description["sample_rate"]
-    with ExitStack() as together:  # left in reverse, so the sound gets its name last
+    with ExitStack() as together:  # exits in reverse order, so the sound is renamed last
         sound = together.enter_context(atomic_file(item.path))
         companion = together.enter_context(atomic_file(item.path.with_suffix(".json")))
         if plot:
-            from diffaudio.media.spectrogram_plot import write_spectrogram  # matplotlib takes its time to load
+            from diffaudio.media.spectrogram_plot import write_spectrogram  # matplotlib is slow to import
 
             picture = together.enter_context(atomic_file(item.path.with_suffix(".png")))
             write_spectrogram(picture, waveform, sample_rate, title=f"{shorten(item.prompt)} (seed {item.seed})")

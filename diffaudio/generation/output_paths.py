@@ -1,6 +1,7 @@
-"""Where `diffaudio generate` writes: chosen and checked before anything is generated, so it imports no torch.
+"""Output paths of `diffaudio generate`, chosen and checked before anything is generated, hence without importing torch.
 
-A sound's companions, its settings (.json) and spectrogram (.png), have its name. No file is overwritten unless asked.
+A sound's companions, its settings (.json) and spectrogram (.png), share its name. Files are overwritten only on
+request.
 """
 
 import os
@@ -18,18 +19,19 @@ SUFFIXES = (".wav", ".flac")
 def output_paths(prompts: Sequence[str], output: Path, *, plot: bool = False, overwrite: bool = False) -> list[Path]:
     """The file of each sound.
 
-    In a folder, files are named after the prompts, and a name that is taken gets a number: rain.wav, rain-2.wav, …
-    A file is taken as named; several sounds of one prompt are numbered, and those of several prompts have the prompt
-    in their names: rain.wav, rain-2.wav, or out-rain.wav, out-a-dog.wav.
+    In a folder, files are named after the prompts, with a number if the name is already in use: rain.wav, rain-2.wav, …
+    A file name is used as given; several sounds of one prompt are numbered, and sounds of several prompts include the
+    prompt in their names: rain.wav, rain-2.wav, or out-rain.wav, out-a-dog.wav.
 
     Args:
-        prompts: of each sound; one that comes twice makes two sounds.
-        output: a .wav or .flac file, or a folder. Folders are made where they are missing.
-        plot: whether spectrograms are written too.
-        overwrite: replace existing files. Otherwise unnamed sounds get a free name, and named ones are refused.
+        prompts: the prompt of each sound; a repeated prompt generates another sound.
+        output: a .wav or .flac file, or a folder. Folders are created as needed.
+        plot: whether spectrograms are also written.
+        overwrite: replace existing files. Otherwise, sounds in a folder get an unused name, and an existing file is an
+            error.
 
     Raises:
-        UserError: another kind of file, an existing file, or a place that cannot be written to.
+        UserError: an unsupported suffix, an existing file, or a folder that is not writable.
     """
     is_folder = output.is_dir() or not output.suffix
     folder, suffix = (output, ".wav") if is_folder else (output.parent, output.suffix)

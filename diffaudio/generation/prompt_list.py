@@ -1,11 +1,11 @@
-"""Prompt files: what sample/generate.py and `diffaudio sweep` make.
+"""Prompt files: the sounds to generate for sample/generate.py and `diffaudio sweep`.
 
-    prompts.txt      a line `prompt` or `prompt|name`
-    prompts.csv      a header of prompt and, where wanted, label and name
-    prompts.jsonl    an object a line with the same keys
+    prompts.txt      one `prompt` or `prompt|name` per line
+    prompts.csv      a header with prompt and, optionally, label and name
+    prompts.jsonl    one object per line, with the same keys
 
-`name` is that of the sound's file; without one it is named after its place in the list and its words. `label` is
-the kind of sound that a classifier should hear, for evaluation.
+`name` is the name of the sound's file; by default, it consists of the position in the list and the words of the
+prompt. `label` is the class that a classifier should recognise, for evaluation.
 """
 
 from collections.abc import Iterator, Sequence
@@ -33,13 +33,13 @@ class Prompt:
 
 
 def read_prompts(file: Path) -> list[Prompt]:
-    """Read a prompt file; lines that are blank are passed over.
+    """Read a prompt file; blank lines are skipped.
 
     Args:
-        file: .csv, .jsonl, or text of any other suffix.
+        file: .csv, .jsonl, or a text file with any other suffix.
 
     Raises:
-        ValueError: the file is missing, empty or malformed, a prompt is empty, or a name cannot be one or comes twice.
+        ValueError: the file is missing, empty or malformed, a prompt is empty, or a name is invalid or duplicated.
     """
     if not file.is_file():
         raise UserError(f"{file}: there is no such prompt list")
@@ -66,12 +66,12 @@ def items_of(prompts: Sequence[Prompt], folder: Path, seed: int, *, takes: int =
     """The sounds to generate from a prompt list, take by take.
 
     Args:
-        seed: of the run. An item's seed is a function of this one, its place in the list and its take.
-        takes: sounds for each prompt; from the second on their names end in `-take2` and so on.
-        suffix: of files whose name has none.
+        seed: seed of the run. An item's seed is a function of this seed, its position in the list and its take.
+        takes: number of sounds per prompt; from the second on, names end in `-take2` and so on.
+        suffix: suffix of files whose names have none.
 
     Raises:
-        UserError: two of them would have the same file name, on a file system that ignores case too.
+        UserError: two sounds would have the same file name, ignoring case as some file systems do.
     """
     items, owners = [], dict[str, tuple[str, int]]()
     for take in range(takes):

@@ -1,9 +1,9 @@
-"""Queries: texts, pictures and videos, alone or mixed by weights, as one embedding each.
+"""Queries: texts, pictures and videos, alone or as weighted mixtures, as one embedding each.
 
-    "a dog barking::0.7"   a text, picture or video with its weight; without one the weight is 1
+    "a dog barking::0.7"   a text, picture or video with its weight, 1 by default
 
-The embedding of a mixture is the weighted mean of its parts' embeddings, brought back to unit norm. Texts are carried
-across the model's bridge, pictures and videos are where the U-Net was trained already; so both are mixed there.
+The embedding of a mixture is the weighted mean of its parts' embeddings, renormalised to unit norm. Text embeddings are
+mapped by the model's bridge to the image embeddings that the U-Net was trained on; mixing takes place in that space.
 """
 
 import math
@@ -35,7 +35,7 @@ class Part:
 
 
 def parse_part(argument: str, kind: Literal["text", "image", "video"] = "text") -> Part:
-    """Read "content::weight", or "content" with the weight 1.
+    """Parse "content::weight", or "content" with a weight of 1.
 
     Raises:
         ValueError: the content is empty, or the weight is not a number above 0.
@@ -58,13 +58,13 @@ def parse_part(argument: str, kind: Literal["text", "image", "video"] = "text") 
 
 @torch.no_grad()
 def encode_query(pipe: DiffAudioPipeline, parts: Sequence[Part], *, warn_if_far: bool = False) -> Tensor:
-    """[1, embedding_dim], unit norm: what the pipeline takes as `prompt_embeds` or `negative_prompt_embeds`.
+    """[1, embedding_dim], unit norm: for the pipeline's `prompt_embeds` or `negative_prompt_embeds`.
 
     Args:
-        warn_if_far: log a warning for a text that lies far from what the corpus shows.
+        warn_if_far: log a warning for a text that is far from the training corpus.
 
     Raises:
-        ValueError: there is no part, a file cannot be read, or the parts cancel each other out.
+        ValueError: there are no parts, a file cannot be read, or the parts cancel each other out.
     """
     if not parts:
         raise UserError("the query is empty; give a text, a picture or a video")
@@ -84,17 +84,17 @@ def encode_query(pipe: DiffAudioPipeline, parts: Sequence[Part], *, warn_if_far:
 
 
 def interpolate(first: Tensor, last: Tensor, count: int) -> Tensor:
-    """Embeddings at even distances along the great circle between two (Shoemake 1985, slerp).
+    """Equally spaced embeddings along the great circle between two embeddings (Shoemake 1985, slerp).
 
     Args:
         first, last: [1, dim], unit norm.
-        count: how many, both ends included.
+        count: number of embeddings, including both ends.
 
     Returns:
         [count, dim], unit norm.
 
     Raises:
-        ValueError: fewer than 2, or the two are opposite, where no circle is the shortest.
+        ValueError: `count` is below 2, or the two are opposite, so that no great circle is the shortest.
     """
     if count < 2:
         raise UserError(f"an interpolation of {count} has no two ends; give 2 or more")
@@ -102,7 +102,7 @@ def interpolate(first: Tensor, last: Tensor, count: int) -> Tensor:
     if angle > math.pi - 1e-3:
         raise UserError("the two queries are opposite to each other; nothing lies between them")
     share = torch.linspace(0, 1, count, dtype=torch.float64, device=first.device)[:, None]
-    if angle < 1e-4:  # on so short a circle the straight line is as good
+    if angle < 1e-4:  # on such a short arc, linear interpolation is as accurate
         return F.normalize(torch.lerp(first.double(), last.double(), share), dim=-1).to(first)
     weights = [torch.sin((1 - share) * angle), torch.sin(share * angle)]
     return F.normalize(weights[0] * first.double() + weights[1] * last.double(), dim=-1).to(first)

@@ -1,15 +1,15 @@
-"""CLIP: text, pictures and video frames into one space (Radford et al. 2021, arXiv:2103.00020).
+"""CLIP: text, images and video frames embedded in one space (Radford et al. 2021, arXiv:2103.00020).
 
-Any open_clip model serves: a built-in name with a pretrained tag ("ViT-B-32", "openai", which is
+Any open_clip model works: a built-in name with a pretrained tag ("ViT-B-32", "openai", which is
 CLIPSonic's), an `hf-hub:` id, or a local folder in open_clip's own format, which is how a
-checkpoint carries one:
+checkpoint stores one:
 
     open_clip_config.json       model, preprocessing and prompt templates
     open_clip_model.safetensors the weights
-    config.json, tokenizer.json the text tower's, where that is a Hugging Face model
+    config.json, tokenizer.json those of the text tower, if it is a Hugging Face model
 
-Prompt templates ("the sound of {}") are ours: the embedding of a text is the mean of the embeddings of the text in all
-templates, of unit norm (prompt ensembling, section 3.1.4 of the paper).
+Prompt templates ("the sound of {}") are ours: the embedding of a text is the mean of its embeddings in all templates,
+normalised to unit norm (prompt ensembling, section 3.1.4 of the paper).
 """
 
 import json
@@ -36,19 +36,19 @@ __all__ = ["PLAIN", "Clip", "check_templates", "prune_vocabulary"]
 
 logger = logging.getLogger(__name__)
 
-PLAIN = ("{}",)  # templates that take a text as it is
+PLAIN = ("{}",)  # templates that leave a text unchanged
 
 
 class Clip(nn.Module):
-    """An open_clip model with its tokenizer and picture transform; embeddings have unit norm.
+    """An open_clip model with its tokenizer and image transform; embeddings have unit norm.
 
     Attributes:
-        name: which model this is, as written into a corpus: name and tag, hub id, or the
+        name: the model's identity, as recorded in a corpus: name and tag, hub id, or the
             folder's own `name` entry.
         embedding_dim: size of an embedding.
-        context_length: how many tokens of a text are read.
-        model_config: what open_clip builds the model from, its `model_cfg`.
-        templates: sentences with {} in place of a text; a single "{}" takes texts as they are.
+        context_length: maximum number of tokens of a text.
+        model_config: open_clip's configuration of the model, its `model_cfg`.
+        templates: sentences with {} as the placeholder of a text; a single "{}" leaves texts unchanged.
     """
 
     def __init__(
@@ -99,11 +99,11 @@ class Clip(nn.Module):
             model_config: dict[str, Any] = open_clip.get_model_config(model) or {}
         check_open_clip_config(model_config, model, local=False)
         text_config = model_config["text_cfg"]
-        # OpenAI's weights, under any model name, were trained with another activation than open_clip's own
+        # OpenAI's weights, under any model name, were trained with a different activation from open_clip's own
         if (open_clip.get_pretrained_cfg(model, tag or "") or {}).get("quick_gelu"):
             model_config["quick_gelu"] = True
         with loading_errors(f"{model}/{tag}" if tag else model):
-            if text_config.get("hf_model_name"):  # asked first, since open_clip would offer to run code of the hub
+            if text_config.get("hf_model_name"):  # checked first, since open_clip would offer to run code from the hub
                 AutoConfig.from_pretrained(text_config["hf_model_name"], trust_remote_code=False)
             network: Any = open_clip.create_model(
                 model,
@@ -120,7 +120,7 @@ class Clip(nn.Module):
         return cls(network, tokenizer, name=name, embedding_dim=embedding_dim, model_config=model_config)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write the model as a local folder that `from_pretrained` reads, whichever way it was loaded."""
+        """Write the model as a local folder that `from_pretrained` reads, however it was loaded."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         text_config = dict(self.model_config["text_cfg"])
@@ -145,19 +145,19 @@ class Clip(nn.Module):
         return next(self.model.parameters()).device
 
     def encode_prompts(self, prompts: Sequence[str]) -> Tensor:
-        """[len(prompts), embedding_dim]: the mean over the model's prompt templates, of unit norm."""
+        """[len(prompts), embedding_dim]: the mean over the model's prompt templates, normalised to unit norm."""
         embeddings = [self.encode_text([fill(template, prompt) for prompt in prompts]) for template in self.templates]
         return F.normalize(torch.stack(embeddings).mean(dim=0), dim=-1) if len(embeddings) > 1 else embeddings[0]
 
     @torch.no_grad()
     def encode_text(self, texts: list[str]) -> Tensor:
-        """[len(texts), embedding_dim]; what lies past `context_length` tokens is cut off, with a warning."""
+        """[len(texts), embedding_dim]; texts longer than `context_length` tokens are truncated, with a warning."""
         for text in texts:
             if self.is_too_long(text):
                 short = shorten(text)
                 logger.warning("CLIP reads %d tokens of a text; the rest is ignored: %r", self.context_length, short)
         tokens = self.tokenizer(texts).to(self.device)
-        if "hf_model_name" in self.model_config["text_cfg"]:  # such a tower masks its padding, so it can be left out
+        if "hf_model_name" in self.model_config["text_cfg"]:  # such a tower masks its padding, so it can be dropped
             tokens = tokens[:, : int((tokens != self.model.text.config.pad_token_id).sum(dim=1).max())]
         return self.model.encode_text(tokens, normalize=True).float()
 
@@ -166,7 +166,7 @@ class Clip(nn.Module):
         return self.encode_pixels(self.preprocess(pictures))
 
     def preprocess(self, pictures: Sequence[Image.Image]) -> Tensor:
-        """Pictures as `encode_pixels` wants them, on the CPU: [len(pictures), 3, height, width]."""
+        """Images preprocessed for `encode_pixels`, on the CPU: [len(pictures), 3, height, width]."""
         return torch.stack([self.transform(picture.convert("RGB")) for picture in pictures])
 
     @torch.no_grad()
@@ -175,12 +175,12 @@ class Clip(nn.Module):
         return self.model.encode_image(pixels.to(self.device), normalize=True).float()
 
     def encode_video(self, frames: Sequence[Image.Image]) -> Tensor:
-        """[1, embedding_dim]: the mean of the frames' embeddings, brought back to unit norm."""
+        """[1, embedding_dim]: the mean of the frames' embeddings, renormalised to unit norm."""
         mean = self.encode_image(frames).mean(dim=0, keepdim=True)
         return mean / mean.norm(dim=-1, keepdim=True)
 
     def is_too_long(self, text: str) -> bool:
-        """Whether `encode_text` would have to cut `text` off: with room for one token more, other tokens come first."""
+        """Whether `encode_text` would truncate `text`: with a context one token longer, the leading tokens differ."""
         tokens = self.tokenizer([text], context_length=self.context_length)[0]
         wider = self.tokenizer([text], context_length=self.context_length + 1)[0]
         return not torch.equal(tokens, wider[:-1])
@@ -190,10 +190,10 @@ def check_templates(templates: Any, where: str = "") -> tuple[str, ...]:
     """Prompt templates as a tuple.
 
     Args:
-        where: begins the message of an error.
+        where: prefix of the error message.
 
     Raises:
-        ValueError: they are no list of sentences, there is none, or one does not have {} exactly once.
+        ValueError: not a list of sentences, an empty list, or a sentence that does not contain {} exactly once.
     """
     if not isinstance(templates, list | tuple) or not templates or not all(isinstance(t, str) for t in templates):
         raise UserError(f"{where}prompt templates are a list of one or more sentences, such as 'the sound of {{}}'")
@@ -206,7 +206,7 @@ def check_templates(templates: Any, where: str = "") -> tuple[str, ...]:
 
 
 def fill(template: str, text: str) -> str:
-    """The template with the text in place of {}; braces in the text mean nothing."""
+    """The template with the text in place of {}; braces in the text have no special meaning."""
     before, _, after = template.partition("{}")
     return f"{before}{text}{after}"
 
@@ -220,17 +220,17 @@ def _require(folder: Path, *files: str) -> None:
 def prune_vocabulary(
     source: Path, target: Path, *, texts: Sequence[Path], size: int, max_positions: int | None = None
 ) -> None:
-    """Copy a BERT-like sentence encoder with only part of its word pieces.
+    """Copy a BERT-like sentence encoder with a reduced WordPiece vocabulary.
 
-    Kept are the special tokens, all single characters, every piece that the texts need, and after those the
-    pieces of lowest number, which are the commonest of the original vocabulary.
+    The new vocabulary has the special tokens, all single characters, every piece that the texts need, and then the
+    pieces with the lowest ids, which are the most frequent of the original vocabulary.
 
     Args:
         source: Hugging Face folder with config.json, tokenizer.json (WordPiece) and model.safetensors.
-        target: folder that exists already; the same three files are written there.
-        texts: text files, one sentence a line.
+        target: existing folder, to which the same three files are written.
+        texts: text files, one sentence per line.
         size: number of pieces to keep.
-        max_positions: how many tokens a text may have at most; None keeps the encoder's own limit.
+        max_positions: maximum number of tokens of a text; None keeps the encoder's own limit.
 
     Raises:
         ValueError: the texts alone need more than `size` pieces.
@@ -262,7 +262,7 @@ def prune_vocabulary(
     tokenizer_json["model"]["vocab"] = new_ids
     for token in tokenizer_json["added_tokens"]:
         token["id"] = new_ids[token["content"]]
-    ends = tokenizer_json["post_processor"]  # of either kind that BERT's tokenizers are stored with
+    ends = tokenizer_json["post_processor"]  # either of the two post-processor types that BERT tokenizers use
     if ends["type"] == "BertProcessing":
         ends |= {end: [ends[end][0], new_ids[ends[end][0]]] for end in ("sep", "cls")}
     else:

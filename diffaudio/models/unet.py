@@ -1,19 +1,19 @@
-"""The U-Net that removes the noise: one-dimensional, conditioned on a CLIP embedding and the noise level.
+"""The denoising U-Net: one-dimensional, conditioned on a CLIP embedding and the noise level.
 
     x       noisy latents                         [batch, in_channels, frames]
-    t       timestep, 0 (clean) to 1000 (noise)   [batch] or a number
+    t       timestep, 0 (clean) to 1000 (noise)   [batch] or a scalar
     e       CLIP embedding, unit norm             [batch, embedding_dim]
 
-Each level halves the frames. Both halves of a level are residual blocks, then self-attention where
-`attention_levels` says so; the lowest level is `middle_blocks` pairs of the two. A level's two
-halves are joined by one skip connection. Inside, tensors are [batch, frames, channels], so that
-every convolution, and the change of frame rate, is one matrix product: on CPUs that takes three
-quarters of the time of `nn.Conv1d`.
+Each level halves the number of frames. The encoder and decoder half of a level are residual blocks, then
+self-attention where `attention_levels` includes the level; the lowest level is `middle_blocks` pairs of the two.
+One skip connection joins the two halves of a level. Internally, tensors are [batch, frames, channels], so
+that every convolution and every change of frame rate is one matrix product: on CPUs this takes three quarters
+of the time of `nn.Conv1d`.
 
-The conditions enter each residual block as a scale and a shift (FiLM, Perez et al. 2017,
+The conditioning enters each residual block as a scale and a shift (FiLM, Perez et al. 2017,
 arXiv:1709.07871). Attention encodes positions as rotary angles (Su et al. 2021, arXiv:2104.09864)
-and reaches `attention_window` frames to either side, so sounds longer than the training crops meet
-no distance that was not trained.
+and reaches `attention_window` frames to either side, so sounds longer than the training crops
+produce no relative distance unseen in training.
 """
 
 import math
@@ -36,18 +36,18 @@ _TIMESTEP_FEATURES = 256
 
 
 class UNet1D(ModelMixin, ConfigMixin):
-    """Predicts what the scheduler's config asks for (noise, velocity or flow) from noisy latents.
+    """Predicts from noisy latents the quantity set in the scheduler's config (noise, velocity or flow).
 
     Args:
         in_channels: channels of the latents.
         embedding_dim: size of the CLIP embedding.
-        channels: width of each level, from the full frame rate down; frames halve from one to the next.
+        channels: width of each level, from the full frame rate down; each level has half the frames of the one above.
         blocks_per_level: residual blocks in either half of a level above the lowest.
         middle_blocks: pairs of residual block and attention at the lowest level.
         attention_levels: levels above the lowest whose halves end in self-attention.
         attention_head_dim: size of one attention head; divides those levels' widths.
-        attention_window: how many latent frames to either side attention reaches.
-        condition_dim: size of the vector that carries the conditions to the blocks.
+        attention_window: reach of attention to either side, in latent frames.
+        condition_dim: size of the conditioning vector passed to the blocks.
         dropout: applied before the second convolution of each residual block.
 
     Raises:
@@ -108,12 +108,12 @@ class UNet1D(ModelMixin, ConfigMixin):
 
         Args:
             latents: [batch, in_channels, frames], any number of frames from 1 up.
-            timestep: [batch], or one number for all; 0 is clean, 1000 is noise.
-            embedding: [batch, embedding_dim], unit norm; None is no condition.
-            condition_mask: bool [batch]; rows that are False take the learned null embedding instead.
+            timestep: [batch], or one scalar for all; 0 is clean, 1000 is noise.
+            embedding: [batch, embedding_dim], unit norm; None is unconditional.
+            condition_mask: bool [batch]; rows that are False use the learned null embedding instead.
 
         Returns:
-            [batch, in_channels, frames], of the latents' dtype; computed in the weights' dtype.
+            [batch, in_channels, frames], in the latents' dtype; computed in the weights' dtype.
         """
         num_frames = latents.shape[-1]
         condition = self._condition(len(latents), timestep, embedding, condition_mask)  # [batch, condition_dim]
@@ -144,13 +144,13 @@ class UNet1D(ModelMixin, ConfigMixin):
             embedding = torch.where(condition_mask[:, None].to(null.device), embedding, null)
         timestep = torch.as_tensor(timestep, dtype=torch.float32, device=null.device).expand(batch)
         noise_embedding = self.timestep_mlp(self.timestep_features(timestep).to(null.dtype))
-        # The entries of a unit vector are small; scaled, they have the unit variance that layers expect.
+        # The entries of a unit vector are small; scaling gives them the unit variance that layers expect.
         clip_embedding = self.embedding_mlp(embedding.to(null.dtype) * math.sqrt(embedding.shape[-1]))
         return F.silu(noise_embedding + clip_embedding)
 
 
 class _Stage(nn.ModuleList):
-    """Blocks one after another, all with the same condition: [batch, frames, in_width] -> [batch, frames, width]."""
+    """A sequence of blocks with the same conditioning vector: [batch, frames, in_width] -> [batch, frames, width]."""
 
     @classmethod
     def above_lowest(
@@ -194,7 +194,7 @@ class _Conv(nn.Linear):
 
 
 class _ResBlock(nn.Module):
-    """Two convolutions around a residual path; the condition scales and shifts between them."""
+    """Residual block of two convolutions; the conditioning scales and shifts the activations between them."""
 
     def __init__(self, in_width: int, out_width: int, condition_dim: int, dropout: float) -> None:
         super().__init__()
@@ -226,14 +226,14 @@ class _Attention(nn.Module):
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         q, k, v = self.qkv(self.norm(x)).unflatten(2, (3, -1, self.head_dim)).permute(2, 0, 3, 1, 4)
-        # Normalised queries and keys keep the logits within what half precision holds.
+        # Normalised queries and keys keep the logits within the range of half precision.
         q, k = (_rotate(F.rms_norm(y, (self.head_dim,))).to(v.dtype) for y in (q, k))
         h = F.scaled_dot_product_attention(q, k, v, attn_mask=_window_mask(self.window, x.shape[1], x.device))
         return x + self.out(h.transpose(1, 2).flatten(2))
 
 
 def _rotate(x: Tensor) -> Tensor:
-    """Rotate pairs of channels by angles that grow with the frame: [batch, heads, frames, head_dim] -> the same."""
+    """Rotate channel pairs by angles proportional to the frame index: [batch, heads, frames, head_dim] -> the same."""
     half = x.shape[-1] // 2
     rates = _ROTARY_BASE ** (-torch.arange(half, device=x.device, dtype=torch.float32) / half)
     angles = torch.arange(x.shape[-2], device=x.device, dtype=torch.float32)[:, None] * rates
@@ -251,7 +251,7 @@ def _window_mask(window: int, num_frames: int, device: torch.device) -> Tensor |
 
 
 def _zero(layer: nn.Linear) -> nn.Linear:
-    """Initialise the last layer of a residual path so that the path adds nothing at first."""
+    """Initialise the last layer of a residual path to zero, so that the path initially adds nothing."""
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)
     return layer

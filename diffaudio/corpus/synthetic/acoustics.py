@@ -1,10 +1,10 @@
-"""Sound from physics: what the scenes are heard by.
+"""Physical sound synthesis for the scenes.
 
     f    frequency in Hz
-    tau  seconds after which a mode has died down to 1/e of its amplitude
+    tau  seconds until a mode has decayed to 1/e of its amplitude
     c    speed of sound in air, m/s
 
-Sounds are mono, [samples] float64 at SAMPLE_RATE, in arbitrary units; whoever writes them down scales them.
+Sounds are mono, [samples] float64 at SAMPLE_RATE, in arbitrary units; the writer scales them.
 """
 
 import numpy as np
@@ -36,7 +36,7 @@ def clock_of(duration_s: float) -> np.ndarray:
 
 
 def ring(frequencies: ArrayLike, amplitudes: ArrayLike, decays_s: ArrayLike) -> np.ndarray:
-    """The sound of a body that is struck once: sum over its modes of a exp(-t / tau) sin(2 pi f t).
+    """The sound of a body struck once: sum over its modes of a exp(-t / tau) sin(2 pi f t).
 
     Modal synthesis: van den Doel & Pai 1998, "The sounds of physical shapes", Presence 7(4). Modes above half the
     sample rate are left out.
@@ -51,7 +51,7 @@ def ring(frequencies: ArrayLike, amplitudes: ArrayLike, decays_s: ArrayLike) -> 
 
 
 def add_at(sound: np.ndarray, time_s: float, heard: np.ndarray) -> None:
-    """Add what is `heard` from a time on, in place; what lies outside the sound is left out."""
+    """Add `heard` to `sound` in place, starting at a given time; samples outside `sound` are dropped."""
     first = round(time_s * SAMPLE_RATE)
     heard = heard[max(0, -first) :]
     into = sound[max(0, first) :][: len(heard)]
@@ -59,7 +59,7 @@ def add_at(sound: np.ndarray, time_s: float, heard: np.ndarray) -> None:
 
 
 def band_noise(rng: Generator, num_samples: int, low_hz: float, high_hz: float) -> np.ndarray:
-    """Gaussian noise of deviation 1, white between two frequencies and falling by 12 dB an octave outside."""
+    """Gaussian noise of standard deviation 1, flat between two frequencies and falling by 12 dB per octave outside."""
     spectrum = np.fft.rfft(rng.standard_normal(num_samples))
     f = np.fft.rfftfreq(num_samples, 1 / SAMPLE_RATE)
     noise = np.fft.irfft(spectrum / ((1 + (low_hz / np.maximum(f, 1.0)) ** 2) * (1 + (f / high_hz) ** 2)), num_samples)
@@ -67,18 +67,18 @@ def band_noise(rng: Generator, num_samples: int, low_hz: float, high_hz: float) 
 
 
 def phase(frequency: np.ndarray) -> np.ndarray:
-    """The phase in radians of a tone whose frequency moves: 2 pi times the integral of f(t)."""
+    """The phase in radians of a tone of time-varying frequency: 2 pi times the integral of f(t)."""
     return 2 * np.pi * np.cumsum(frequency) / SAMPLE_RATE
 
 
 def pluck(rng: Generator, frequency: float, decay_s: float, duration_s: float) -> np.ndarray:
-    """A plucked string: y[t] = rho (y[t - p] + y[t - p - 1]) / 2, begun with a period p of noise.
+    """A plucked string: y[t] = rho (y[t - p] + y[t - p - 1]) / 2, initialised with one period p of noise.
 
     Karplus & Strong 1983, "Digital synthesis of plucked-string and drum timbres", with the loss factor rho of
     Jaffe & Smith 1983; the pitch is SAMPLE_RATE / (p + 1/2).
 
     Args:
-        decay_s: tau of the lowest partial, at most; higher ones die sooner.
+        decay_s: upper bound on tau of the lowest partial; higher partials decay faster.
     """
     period, num_samples = round(SAMPLE_RATE / frequency - 0.5), round(duration_s * SAMPLE_RATE)
     rho = np.exp(-period / SAMPLE_RATE / decay_s)
@@ -90,13 +90,13 @@ def pluck(rng: Generator, frequency: float, decay_s: float, duration_s: float) -
 
 
 def moving(source: np.ndarray, distance_m: np.ndarray) -> np.ndarray:
-    """A sound as it is heard from a moving body: what leaves it at t arrives at t + r(t) / c, weaker by 1 / r.
+    """The sound received from a moving source: sound emitted at t arrives at t + r(t) / c, attenuated by 1 / r.
 
-    That holds the Doppler shift: where r grows at the speed v, f becomes f / (1 + v / c).
+    This includes the Doppler shift: where r increases at speed v, f becomes f / (1 + v / c).
 
     Args:
-        source: [samples] as it sounds 1 m from the body.
-        distance_m: r at each sample, [samples]; it changes more slowly than sound travels.
+        source: [samples] as received 1 m from the source.
+        distance_m: r at each sample, [samples]; it must change more slowly than the speed of sound.
     """
     t = np.arange(len(source)) / SAMPLE_RATE
     return np.interp(t, t + distance_m / SOUND_SPEED, source / distance_m, left=0.0)

@@ -1,4 +1,4 @@
-"""What a scene is: a sound, and how it looks at any time. And the canvas it is drawn on."""
+"""A scene (a sound and a function that draws it at any time) and the canvas it is drawn on."""
 
 import colorsys
 from collections.abc import Callable, Sequence
@@ -11,14 +11,14 @@ from PIL import Image, ImageDraw
 
 __all__ = ["Canvas", "Color", "Scene", "backdrop", "color", "mixed", "surroundings"]
 
-SMOOTH = 2  # drawn so many times larger, for smooth edges
+SMOOTH = 2  # supersampling factor, for antialiasing
 
 Color = tuple[int, int, int]
 Points = Sequence[tuple[float, float]]
 
 
 class Canvas:
-    """A square picture to draw on; x grows to the right, y downward, both from 0 to 1 and lengths alike."""
+    """A square image to draw on; x increases rightward, y downward, both from 0 to 1; lengths use the same unit."""
 
     def __init__(self, background: Image.Image) -> None:
         self._image = background.copy()
@@ -55,18 +55,18 @@ class Canvas:
         self._draw.line(scaled, stroke, max(1, round(self._side * width)), joint="curve")
 
     def picture(self) -> Image.Image:
-        """What was drawn, at its final size."""
+        """The drawn image at its final size."""
         return self._image.reduce(SMOOTH)
 
 
 @dataclass(frozen=True)
 class Scene:
-    """Something that moves and is heard.
+    """A moving object and its sound.
 
     Attributes:
         sound: [samples] at `acoustics.SAMPLE_RATE`, mono, in arbitrary units.
-        draw: puts what is to be seen at a time (seconds) on a canvas.
-        x: where it is heard from, 0 left to 1 right; one number, or one for each sample.
+        draw: draws the scene at a given time (seconds) on a canvas.
+        x: position of the sound source, 0 (left) to 1 (right); one number, or one per sample.
         wall: colour of the background above the horizon.
         floor: colour below it.
         horizon: height of the line between them, from the top.
@@ -81,28 +81,28 @@ class Scene:
 
 
 def color(rng: Generator, *, saturation: float = 0.8, value: float = 0.8) -> Color:
-    """Any hue."""
+    """A colour of random hue."""
     red, green, blue = colorsys.hsv_to_rgb(rng.random(), saturation, value)
     return round(255 * red), round(255 * green), round(255 * blue)
 
 
 def mixed(one: Color, other: Color, part: float) -> Color:
-    """`part` of the other colour in the one."""
+    """Linear blend of two colours, with weight `part` on the second."""
     red, green, blue = (round((1 - part) * a + part * b) for a, b in zip(one, other, strict=True))
     return red, green, blue
 
 
 def surroundings(rng: Generator, horizon: float) -> dict[str, Any]:
-    """A pale wall and a duller floor, in any colours, as a `Scene` takes them."""
+    """Keyword arguments of `Scene` for a pale wall and a duller floor in random colours."""
     wall = color(rng, saturation=rng.uniform(0.05, 0.35), value=0.93)
     return {"wall": wall, "floor": color(rng, saturation=0.25, value=0.68), "horizon": horizon}
 
 
 def backdrop(scene: Scene, rng: Generator, side: int) -> Image.Image:
-    """What a scene's canvas begins with: wall and floor, lit from above, with a little grain.
+    """The background of a scene: wall and floor, lit from above, with a little grain.
 
     Args:
-        side: of the final pictures, in pixels.
+        side: side length of the final images, in pixels.
     """
     y = np.arange(SMOOTH * side) / (SMOOTH * side)
     light = np.where(y < scene.horizon, 1.05 - 0.15 * y, 0.85 + 0.15 * y)

@@ -1,12 +1,12 @@
-"""A synthetic corpus: real mp4 files of simple things that move and sound, with labels apart.
+"""A synthetic corpus: mp4 files of simple moving objects with matching sound; labels in a separate file.
 
     videos/000/000/000000000.mp4 …   H.264 and AAC; at most 1,000 entries in a folder, up to 1,000,000,000 clips
     labels.csv                       file (below videos/), label
-    manifest.json                    settings and number of clips; `finished` is false until all are there
+    manifest.json                    settings and number of clips; `finished` is false until every clip is written
 
-Clip i depends on the settings and on i alone, down to its bytes on one machine: a corpus can grow, and what was
-stopped goes on. Which kind it is cannot be told from its name; every twelve clips in a row, from a multiple of twelve
-on, hold each kind once.
+Clip i depends only on the settings and on i, and is byte-identical on one machine: a corpus can be extended, and an
+interrupted run resumes. A clip's name does not reveal its kind; each block of twelve consecutive clips that starts at a
+multiple of twelve contains every kind once.
 """
 
 import csv
@@ -30,21 +30,21 @@ __all__ = ["KINDS", "SynthesisSettings", "clip_kind", "clip_path", "synthesise_c
 
 FORMAT, VERSION = "diffaudio-synthetic", 1
 MAX_CLIPS = 10**9
-H264 = {"preset": "ultrafast", "crf": "20", "threads": "1"}  # one thread: several give other bytes
-# Constant quality: the search for a given bit rate takes longer than all else together where a sound is simple.
+H264 = {"preset": "ultrafast", "crf": "20", "threads": "1"}  # one thread: with several, the bytes differ
+# Constant quality: for simple sounds, rate control to a target bit rate takes longer than everything else combined.
 AAC = {"aac_coder": "fast", "flags": "+qscale", "global_quality": "118"}
-PEAKS = (0.25, 0.8)  # of a clip's largest sample
+PEAKS = (0.25, 0.8)  # range of a clip's peak amplitude
 
 
 @dataclass(frozen=True)
 class SynthesisSettings:
-    """How a synthetic corpus looks and sounds.
+    """Settings of a synthetic corpus.
 
     Attributes:
-        seed: other seeds give other clips.
-        duration_s: of each clip, 0.5 to 600.
-        side: width and height of the pictures in pixels, even, 32 to 2048.
-        frame_rate: pictures a second, 1 to 60.
+        seed: random seed; different seeds give different clips.
+        duration_s: duration of each clip in seconds, 0.5 to 600.
+        side: width and height of the frames in pixels, even, 32 to 2048.
+        frame_rate: frames per second, 1 to 60.
     """
 
     seed: int = 0
@@ -65,18 +65,18 @@ class SynthesisSettings:
 def synthesise_corpus(
     out: Path, num_clips: int, settings: SynthesisSettings | None = None, *, progress: bool = True
 ) -> int:
-    """Write the clips that are not there yet, then the labels.
+    """Write the missing clips, then the labels.
 
     Args:
-        out: folder of the corpus, made where it is missing; one begun with the same settings is continued.
-        num_clips: of the whole corpus; as many as before or more.
+        out: folder of the corpus, created if missing; a corpus started with the same settings is resumed.
+        num_clips: total number of clips in the corpus; at least as many as before.
         progress: show a progress bar.
 
     Returns:
-        How many clips were written.
+        The number of clips written.
 
     Raises:
-        ValueError: a number that cannot be, `out` holds something else, more clips, or clips of other settings.
+        ValueError: `num_clips` is out of range, or `out` holds something else, more clips, or clips of other settings.
     """
     settings = settings or SynthesisSettings()
     if not 1 <= num_clips <= MAX_CLIPS:
@@ -95,23 +95,23 @@ def synthesise_corpus(
 
 
 def clip_path(index: int) -> str:
-    """Where clip i lies below `videos`."""
+    """The path of clip i, relative to `videos`."""
     return f"{index // 1_000_000:03}/{index // 1000 % 1000:03}/{index:09}.mp4"
 
 
 def clip_kind(index: int, seed: int) -> str:
-    """What clip i is of: the kinds in turn, shuffled anew each turn."""
+    """The kind of clip i: all kinds in turn, reshuffled for each round."""
     turn, place = divmod(index, len(KINDS))
     return list(KINDS)[default_rng([seed, turn, 0]).permutation(len(KINDS))[place]]
 
 
 def write_clip(path: Path, kind: str, settings: SynthesisSettings | None = None, index: int = 0) -> None:
-    """Write one mp4 file, whole or not at all.
+    """Write one mp4 file atomically.
 
     Args:
-        path: in a folder that exists.
+        path: output file, in an existing folder.
         kind: one of `KINDS`.
-        index: which of all clips of that kind.
+        index: index of the clip; with the seed, it seeds the random generator.
 
     Raises:
         ValueError: an unknown kind.
@@ -127,18 +127,18 @@ def write_clip(path: Path, kind: str, settings: SynthesisSettings | None = None,
 
 
 def _stereo(scene: Scene, *, peak: float) -> np.ndarray:
-    """[2, samples] float32: panned with constant power to where the scene sounds, and scaled."""
+    """[2, samples] float32: constant-power panning to the position of the source, scaled to `peak`."""
     angle = np.pi / 2 * np.clip(scene.x, 0, 1)
     sound = np.stack([np.cos(angle) * scene.sound, np.sin(angle) * scene.sound])
     return (sound * (peak / np.abs(sound).max())).astype(np.float32)
 
 
 def _encode(path: Path, scene: Scene, sound: np.ndarray, settings: SynthesisSettings, rng: Generator) -> None:
-    """Write pictures and sound turn by turn, as a player reads them.
+    """Write video and audio interleaved, in the order a player reads them.
 
     Args:
         sound: [2, samples].
-        rng: for the grain of the background.
+        rng: random generator for the grain of the background.
     """
     rate, background = settings.frame_rate, backdrop(scene, rng, settings.side)
     num_frames, num_samples = max(1, round(settings.duration_s * rate)), sound.shape[1]
@@ -147,7 +147,7 @@ def _encode(path: Path, scene: Scene, sound: np.ndarray, settings: SynthesisSett
         video.width = video.height = settings.side
         video.pix_fmt = "yuv420p"
         audio = container.add_stream("aac", rate=SAMPLE_RATE, layout="stereo", options=AAC)
-        to_yuv = VideoReformatter()  # one for all pictures: to make it takes as long as to encode one
+        to_yuv = VideoReformatter()  # shared by all frames: creating one takes as long as encoding a frame
         for index in range(num_frames):
             canvas = Canvas(background)
             scene.draw(canvas, index / rate)
@@ -163,7 +163,7 @@ def _encode(path: Path, scene: Scene, sound: np.ndarray, settings: SynthesisSett
 
 
 def _begin(out: Path, num_clips: int, settings: SynthesisSettings) -> None:
-    """Make the folder, or see that the corpus there goes with this one."""
+    """Create the folder, or check that the corpus in it is compatible with this one."""
     if (out / "manifest.json").is_file():
         before = store.read_manifest(out, FORMAT, VERSION)
         changed = [

@@ -1,7 +1,7 @@
-"""Scenes from formulas: simple things that move, and the sound that they make.
+"""Procedural scenes: simple moving objects and the sound they make.
 
-A kind is a function of a random generator and a duration in seconds. Pitch, speed, colour, size and place come from the
-generator; sound and picture of a scene come from the same numbers, so that they agree.
+A kind is a function of a random generator and a duration in seconds. Pitch, speed, colour, size and position are drawn
+from the generator; sound and image are computed from the same values, so that they match.
 """
 
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Scenes of things that are struck, plucked or stepped on: each sound begins when two bodies are seen to meet."""
+"""Struck, plucked and footstep scenes: each sound starts when two bodies visibly make contact."""
 
 from collections.abc import Iterator
 
@@ -23,7 +23,7 @@ def _regular(first_s: float, period_s: float, duration_s: float) -> np.ndarray:
 
 
 def bounce(rng: Generator, duration_s: float) -> Scene:
-    """A ball that falls and bounces, and when it has come to rest, another one.
+    """A ball that falls and bounces; once it has come to rest, another one follows.
 
     Free fall under g; at each impact the speed v becomes e v upward, with e the coefficient of restitution, so that
     flights last 2 v / g. A ball sounds with an amplitude proportional to v, by the thump of its shell and the modes
@@ -57,7 +57,7 @@ def bounce(rng: Generator, duration_s: float) -> Scene:
 def _flights(
     height_m: float, restitution: float, duration_s: float, *, first_s: float
 ) -> Iterator[tuple[float, float, int, bool]]:
-    """Begin (seconds), speed upward (m/s), number of the ball, and whether the flight begins by an impact.
+    """Start (seconds), upward speed (m/s), ball index, and whether the flight starts with an impact.
 
     Args:
         first_s: when the first ball touches the ground.
@@ -74,11 +74,11 @@ def _flights(
 
 
 def bell(rng: Generator, duration_s: float) -> Scene:
-    """A church bell that swings, and is struck by its clapper at both ends of the swing.
+    """A swinging church bell, struck by its clapper at both ends of the swing.
 
     Partials of a Hemony carillon bell as measured by Lehr 1986, "Partial groups in the bell sound", JASA 79, from hum
-    and prime over the minor third (1.2) and the fifth up; they are no harmonic series. A bell's frequencies go as one
-    over its size, and its low partials ring longest.
+    and prime over the minor third (1.2) and the fifth up; they are inharmonic. A bell's frequencies scale as
+    1 / size, and its low partials ring longest.
     """
     size, x, period_s = rng.uniform(0.2, 0.32), rng.uniform(0.4, 0.6), rng.uniform(1.0, 1.8)
     first_s, swing, metal = rng.uniform(0.05, 0.3), rng.uniform(0.3, 0.5), color(rng, saturation=0.55, value=0.75)
@@ -183,9 +183,9 @@ def clock(rng: Generator, duration_s: float) -> Scene:
 
 
 def guitar(rng: Generator, duration_s: float) -> Scene:
-    """A guitar whose strings are plucked one after the other; the one that sounds is seen to vibrate.
+    """A guitar whose strings are plucked one after another; the sounding string visibly vibrates.
 
-    Plucked strings after Karplus & Strong (`acoustics.pluck`), in the usual tuning and up to seven frets higher.
+    Plucked strings after Karplus & Strong (`acoustics.pluck`), in standard tuning and up to seven frets higher.
     """
     fret = int(rng.integers(0, 8))
     period_s, first_s, y = rng.uniform(0.25, 0.5), rng.uniform(0.02, 0.2), rng.uniform(0.45, 0.6)
@@ -221,9 +221,9 @@ def guitar(rng: Generator, duration_s: float) -> Scene:
 
 
 def footsteps(rng: Generator, duration_s: float) -> Scene:
-    """Somebody walking on gravel; a step is heard when the foot in front comes down.
+    """A person walking on gravel; a step sounds when the front foot lands.
 
-    Grains that collide at random, in a number that dies away, each with a short resonance: PhISM, Cook 1997,
+    Grains that collide at random, at a decaying rate, each with a short resonance: PhISM, Cook 1997,
     "Physically informed sonic modeling", Computer Music Journal 21(3). Below them the thump of the heel.
     """
     step_s, first_s, height = rng.uniform(0.38, 0.62), rng.uniform(0.05, 0.3), rng.uniform(0.5, 0.66)

@@ -1,4 +1,4 @@
-"""Scenes of things that sound on and on: machines, weather, signals."""
+"""Scenes with sustained sound: machines, weather, signals."""
 
 import numpy as np
 from numpy.random import Generator
@@ -21,11 +21,11 @@ DARK, STEEL, SMOKE, WATER = (45, 42, 40), (150, 155, 165), (205, 205, 205), (96,
 
 
 def engine(rng: Generator, duration_s: float) -> Scene:
-    """A four-stroke engine with its piston, fly-wheel and exhaust.
+    """A four-stroke engine with piston, flywheel and exhaust.
 
-    Each cylinder fires once in two turns of the crank, at the top of its stroke; a shot rings in the exhaust pipe
-    of length L, open at one end, at f = (2 k - 1) c / (4 L). The piston stands at r cos phi +
-    sqrt(l² - r² sin² phi), with r the crank and l the connecting rod (slider-crank).
+    Each cylinder fires once per two crank revolutions, at top dead centre; the pulse resonates in the exhaust pipe
+    of length L, open at one end, at f = (2 k - 1) c / (4 L). The piston position is r cos phi +
+    sqrt(l² - r² sin² phi), with r the crank radius and l the rod length (slider-crank).
     """
     t = clock_of(duration_s)
     turns_hz = rng.uniform(5, 9) * (1 + rng.uniform(0.1, 0.35) * np.sin(2 * np.pi * (rng.uniform(0.15, 0.5) * t + 0.5)))
@@ -65,10 +65,10 @@ def engine(rng: Generator, duration_s: float) -> Scene:
 
 
 def rain(rng: Generator, duration_s: float) -> Scene:
-    """Rain on water: drops fall at random (a Poisson process), and each that is seen to strike is heard.
+    """Rain on water: drops fall at random (a Poisson process), and each visible impact is heard.
 
     A drop leaves a bubble of radius a that rings at f = 3.26 m/s / a (Minnaert 1933, in water), damped by about
-    delta = 0.05 in a radian: tau = 1 / (pi f delta). Drops far away merge into noise. They fall at their terminal
+    delta = 0.05 per radian: tau = 1 / (pi f delta). Drops far away merge into noise. They fall at their terminal
     speed, some 7 m/s (Gunn & Kinzer 1949).
     """
     t, rate_hz = clock_of(duration_s), rng.uniform(40, 160)
@@ -100,8 +100,8 @@ def rain(rng: Generator, duration_s: float) -> Scene:
 def siren(rng: Generator, duration_s: float) -> Scene:
     """A police car whose siren wails, and whose lamp is brightest when the pitch is highest.
 
-    The pitch goes as a sine between two frequencies on a logarithmic scale; a horn driven by a square wave gives the
-    odd harmonics k with amplitudes 1 / k.
+    The pitch varies sinusoidally between two frequencies on a logarithmic scale; a horn driven by a square wave
+    produces the odd harmonics k with amplitudes 1 / k.
     """
     t, period_s, begin = clock_of(duration_s), rng.uniform(0.8, 3.5), rng.uniform(0, 2 * np.pi)
     low_hz, high_hz = rng.uniform(450, 700), rng.uniform(1100, 1600)
@@ -132,13 +132,13 @@ def siren(rng: Generator, duration_s: float) -> Scene:
 
 
 def whistle(rng: Generator, duration_s: float) -> Scene:
-    """A referee's whistle that is blown now and then; a pea runs round in it and makes it trill.
+    """A referee's whistle blown intermittently; a pea circulates in it and makes it trill.
 
     The chamber is a Helmholtz resonator, f = c / (2 pi) sqrt(A / (V l)), with A the area of the opening, l its
-    effective length and V the volume, so that larger ones are lower. Blown, it also hisses.
+    effective length and V the volume, so that larger ones are lower. Blowing also adds a hiss.
     """
     t, radius = clock_of(duration_s), rng.uniform(0.17, 0.24)
-    radius_m = 0.05 * radius  # the whistle is seen enlarged
+    radius_m = 0.05 * radius  # the whistle is drawn enlarged
     opening_m2, length_m, volume_m3 = 30e-6, 4e-3, np.pi * radius_m**2 * 0.02
     frequency = SOUND_SPEED / (2 * np.pi) * np.sqrt(opening_m2 / (volume_m3 * length_m))
     begins_s, ends_s, time_s = [], [], rng.uniform(0.02, 0.15)
@@ -170,15 +170,15 @@ def whistle(rng: Generator, duration_s: float) -> Scene:
 
 
 def _blown(t: np.ndarray, begins_s: list[float], ends_s: list[float]) -> np.ndarray:
-    """0 to 1: the pressure of somebody's breath, which comes and goes within 20 ms."""
+    """0 to 1: breath pressure, with 20 ms attack and release."""
     return sum((np.clip(np.minimum(t - a, b - t) / 0.02, 0, 1) for a, b in zip(begins_s, ends_s, strict=True)), 0 * t)
 
 
 def train(rng: Generator, duration_s: float) -> Scene:
     """A locomotive that passes again and again, sounding its horn.
 
-    The pitch is f / (1 + v / c), with v the speed at which the distance grows (`acoustics.moving`): it falls as the
-    train goes by. The horn is a chord of five, about that of a Nathan K5LA (D#4
+    The pitch is f / (1 + v / c), with v the rate of change of the distance (`acoustics.moving`): it falls as the
+    train passes. The horn is a chord of five, about that of a Nathan K5LA (D#4
     F#4 G#4 B4 D#5), each with harmonics k of amplitude 1 / k; below it the wheels.
     """
     t, speed, view_m, length_m = clock_of(duration_s), rng.uniform(15, 32), 44.0, 16.0
@@ -190,7 +190,7 @@ def train(rng: Generator, duration_s: float) -> Scene:
         tone = np.exp(2j * np.pi * (pitch * f * t + rng.random()))
         source += (tone * (1 + tone * (1 / 2 + tone * (1 / 3 + tone * (1 / 4 + tone / 5))))).imag
     source += 0.6 * band_noise(rng, len(t), 60, 500) * (1 + 0.5 * np.sin(2 * np.pi * speed / 4 * t))
-    gone_m = (start_m + speed * t) % way_m - way_m / 2  # along the track, 0 in front of us
+    gone_m = (start_m + speed * t) % way_m - way_m / 2  # position along the track, 0 in front of the viewer
     sound = moving(source, np.hypot(gone_m, away_m)) * np.clip((way_m / 2 - np.abs(gone_m)) / 3, 0, 1)
     ground, paint, stripe = rng.uniform(0.72, 0.85), color(rng), color(rng, saturation=0.5, value=0.95)
     metre = 1 / view_m
@@ -216,9 +216,9 @@ def train(rng: Generator, duration_s: float) -> Scene:
 
 
 def helicopter(rng: Generator, duration_s: float) -> Scene:
-    """A helicopter that hovers; each blade gives a slap as it comes round.
+    """A hovering helicopter; each blade slaps as it passes.
 
-    The blade-passing frequency is the number of blades times the turns a second (Lowson & Ollerhead 1969, "A
+    The blade-passing frequency is the number of blades times the revolutions per second (Lowson & Ollerhead 1969, "A
     theoretical study of helicopter rotor noise", J. Sound Vib. 9); slaps are derivatives of a Gaussian pressure
     pulse, and the rotor's noise swells with them. The turbine whines above.
     """

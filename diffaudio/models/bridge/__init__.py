@@ -1,1 +1,1 @@
-"""Bridges: from the embedding of a text to one that the U-Net was trained on, an image's."""
+"""Bridges: mapping a text embedding to an image embedding, the kind that the U-Net was trained on."""

@@ -1,23 +1,23 @@
-"""Bridges: from the embedding of a text to one that the U-Net was trained on, an image's.
+"""Bridges: mapping a text embedding to an image embedding, the kind that the U-Net was trained on.
 
     t    text embedding                    [batch, dim], unit norm
     m_i  image embeddings of the corpus    [memory, dim], unit norm
     e_c  embeddings of any texts           [texts, dim], unit norm
     mu, sigma  mean and standard deviation of each dimension, over the m_i or the e_c
 
-Text and image embeddings lie in two separate cones of CLIP's space, the modality gap (Liang et al. 2022,
-arXiv:2203.02053); a U-Net that was trained on images' alone has never been where texts are. The ways across:
+Text and image embeddings occupy two separate cones of CLIP's space, the modality gap (Liang et al. 2022,
+arXiv:2203.02053); a U-Net trained on image embeddings alone has never been given a text embedding. The bridges:
 
-- `IdentityBridge` ("none"): the text embedding as it is (CLIPSonic-ZS; Dong et al. 2023, arXiv:2306.09635).
+- `IdentityBridge` ("none"): the text embedding unchanged (CLIPSonic-ZS; Dong et al. 2023, arXiv:2306.09635).
 - `ShiftBridge` ("shift"): t + mu_image - mu_text.
-- `SpreadBridge` ("spread"): mu_image + (t - mu_text) sigma_image / sigma_text, so that the spread matches too.
-- `NoiseBridge` ("noise"): the same, with noise of unCLIP's kind added (`noise_embeddings`); for a U-Net that was
-  trained on image embeddings with the same noise, in which the gap drowns.
-- `RetrievalBridge` ("retrieval"): sum_i w_i m_i with w = softmax(t . k_i / temperature), what the corpus shows for the
-  words, as DeCap's projection does with texts (Li et al. 2023, arXiv:2303.03032). The key k_i says in texts what
-  picture i shows: the mean of the e_c, weighted by how well each fits the picture (softmax(caption_scale m_i . e_c)),
-  with a share of m_i itself. A text is so compared with texts, which the text tower was made for, and no picture is
-  found for every text only because it lies near their cone.
+- `SpreadBridge` ("spread"): mu_image + (t - mu_text) sigma_image / sigma_text, so that the variance matches too.
+- `NoiseBridge` ("noise"): the same, with unCLIP's noise augmentation (`noise_embeddings`); for a U-Net that was
+  trained on image embeddings with the same noise, which masks the gap.
+- `RetrievalBridge` ("retrieval"): sum_i w_i m_i with w = softmax(t . k_i / temperature), the corpus images that
+  match the text, like DeCap's projection onto texts (Li et al. 2023, arXiv:2303.03032). The key k_i describes image i
+  by texts: the mean of the e_c, weighted by how well each matches the image (softmax(caption_scale m_i . e_c)), plus
+  a share of m_i itself. Texts are thus compared with texts, as the text tower was trained to be, and no image is
+  retrieved for every text merely because it is near the texts' cone.
 - `PriorBridge` ("prior") in `prior.py` beside this file: a diffusion prior draws an image embedding for the text.
 """
 
@@ -53,17 +53,17 @@ __all__ = [
 class Bridge(ModelMixin, ConfigMixin):
     """Text embedding [batch, dim] -> embedding to condition on [batch, dim], both of unit norm.
 
-    Every bridge takes, in its config,
+    Every bridge has in its config
 
         embedding_dim           size of an embedding
-        familiarity_threshold   a text below it should be warned about; None never warns
-        known_size, background_size   how many texts `familiarity` compares with, 0 where it does not
+        familiarity_threshold   texts with lower familiarity should trigger a warning; None never warns
+        known_size, background_size   number of texts `familiarity` compares with, 0 for none
 
-    and `clip_name`, the CLIP that it was fitted to, None where that was not recorded.
+    and `clip_name`, the CLIP model that it was fitted to, None if not recorded.
 
     Attributes:
-        alternatives: other bridges that fit the same model, by the names that `--bridge` takes; a path is one that has
-            not been loaded. They are saved in folders of these names.
+        alternatives: other bridges for the same model, by the names that `--bridge` accepts; a path is a bridge not yet
+            loaded. They are saved in folders of these names.
     """
 
     config_name = "config.json"
@@ -86,11 +86,11 @@ class Bridge(ModelMixin, ConfigMixin):
             self.register_parameter(name, values)
 
     def familiarity(self, text_embeddings: Tensor) -> Tensor:
-        """How near each text lies to what the corpus shows, [batch]; higher is nearer.
+        """How close each text is to the content of the corpus, [batch]; higher is closer.
 
-        It is the similarity to the nearest text that says what the corpus shows, less that to the nearest text about
-        something else. Either alone misleads: how similar two texts are depends on how they are worded. Zero where the
-        bridge keeps no such texts.
+        It is the similarity to the nearest text that describes the corpus, minus that to the nearest text about
+        something else. Either alone is misleading: the similarity of two texts also depends on their wording. Zero if
+        the bridge stores no such texts.
         """
         known, background = self.known_texts, self.background_texts
         if known is None or background is None:
@@ -100,7 +100,7 @@ class Bridge(ModelMixin, ConfigMixin):
 
 
 class IdentityBridge(Bridge):
-    """The text embedding as it is."""
+    """Returns the text embedding unchanged."""
 
     @register_to_config
     def __init__(
@@ -116,7 +116,7 @@ class IdentityBridge(Bridge):
 
 
 class ShiftBridge(Bridge):
-    """Moves texts by the difference of the two means."""
+    """Shifts text embeddings by the difference between the image and text means."""
 
     @register_to_config
     def __init__(
@@ -132,7 +132,7 @@ class ShiftBridge(Bridge):
 
 
 class SpreadBridge(Bridge):
-    """Gives texts the mean and the standard deviation of images, each dimension by itself."""
+    """Matches the mean and standard deviation of text embeddings to those of images, per dimension."""
 
     @register_to_config
     def __init__(
@@ -150,11 +150,11 @@ class SpreadBridge(Bridge):
             self.register_parameter(name, nn.Parameter(torch.ones(embedding_dim), requires_grad=False))
 
     def standardise(self, text_embeddings: Tensor) -> Tensor:
-        """[batch, dim]: each dimension with the mean 0 and the standard deviation 1 that texts have there."""
+        """[batch, dim]: each dimension standardised by the mean and standard deviation of texts."""
         return (text_embeddings - self.text_mean.to(text_embeddings)) / self.text_std.to(text_embeddings)
 
     def to_images(self, standardised: Tensor) -> Tensor:
-        """The way back, with the mean and standard deviation of images; unit norm."""
+        """The inverse, with the mean and standard deviation of images; unit norm."""
         return F.normalize(self.image_mean.to(standardised) + self.image_std.to(standardised) * standardised, dim=-1)
 
     def forward(self, text_embeddings: Tensor) -> Tensor:
@@ -165,8 +165,8 @@ class NoiseBridge(SpreadBridge):
     """`SpreadBridge` with noise added between its two halves; the same noise for every text.
 
     Args:
-        level: of the noise, 0 none to 1 nothing but noise; see `noise_embeddings`.
-        seed: of the noise.
+        level: noise level, from 0 (no noise) to below 1 (only noise); see `noise_embeddings`.
+        seed: seed of the noise.
     """
 
     @register_to_config
@@ -185,12 +185,12 @@ class NoiseBridge(SpreadBridge):
 
 
 class RetrievalBridge(Bridge):
-    """A weighted mean of the corpus' own image embeddings.
+    """A weighted mean of the corpus's image embeddings.
 
     Args:
-        memory_size: how many image embeddings are kept.
-        temperature: of the softmax over them; towards 0 it takes the single nearest.
-        neighbours: where the bridge keeps no vocabulary, familiarity is the mean similarity to this many nearest keys.
+        memory_size: number of image embeddings stored.
+        temperature: temperature of the softmax over them; towards 0 it selects the single nearest.
+        neighbours: if the bridge has no vocabulary, familiarity is the mean similarity to this many nearest keys.
     """
 
     @register_to_config
@@ -227,27 +227,27 @@ def noise_embeddings(standardised: Tensor, level: float | Tensor, noise: Tensor)
 
     Args:
         standardised: z, [batch, dim].
-        level: 0 (none) to 1 (noise alone), for all or [batch, 1].
-        noise: n, as z.
+        level: 0 (no noise) to 1 (only noise), a scalar for all or [batch, 1].
+        noise: n, the shape of z.
     """
     angle = torch.as_tensor(level, device=standardised.device) * (math.pi / 2)
     return angle.cos() * standardised + angle.sin() * noise
 
 
 def fixed_noise(seed: int, like: Tensor) -> Tensor:
-    """The same noise in each row, so that what becomes of a text does not depend on the texts beside it."""
+    """The same noise in each row, so that the result for a text does not depend on the rest of the batch."""
     noise = torch.randn(like.shape[-1], generator=seeded_generator(seed, "bridge"))
     return noise.to(like).expand_as(like)
 
 
 def picture_keys(images: Tensor, texts: Tensor, *, caption_scale: float = 40.0, own_share: float = 1.0) -> Tensor:
-    """Say in texts what pictures show.
+    """Retrieval keys that describe images by texts.
 
     Args:
         images: [number, dim], unit norm.
-        texts: [texts, dim], unit norm; a vocabulary of what pictures may show.
-        caption_scale: inverse temperature of the choice among the texts; CLIP's own logit scale is a good one.
-        own_share: how much of the picture's embedding goes into its key.
+        texts: [texts, dim], unit norm; a vocabulary of possible image content.
+        caption_scale: inverse temperature of the choice among the texts; CLIP's own logit scale is a good choice.
+        own_share: weight of the image's own embedding in its key.
 
     Returns:
         [number, dim], unit norm.
@@ -274,20 +274,20 @@ def fit_bridge(
     vocabulary: tuple[Tensor, Tensor] | None = None,
     **settings: Any,
 ) -> Bridge:
-    """Make a bridge from the embeddings of the training corpus; no pair of picture and text is needed.
+    """Fit a bridge to the embeddings of the training corpus; no image-text pairs are needed.
 
     Args:
         kind: a key of `BRIDGES`.
-        image_embeddings: [number, dim] of the corpus' frames.
-        text_embeddings: [number, dim] of any texts, what pictures may show or users may write; 'shift', 'spread' and
-            'noise' take their mean (and standard deviation), 'retrieval' finds pictures through them, or directly where
-            there are none.
+        image_embeddings: [number, dim], of the corpus's video frames.
+        text_embeddings: [number, dim], of any texts that describe possible images or prompts; 'shift', 'spread' and
+            'noise' use their mean (and standard deviation); 'retrieval' matches images through them, or directly if
+            None.
         vocabulary: known and background texts for `Bridge.familiarity`, [number, dim] each; see
             `diffaudio.models.bridge.familiarity.divide_texts`.
         settings: further arguments of the bridge's class.
 
     Raises:
-        ValueError: the kind is unknown, or one that needs texts got none.
+        ValueError: the kind is unknown, or it needs texts and none were given.
     """
     if kind not in BRIDGES:
         raise UserError(f"bridge '{kind}' is unknown; choose from {', '.join(BRIDGES)}")

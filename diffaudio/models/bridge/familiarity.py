@@ -1,7 +1,7 @@
-"""What a model knows, said in texts: which of many texts say what its corpus shows, and which say something else.
+"""Familiarity: dividing texts into those that describe a model's corpus and those that describe something else.
 
-`Bridge.familiarity` compares a prompt with both. Nobody labels the corpus for this: CLIP says which captions its
-pictures show.
+`Bridge.familiarity` compares a prompt with both. The corpus needs no labels: CLIP determines which captions match
+its images.
 """
 
 import torch
@@ -21,15 +21,15 @@ def divide_texts(
     synonym: float = 0.75,
     distance: float = 0.55,
 ) -> tuple[Tensor, Tensor]:
-    """Divide texts into known ones, which the corpus shows, and background, which is about something else.
+    """Divide texts into known ones, which describe the corpus, and background ones, which do not.
 
     Args:
         images: [pictures, dim] of the corpus, unit norm.
-        captions: [captions, dim], what pictures may show.
-        background: [texts, dim], sounds and things of all kinds.
-        min_share: a caption is known where it is the nearest to this share of the pictures, and to 2 at least.
-        synonym: captions at least this similar to a known one are known too.
-        distance: a background text is kept where it is less similar than this to every known one.
+        captions: [captions, dim], possible image content.
+        background: [texts, dim], about sounds and things of all kinds.
+        min_share: a caption is known if it is the nearest to this share of the images, and to at least 2.
+        synonym: captions at least this similar to a known one are also known.
+        distance: a background text is retained if it is less similar than this to every known one.
 
     Returns:
         known and background texts, [number, dim] each.

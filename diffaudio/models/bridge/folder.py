@@ -1,7 +1,7 @@
 """Bridges on disk: the one in a model's bridge/, and others beside it to choose from at query time.
 
 bridge/                    the model's own bridge: config.json, diffusion_pytorch_model.safetensors
-bridge/spread/ prior/ …    others that fit the same model, by the names that --bridge takes
+bridge/spread/ prior/ …    others for the same model, by the names that --bridge accepts
 """
 
 from pathlib import Path
@@ -15,21 +15,21 @@ __all__ = ["check_clip", "choose_bridge", "kind_of_bridge", "load_bridge"]
 
 
 def _classes() -> dict[str, type[Bridge]]:
-    from diffaudio.models.bridge.prior import PriorBridge  # diffusers' transformer takes its time to load
+    from diffaudio.models.bridge.prior import PriorBridge  # diffusers' transformer is slow to import
 
     return {**BRIDGES, "prior": PriorBridge}
 
 
 def kind_of_bridge(bridge: Bridge) -> str:
-    """The name that `--bridge` takes for it."""
+    """The bridge's name for `--bridge`."""
     return next(kind for kind, cls in _classes().items() if type(bridge) is cls)
 
 
 def load_bridge(folder: str | Path) -> Bridge:
-    """Load whichever bridge a folder holds.
+    """Load the bridge in a folder, of any kind.
 
     Raises:
-        ValueError: config.json is missing or names a class that is no bridge.
+        ValueError: config.json is missing or names a class that is not a bridge.
     """
     config_file = Path(folder) / "config.json"
     if not config_file.is_file():
@@ -46,7 +46,7 @@ def load_bridge(folder: str | Path) -> Bridge:
 
 
 def choose_bridge(choice: str, own: Bridge, clip_name: str) -> Bridge:
-    """The bridge that a user asks for.
+    """The bridge that the user selected.
 
     Args:
         choice: 'none'; the kind of the model's own bridge, or the name of an alternative; a folder or a hub id.
@@ -78,10 +78,10 @@ def choose_bridge(choice: str, own: Bridge, clip_name: str) -> Bridge:
 
 
 def check_clip(bridge: Bridge, clip_name: str, embedding_dim: int, where: Path) -> None:
-    """Refuse a bridge that was made for another CLIP than the model's.
+    """Reject a bridge that was fitted to a different CLIP from the model's.
 
     Raises:
-        ValueError: it was, by its recorded name or by the size of its embeddings.
+        ValueError: the CLIPs differ, by the bridge's recorded name or by the size of its embeddings.
     """
     made_for, dim = bridge.config.get("clip_name"), bridge.config["embedding_dim"]
     if made_for is not None and made_for != clip_name:

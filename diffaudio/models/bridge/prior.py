@@ -1,4 +1,4 @@
-"""The diffusion prior: it draws an image embedding for the embedding of a text.
+"""The diffusion prior: samples an image embedding given a text embedding.
 
     z_0  standardised image embedding          [batch, dim], mean 0 and std 1 in each dimension
     z_n  the same with noise of level n        [batch, dim]
@@ -6,8 +6,8 @@
 
 As in unCLIP (Ramesh et al. 2022, arXiv:2204.06125, section 2.2) a transformer predicts z_0 itself, and the loss is
 E ||f(z_n, n, t) - z_0||^2; CLIPSonic-PD uses it as its bridge. Transformer and scheduler are diffusers'
-(`PriorTransformer`, `UnCLIPScheduler`); the transformer reads one token of text, the text's embedding, since that is
-what any CLIP gives.
+(`PriorTransformer`, `UnCLIPScheduler`); the transformer reads one token of text, the text's embedding, since
+every CLIP provides that.
 """
 
 from typing import Any
@@ -26,13 +26,13 @@ TRAINING_LEVELS = 1000
 
 
 class PriorBridge(Bridge):
-    """Text embeddings -> image embeddings drawn by the prior, with the same starting noise for every text.
+    """Text embeddings -> image embeddings sampled by the prior, with the same initial noise for every text.
 
     Args:
         num_layers, num_attention_heads, attention_head_dim: of diffusers' `PriorTransformer`.
-        steps: of the sampler.
+        steps: number of sampling steps.
         guidance_scale: classifier-free guidance; 1 is none.
-        seed: of the starting noise.
+        seed: seed of the initial noise.
     """
 
     @register_to_config
@@ -61,7 +61,7 @@ class PriorBridge(Bridge):
         return self.transformer.clip_std
 
     def predict(self, noisy: Tensor, level: Tensor | int, text_embeddings: Tensor) -> Tensor:
-        """z_0 as the transformer sees it in z_n, [batch, dim]; a text embedding of zeros is the null condition."""
+        """z_0 predicted by the transformer from z_n, [batch, dim]; a zero text embedding is the null condition."""
         # sqrt(dim): the values of a unit vector are small, those of z are about 1
         text = text_embeddings * text_embeddings.shape[-1] ** 0.5
         return self.transformer(
@@ -85,7 +85,7 @@ class PriorBridge(Bridge):
 
 
 def prior_scheduler() -> UnCLIPScheduler:
-    """unCLIP's noise schedule, with the image embedding itself as what is predicted."""
+    """unCLIP's noise schedule, with the image embedding itself as the prediction target."""
     return UnCLIPScheduler(num_train_timesteps=TRAINING_LEVELS, prediction_type="sample", clip_sample=False)
 
 
@@ -110,7 +110,7 @@ def prior_loss(
         prior: `bridge.predict`, or a wrapper of it that several processes share.
         text_embeddings, image_embeddings: [batch, dim], pairs of unit norm.
         generator: on the CPU; draws levels, noise, and which texts are left out.
-        null_share: how many texts are replaced by the null condition, for guidance.
+        null_share: fraction of texts replaced by the null condition, for guidance.
     """
     images = (image_embeddings - bridge.image_mean) / bridge.image_std
     batch = len(images)
