@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from diffaudio.models.autoencoders import Autoencoder, SpectralAutoencoder, load_autoencoder
-    from diffaudio.models.bridge.closed_form import (
+    from diffaudio.models.bridge.bridges import (
         IdentityBridge,
         NoiseBridge,
         RetrievalBridge,
@@ -47,7 +47,7 @@ __all__ = [
 _MODULES = {
     "diffaudio.pipeline": ("DiffAudioPipeline", "bundled_model"),
     "diffaudio.models.autoencoders": ("Autoencoder", "SpectralAutoencoder", "load_autoencoder"),
-    "diffaudio.models.bridge.closed_form": (
+    "diffaudio.models.bridge.bridges": (
         "IdentityBridge",
         "NoiseBridge",
         "RetrievalBridge",

@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from diffaudio.atomic_io import atomic_folder
-from diffaudio.diffusion.objectives import prediction_type
+from diffaudio.diffusion.loss import prediction_type
 from diffaudio.errors import UserError
 from diffaudio.hub import fetch, is_hub_id
 from diffaudio.library_loading import read_scheduler

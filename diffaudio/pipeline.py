@@ -20,16 +20,16 @@ import torch
 from torch import Tensor
 
 from diffaudio.checkpoint import bundled_model, find_model, load_parts, save_parts
-from diffaudio.diffusion.samplers import draw_noise, make_sampler, num_steps, sample
+from diffaudio.diffusion.sampling import draw_noise, make_sampler, num_steps, sample
 from diffaudio.diffusion.settings import GenerationSettings, Guidance, check_loudness, check_prompt
 from diffaudio.errors import UserError
 from diffaudio.file_names import shorten
-from diffaudio.media.pictures import Picture, Video, read_image, read_video
+from diffaudio.media.images import Picture, Video, read_image, read_video
 from diffaudio.models.autoencoders import Autoencoder
-from diffaudio.models.bridge.closed_form import Bridge
+from diffaudio.models.bridge.bridges import Bridge
 from diffaudio.models.clip import Clip
 from diffaudio.models.unet import UNet1D
-from diffaudio.pipeline_call import (
+from diffaudio.pipeline_inputs import (
     AudioPipelineOutput,
     CountedUNet,
     at_loudness,
@@ -207,7 +207,7 @@ class DiffAudioPipeline:
             num_waveforms_per_prompt: number of sounds per prompt; they are consecutive in the result.
             generator: CPU generators; a list gives each sound its own, a single one draws noise for the sounds in
                 order.
-            sampler: a name from `diffaudio.diffusion.samplers.SAMPLERS`; None uses `scheduler` unchanged.
+            sampler: a name from `diffaudio.diffusion.sampling.SAMPLERS`; None uses `scheduler` unchanged.
             spacing: spacing of the sampler's noise levels: trailing, linear, karras, exponential; None is its default.
             eta: amount of fresh noise that the sampler adds in each step, for samplers with an eta.
             loudness: target loudness of each sound in LUFS (ITU-R BS.1770), reached as far as a peak of 0.99 allows;

@@ -28,7 +28,7 @@ from torch import Tensor
 from diffaudio.config import Count, NonNegative, NonNegativeCount, Positive, Share
 from diffaudio.corpus import store
 from diffaudio.corpus.augment import AugmentSettings
-from diffaudio.corpus.datasets.sampler import ClipOrder
+from diffaudio.corpus.datasets.clip_order import ClipOrder
 from diffaudio.corpus.datasets.waveforms import WaveformDataset, decode_corpus, draw_crops
 from diffaudio.distributed import PATIENCE, StopRequest, join_processes, run_script
 from diffaudio.errors import UserError
@@ -42,8 +42,8 @@ from diffaudio.training.autoencoder.building import (
     learned_parameters,
     save_autoencoder,
 )
-from diffaudio.training.autoencoder.closed_form import fit_code
 from diffaudio.training.autoencoder.objective import AdversarySettings, LossSettings, Objective
+from diffaudio.training.autoencoder.principal_components import fit_code
 from diffaudio.training.autoencoder.validation import ValidationSettings, measure_round_trips
 from diffaudio.training.divergence import DivergenceGuard, check_finite
 from diffaudio.training.ema import ema_decay, update_ema

@@ -39,11 +39,11 @@ from diffaudio.distributed import join_processes, run_script
 from diffaudio.errors import UserError
 from diffaudio.models.clip import Clip
 from diffaudio.seeding import seeded_generator
+from diffaudio.training.clip.captioned_images import draw_crops, hold_out, load_photographs, sampling_weights
 from diffaudio.training.clip.features import stored_features
+from diffaudio.training.clip.initial_model import save_model, write_initial_folder
 from diffaudio.training.clip.measures import HeldOut
 from diffaudio.training.clip.objective import CaptionBank, Teacher, caption_loss, distillation_loss
-from diffaudio.training.clip.pictures import draw_crops, hold_out, load_photographs, sampling_weights
-from diffaudio.training.clip.start import save_model, write_initial_folder
 from diffaudio.training.divergence import DivergenceGuard
 from diffaudio.training.learning_rate import learning_rate, set_learning_rate
 from diffaudio.training.metrics_log import MetricsLog

@@ -29,9 +29,9 @@ from torch import Tensor
 
 from diffaudio.checkpoint import load_encoders
 from diffaudio.config import Count, NonNegative, NonNegativeCount, Positive, Share
+from diffaudio.corpus.datasets.clip_order import ClipOrder
 from diffaudio.corpus.datasets.latents import LatentDataset, draw_batch
-from diffaudio.corpus.datasets.sampler import ClipOrder
-from diffaudio.diffusion.objectives import diffusion_loss, training_scheduler
+from diffaudio.diffusion.loss import diffusion_loss, training_scheduler
 from diffaudio.distributed import PATIENCE, StopRequest, join_processes, run_script
 from diffaudio.errors import UserError
 from diffaudio.models.unet import UNet1D

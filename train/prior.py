@@ -37,8 +37,8 @@ from diffaudio.models.bridge.prior import PriorBridge, prior_loss
 from diffaudio.models.clip import Clip
 from diffaudio.seeding import seeded_generator
 from diffaudio.training.bridge_fitting import read_lines
+from diffaudio.training.clip.captioned_images import load_photographs
 from diffaudio.training.clip.measures import encode_photographs
-from diffaudio.training.clip.pictures import load_photographs
 from diffaudio.training.divergence import DivergenceGuard
 from diffaudio.training.learning_rate import learning_rate, set_learning_rate
 from diffaudio.training.metrics_log import MetricsLog

@@ -62,8 +62,8 @@ def run(arguments: list[str]) -> None:
     from torch import nn
 
     from diffaudio.checkpoint import bundled_model, load_coder
+    from diffaudio.evaluation.reconstruction import recordings_row, round_trip_row
     from diffaudio.evaluation.report import write_report
-    from diffaudio.evaluation.round_trip import recordings_row, round_trip_row
     from diffaudio.evaluation.rows import load_embedder, make_report
     from diffaudio.evaluation.sound_files import find_sounds, read_texts
     from diffaudio.generation.batch import choose_device
@@ -126,7 +126,7 @@ COSTS = {
 
 
 def _cells(row: "Row", backbones: Sequence[str]) -> Iterator[str]:
-    from diffaudio.evaluation.round_trip import worst_kind
+    from diffaudio.evaluation.reconstruction import worst_kind
 
     found = {metric.name: metric for metric in row.metrics}
     for name in backbones:

@@ -30,7 +30,7 @@ def run(arguments: list[str]) -> None:
     check_model(given.model)
 
     from diffaudio.diffusion.sampler_table import SAMPLERS
-    from diffaudio.diffusion.samplers import why_unsuitable
+    from diffaudio.diffusion.sampling import why_unsuitable
 
     names = list(SAMPLERS)
     if given.model is not None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from diffaudio.corpus import latent_parts, store
+from diffaudio.corpus import latent_shards, store
 from diffaudio.errors import UserError
 
 __all__ = ["Corpus", "open_corpus"]
@@ -42,7 +42,7 @@ class Corpus:
         Raises:
             ValueError: the part is damaged.
         """
-        return {"clips": store, "latents": latent_parts}[self.kind].read_note(part)
+        return {"clips": store, "latents": latent_shards}[self.kind].read_note(part)
 
 
 def open_corpus(folder: Path) -> Corpus:

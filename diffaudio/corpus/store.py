@@ -3,7 +3,7 @@
     manifest.json            format, version, settings, totals; `finished` is false until the last part is written
     README.md                the same for a reader, and for a hub that shows data sets
     clips-00000.parquet …    one row a clip (CLIP_SCHEMA), or
-    latents-00000.arrow …    one row an encoded clip (`latent_parts.LATENT_SCHEMA`)
+    latents-00000.arrow …    one row an encoded clip (`latent_shards.LATENT_SCHEMA`)
     dropped-00000.pq …       what was left out of the sources of a part of clips (DROPPED_SCHEMA), if anything was
     dropped.csv              the same of all parts, for a spreadsheet
 

@@ -24,7 +24,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from diffaudio.diffusion.objectives import clean_and_noise, prediction_of
+from diffaudio.diffusion.loss import clean_and_noise, prediction_of
 from diffaudio.diffusion.settings import PLAIN_CFG, Guidance, Projection
 from diffaudio.errors import UserError
 

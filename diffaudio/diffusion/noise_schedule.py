@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from diffusers import DDIMScheduler
 
-from diffaudio.diffusion.objectives import prediction_type
+from diffaudio.diffusion.loss import prediction_type
 from diffaudio.diffusion.sampler_table import SPACINGS
 from diffaudio.errors import UserError
 

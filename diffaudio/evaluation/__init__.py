@@ -5,5 +5,5 @@ backbones, embed    sounds to embeddings
 reference           the recordings they are compared with, and those held out for the real row
 measure, table      embeddings to metrics with intervals
 rows, report, page  metrics to reports
-round_trip, reconstruct_file   reconstruction by autoencoders
+reconstruction, reconstruct_file    reconstruction by autoencoders
 """

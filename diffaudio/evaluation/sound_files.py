@@ -15,7 +15,7 @@ from typing import Any
 from diffaudio.errors import UserError
 from diffaudio.evaluation.embed import Sound
 from diffaudio.media.audio import read_audio
-from diffaudio.media.suffixes import MEDIA_SUFFIXES
+from diffaudio.media.file_extensions import MEDIA_SUFFIXES
 from diffaudio.tables import read_csv
 
 __all__ = ["SUFFIXES", "SoundFile", "Texts", "find_sounds", "read_sounds", "read_texts"]

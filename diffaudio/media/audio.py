@@ -12,8 +12,8 @@ import torchaudio
 from torch import Tensor
 
 from diffaudio.errors import UserError
-from diffaudio.media import audio_arrays
-from diffaudio.media.audio_files import stream_audio, write_pcm16
+from diffaudio.media import audio_numpy
+from diffaudio.media.audio_streams import stream_audio, write_pcm16
 
 __all__ = [
     "PEAK",
@@ -115,7 +115,7 @@ def resample(waveform: Tensor, from_rate: int, to_rate: int) -> Tensor:
     common = math.gcd(from_rate, to_rate)
     if (from_rate // common) * (to_rate // common) > MAX_KERNEL:
         flat = waveform.detach().cpu().float().reshape(-1, waveform.shape[-1]).numpy()
-        resampled = torch.from_numpy(audio_arrays.resample(flat, from_rate, to_rate).copy())
+        resampled = torch.from_numpy(audio_numpy.resample(flat, from_rate, to_rate).copy())
         return resampled.to(waveform).reshape(*waveform.shape[:-1], -1)
     return torchaudio.functional.resample(waveform, from_rate, to_rate, lowpass_filter_width=32, rolloff=0.95)
 
@@ -135,7 +135,7 @@ def mix_channels(waveform: Tensor, channels: int) -> Tensor:
         ValueError: another number of channels.
     """
     num_channels = waveform.shape[-2]
-    weights = torch.from_numpy(audio_arrays.mixing_weights(num_channels, channels)).to(waveform)
+    weights = torch.from_numpy(audio_numpy.mixing_weights(num_channels, channels)).to(waveform)
     if num_channels == channels:
         return waveform
     return waveform.expand(*waveform.shape[:-2], channels, -1) if num_channels == 1 else weights @ waveform
@@ -182,10 +182,10 @@ def encode_flac(waveform: Tensor, sample_rate: int) -> bytes:
     Args:
         waveform: [channels, samples].
     """
-    return audio_arrays.encode_flac(waveform.detach().cpu().float().numpy(), sample_rate)
+    return audio_numpy.encode_flac(waveform.detach().cpu().float().numpy(), sample_rate)
 
 
 def decode_flac(data: bytes) -> tuple[Tensor, int]:
     """The inverse of `encode_flac`: [channels, samples] float32, and the sample rate in Hz."""
-    samples, rate = audio_arrays.decode_flac(data)
+    samples, rate = audio_numpy.decode_flac(data)
     return torch.from_numpy(samples), rate

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from diffaudio.errors import UserError
 from diffaudio.media.audio import check_audio_path, resample
-from diffaudio.media.audio_files import stream_audio, write_pcm16
+from diffaudio.media.audio_streams import stream_audio, write_pcm16
 
 __all__ = ["map_windows", "read_chunks", "resample_chunks", "write_chunks"]
 

@@ -1,7 +1,7 @@
 """How far a reconstruction is from its original: distances between two waveforms.
 
-No distance suffices: that of spectrograms can fall while noise turns into tones. `evaluation.round_trip` adds what a
-classifier still recognises.
+No single distance suffices: that of spectrograms can fall while noise turns into tones. `evaluation.reconstruction`
+adds what a classifier still recognises.
 
     x, y     original and reconstruction [samples], mono, of one sample rate
     X, Y     magnitudes of their short-time Fourier transforms [bins, steps]

@@ -10,7 +10,7 @@ from torch import Tensor
 from diffaudio.config import Count, Share
 from diffaudio.corpus.datasets.latents import LatentDataset
 from diffaudio.errors import UserError
-from diffaudio.models.bridge.closed_form import Bridge, fit_bridge
+from diffaudio.models.bridge.bridges import Bridge, fit_bridge
 from diffaudio.models.bridge.familiarity import divide_texts
 from diffaudio.models.clip import Clip
 
@@ -23,7 +23,7 @@ PICTURES_FOR_THE_MEAN = 100_000  # their mean is good to a third of a percent of
 
 @dataclass
 class BridgeSettings:
-    """How a text's embedding is carried to where pictures' lie; see `diffaudio.models.bridge.closed_form`.
+    """How a text's embedding is carried to where pictures' lie; see `diffaudio.models.bridge.bridges`.
 
     Attributes:
         texts: what pictures may show or users may write; see `fit_bridge` for what each kind makes of them.

@@ -6,7 +6,7 @@ from typing import Any
 
 from diffaudio.atomic_io import atomic_folder
 from diffaudio.config import Count, NonNegative, Positive
-from diffaudio.diffusion.samplers import make_sampler
+from diffaudio.diffusion.sampling import make_sampler
 from diffaudio.diffusion.settings import GenerationSettings
 from diffaudio.errors import UserError
 from diffaudio.file_names import slug

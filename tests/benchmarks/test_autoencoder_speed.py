@@ -13,7 +13,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from diffaudio.evaluation.round_trip import measure_speed
+from diffaudio.evaluation.reconstruction import measure_speed
 from diffaudio.models.autoencoders import Autoencoder
 
 ENCODEC_48KHZ = {

@@ -19,9 +19,9 @@ import torch
 from fakes import FakeAutoencoder, FakeClip
 from media import noise, numbered_pictures, write_media
 
-from diffaudio.corpus import latent_parts, store
+from diffaudio.corpus import latent_shards, store
+from diffaudio.corpus.datasets.clip_order import ClipOrder
 from diffaudio.corpus.datasets.latents import LatentDataset, draw_batch
-from diffaudio.corpus.datasets.sampler import ClipOrder
 from diffaudio.corpus.encode.run import encode
 from diffaudio.corpus.prepare.run import prepare
 from diffaudio.corpus.prepare.settings import PrepareSettings
@@ -93,7 +93,7 @@ def watched(name: str, out: Path, kind: str) -> Iterator[None]:
         while not done.wait(0.5):
             for part in store.part_files(out, kind):
                 if part not in counted:
-                    counted[part] = (latent_parts if kind == "latents" else store).count_rows(part)[0]
+                    counted[part] = (latent_shards if kind == "latents" else store).count_rows(part)[0]
             watch.see(sum(counted.values()))
 
     thread = threading.Thread(target=look)

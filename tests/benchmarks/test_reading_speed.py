@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-from diffaudio.corpus import latent_parts, store
+from diffaudio.corpus import latent_shards, store
+from diffaudio.corpus.datasets.clip_order import ClipOrder
 from diffaudio.corpus.datasets.latents import LatentDataset, draw_batch
-from diffaudio.corpus.datasets.sampler import ClipOrder
 
 PARTS, ROWS_PER_PART = 125, 64
 CHANNELS, FRAMES, DIM, PICTURES, CROP = 128, 250, 512, 4, 125
@@ -35,7 +35,7 @@ def folder(tmp_path_factory):
             }
             for row in range(ROWS_PER_PART)
         ]  # fmt: skip
-        latent_parts.write_part(store.part_path(folder, "latents", part), rows, {})
+        latent_shards.write_part(store.part_path(folder, "latents", part), rows, {})
     made_by = {"name": "made up", "latent_channels": CHANNELS, "latent_rate": 25.0}
     manifest = {"format": "diffaudio-latents", "version": 3, "autoencoder": made_by, "finished": True}
     store.write_manifest(folder, manifest | {"clip": {"name": "made up", "embedding_dim": DIM}})

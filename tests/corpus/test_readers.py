@@ -17,7 +17,7 @@ from PIL import Image
 from diffaudio.corpus import store
 from diffaudio.corpus.datasets.latents import LatentDataset
 from diffaudio.corpus.encode.run import encode
-from diffaudio.corpus.latent_parts import LATENT_SCHEMA
+from diffaudio.corpus.latent_shards import LATENT_SCHEMA
 from diffaudio.corpus.prepare.run import prepare
 from diffaudio.corpus.prepare.settings import PrepareSettings
 

@@ -8,7 +8,7 @@ from diffusers.guiders.adaptive_projected_guidance import normalized_guidance
 from diffusers.guiders.guider_utils import rescale_noise_cfg
 
 from diffaudio.diffusion.guidance import Guide
-from diffaudio.diffusion.objectives import clean_and_noise
+from diffaudio.diffusion.loss import clean_and_noise
 from diffaudio.diffusion.settings import GUIDANCE_SCHEDULES, PLAIN_CFG, Guidance, Projection
 
 SHAPE = (2, 3, 4)

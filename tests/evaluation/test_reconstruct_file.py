@@ -10,7 +10,7 @@ from tiny_autoencoders import write_encodec
 from diffaudio.cli.main import main
 from diffaudio.cli.reconstruct import _speed
 from diffaudio.evaluation.reconstruct_file import reconstruct_file
-from diffaudio.evaluation.round_trip import round_trip
+from diffaudio.evaluation.reconstruction import round_trip
 from diffaudio.media.audio import read_audio, resample, write_audio
 from diffaudio.metrics.reconstruction import LOG_MEL_RATE, log_mel_distance_db
 from diffaudio.models.autoencoders import SpectralAutoencoder, load_autoencoder

@@ -10,7 +10,7 @@ import pyarrow as pa
 import soundfile
 from PIL import Image
 
-from diffaudio.corpus import latent_parts, store
+from diffaudio.corpus import latent_shards, store
 from diffaudio.corpus.prepare.fingerprints import fingerprint
 
 RATE = 8000
@@ -99,7 +99,7 @@ def write_clips_part(path: Path, rows: list[dict[str, Any]], note: dict[str, Any
 
 def read_rows(folder: Path, *, rejected: bool = False) -> list[dict[str, Any]]:
     """All rows of a corpus of either kind."""
-    latents = [latent_parts.read_batches(part) for part in store.part_files(folder, "latents")]
+    latents = [latent_shards.read_batches(part) for part in store.part_files(folder, "latents")]
     parts = store.part_files(folder, "clips")
     clips = [store.read_groups(part, rejected=rejected) for part in parts]
     rows = [row for of_part in latents for batch in of_part for row in batch.to_pylist()]
@@ -132,7 +132,7 @@ def write_latents_corpus(folder: Path, parts: list[list[dict[str, Any]]]) -> Pat
     folder.mkdir(parents=True)
     for index, rows in enumerate(parts):
         note = {"clips": f"clips-{index:05d}.parquet"}
-        latent_parts.write_part(store.part_path(folder, "latents", index), rows, note, rows_per_batch=2)
+        latent_shards.write_part(store.part_path(folder, "latents", index), rows, note, rows_per_batch=2)
     rows = [row for part in parts for row in part]
     totals = {"clips": len(rows), "seconds": sum(row["duration_s"] for row in rows), "finished": True}
     store.write_manifest(folder, {"format": "diffaudio-latents", "version": 3} | ENCODED_BY | totals)

@@ -21,8 +21,8 @@ from diffusers.schedulers import (
 )
 from diffusers.utils import torch_utils
 
-from diffaudio.diffusion.objectives import prediction_type, training_scheduler
-from diffaudio.diffusion.samplers import make_sampler, sample
+from diffaudio.diffusion.loss import prediction_type, training_scheduler
+from diffaudio.diffusion.sampling import make_sampler, sample
 
 M, S = 0.7, 0.5
 MODELS = {

@@ -19,9 +19,9 @@ from safetensors.torch import save_file
 from tokenizers import BertWordPieceTokenizer
 from transformers import BertConfig, BertModel
 
-from diffaudio.diffusion.objectives import training_scheduler
+from diffaudio.diffusion.loss import training_scheduler
 from diffaudio.models.autoencoders import SpectralAutoencoder
-from diffaudio.models.bridge.closed_form import RetrievalBridge, fit_bridge
+from diffaudio.models.bridge.bridges import RetrievalBridge, fit_bridge
 from diffaudio.models.clip import Clip
 from diffaudio.models.unet import UNet1D
 from diffaudio.pipeline import DiffAudioPipeline

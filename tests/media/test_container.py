@@ -11,7 +11,7 @@ from av.stream import Disposition
 from media import numbered_pictures, patched, tone, write_media
 
 from diffaudio.media import container
-from diffaudio.media.audio_track import decode_audio
+from diffaudio.media.audio_decoder import decode_audio
 from diffaudio.media.container import MediaError, open_media, probe
 
 

@@ -8,9 +8,9 @@ import pytest
 from media import noise, numbered_pictures, patched, picture_number, tone, write_media
 from PIL import Image
 
-from diffaudio.media.audio_track import AudioTrack, decode_audio
+from diffaudio.media.audio_decoder import AudioTrack, decode_audio
 from diffaudio.media.container import open_media
-from diffaudio.media.video import read_frames
+from diffaudio.media.video_frames import read_frames
 
 
 def dominant_hz(x: np.ndarray, rate: int) -> float:

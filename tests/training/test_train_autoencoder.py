@@ -28,7 +28,7 @@ from diffaudio.errors import UserError
 from diffaudio.media.audio import decode_flac, resample, scale_to_peak
 from diffaudio.metrics.reconstruction import log_mel_distance_db
 from diffaudio.models.autoencoders import SpectralAutoencoder, load_autoencoder
-from diffaudio.models.autoencoders.learned_parts import DetailSettings, VocoderSettings
+from diffaudio.models.autoencoders.detail_and_vocoder import DetailSettings, VocoderSettings
 from diffaudio.models.autoencoders.mel_inversion import InversionSettings
 from diffaudio.seeding import seeded_generator
 from diffaudio.training.autoencoder.building import DetailChoice, InversionChoice, VocoderChoice

@@ -16,9 +16,9 @@ from scripts import REPO, load_script
 from tiny_model import write_tiny_model
 
 from diffaudio.config import parse
-from diffaudio.corpus import latent_parts, store
+from diffaudio.corpus import latent_shards, store
+from diffaudio.corpus.datasets.clip_order import ClipOrder
 from diffaudio.corpus.datasets.latents import LatentDataset
-from diffaudio.corpus.datasets.sampler import ClipOrder
 from diffaudio.errors import UserError
 from diffaudio.models.autoencoders import load_autoencoder
 from diffaudio.models.unet import UNet1D
@@ -47,7 +47,7 @@ def write_latents(folder: Path, model: Path, *, clips: int = 3, **autoencoder: s
         row |= {"latents": latents.flatten().half().tolist()}
         rows.append(row | {"embeddings": embeddings.half().tolist()})
     folder.mkdir()
-    latent_parts.write_part(store.part_path(folder, "latents", 0), rows, {})
+    latent_shards.write_part(store.part_path(folder, "latents", 0), rows, {})
     names = ("name", "sample_rate", "audio_channels", "latent_channels", "latent_rate")
     manifest = {"format": "diffaudio-latents", "version": 3, "clip": {"name": "tiny", "embedding_dim": 16}}
     manifest |= {"autoencoder": {name: getattr(made_by, name) for name in names} | autoencoder}

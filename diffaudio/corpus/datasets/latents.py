@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffaudio.corpus import latent_parts, store
-from diffaudio.corpus.datasets.part_index import MappedParts, index_part
+from diffaudio.corpus import latent_shards, store
+from diffaudio.corpus.datasets.shard_index import MappedParts, index_part
 from diffaudio.corpus.datasets.splits import is_held_out
 from diffaudio.errors import UserError
 
@@ -42,7 +42,7 @@ class LatentDataset:
         latent_rate: latent frames a second.
         latent_channels: width of the latents.
         embedding_dim: size of an embedding.
-        rows: [rows] of type `part_index.ROW`: each recording, followed by its copies.
+        rows: [rows] of type `shard_index.ROW`: each recording, followed by its copies.
         starts: [clips + 1], the first row of each clip.
 
     Raises:
@@ -124,8 +124,8 @@ class LatentDataset:
 
     def _describe(self, row: Any) -> dict[str, Any]:
         index, path = int(row["row"]), self._parts.paths[row["part"]]
-        names = [name for name in latent_parts.LATENT_SCHEMA.names if name not in ("latents", "embeddings")]
-        for batch in latent_parts.read_batches(path, names):
+        names = [name for name in latent_shards.LATENT_SCHEMA.names if name not in ("latents", "embeddings")]
+        for batch in latent_shards.read_batches(path, names):
             if index < batch.num_rows:
                 return batch.slice(index, 1).to_pylist()[0]
             index -= batch.num_rows

@@ -2,7 +2,7 @@
 
     clip    a row of `store.CLIP_SCHEMA`
     piece   the whole clip, or a segment of `crop_s` seconds of it
-    item    a piece as it was recorded (copy 0), or an augmented copy of it: a row of `latent_parts.LATENT_SCHEMA`
+    item    a piece as it was recorded (copy 0), or an augmented copy of it: a row of `latent_shards.LATENT_SCHEMA`
 
 Threads read, resample and augment the next clips while the device computes. An augmented copy is a function of
 (seed, id, copy) alone: neither of the batch around it nor of the process that encodes it.

@@ -20,7 +20,7 @@ from torch import nn
 from tqdm import tqdm
 
 from diffaudio.atomic_io import atomic_file
-from diffaudio.corpus import latent_parts, store
+from diffaudio.corpus import latent_shards, store
 from diffaudio.corpus.encode.rows import Encoders, EncodeSettings, encoded_rows
 from diffaudio.corpus.prepare import run as prepare
 from diffaudio.errors import UserError
@@ -139,7 +139,7 @@ def _targets(corpus: Path, out: Path) -> dict[Path, Path]:
 
 def _is_encoded(part: Path, target: Path) -> bool:
     """Whether a part was encoded from the clips as they are now: finding duplicates of new clips rewrites parts."""
-    return target.exists() and latent_parts.read_note(target).get("checksum") == store.checksum(part)
+    return target.exists() and latent_shards.read_note(target).get("checksum") == store.checksum(part)
 
 
 def _encode_parts(
@@ -151,7 +151,7 @@ def _encode_parts(
     with tqdm(total=clips_s, unit="s", bar_format=layout, disable=not progress) as bar:
         for part, target in parts:
             note = {"clips": part.name, "checksum": store.checksum(part)}
-            latent_parts.write_part(target, _rows(part, encoders, settings, bar), note)
+            latent_shards.write_part(target, _rows(part, encoders, settings, bar), note)
     return clips_s, time.monotonic() - begin
 
 
@@ -168,7 +168,7 @@ def _finish(out: Path, manifest: dict[str, Any]) -> None:
     manifest = manifest | _totals(out) | {"finished": True}
     _write_card(out, manifest)
     parts = store.part_files(out, "latents")
-    names = "".join(f"{part.name} {latent_parts.read_note(part)['checksum']}\n" for part in parts)
+    names = "".join(f"{part.name} {latent_shards.read_note(part)['checksum']}\n" for part in parts)
     state = {  # what `datasets.load_from_disk` reads; `_fingerprint` names its cached results
         "_data_files": [{"filename": part.name} for part in parts],
         "_fingerprint": hashlib.blake2b((names + json.dumps(manifest)).encode(), digest_size=8).hexdigest(),
@@ -221,7 +221,7 @@ def _fingerprint(model: nn.Module) -> str:
 
 def _totals(out: Path) -> dict[str, Any]:
     """Number of rows, augmented copies included, and their seconds."""
-    counts = [latent_parts.count_rows(part) for part in store.part_files(out, "latents")]
+    counts = [latent_shards.count_rows(part) for part in store.part_files(out, "latents")]
     return {"clips": sum(n for n, _ in counts), "seconds": round(sum(s for _, s in counts), 3)}
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from diffaudio.corpus import latent_parts, store
+from diffaudio.corpus import latent_shards, store
 from diffaudio.errors import UserError
 
 __all__ = ["LatentStatistics", "encoded_latents", "latent_warnings"]
@@ -136,7 +136,7 @@ def encoded_latents(folder: Path) -> Iterator[np.ndarray]:
         ValueError: a part is damaged.
     """
     for part in store.part_files(folder, "latents"):
-        for batch in latent_parts.read_batches(part, ["latents", "num_latent_frames"]):
+        for batch in latent_shards.read_batches(part, ["latents", "num_latent_frames"]):
             for latents, num_frames in zip(batch["latents"], batch["num_latent_frames"].to_pylist(), strict=True):
                 with store.name_damage(part):
                     values = latents.values.to_numpy(zero_copy_only=False).reshape(-1, num_frames)

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from diffaudio.corpus import latent_parts, store
+from diffaudio.corpus import latent_shards, store
 from diffaudio.corpus.inspect import spectrum
 from diffaudio.corpus.snapshot import Corpus
 from diffaudio.errors import UserError
@@ -43,7 +43,7 @@ def draw_rows(corpus: Corpus, number: int, *, seed: int = 0) -> Iterator[Mapping
 
 def _num_rows(part: Path, kind: str) -> int:
     if kind == "latents":
-        return sum(batch.num_rows for batch in latent_parts.read_batches(part))
+        return sum(batch.num_rows for batch in latent_shards.read_batches(part))
     with store.name_damage(part):
         return pq.read_metadata(part).num_rows
 
@@ -57,7 +57,7 @@ def _clip_rows(part: Path, rows: list[int]) -> Iterator[Mapping[str, Any]]:
 
 
 def _latent_rows(part: Path, rows: list[int]) -> Iterator[Mapping[str, Any]]:
-    batches = list(latent_parts.read_batches(part))
+    batches = list(latent_shards.read_batches(part))
     for number, rows_of_batch in _grouped(rows, [batch.num_rows for batch in batches]):
         for index in rows_of_batch:
             row = batches[number].slice(index, 1)

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from diffaudio.corpus import latent_parts, store
+from diffaudio.corpus import latent_shards, store
 from diffaudio.corpus.snapshot import Corpus
 
 __all__ = ["BIN", "EXAMPLES", "QUANTILES", "DropSummary", "Histogram", "Totals", "count", "counted_quantiles"]
@@ -133,7 +133,7 @@ def _light_batches(part: Path, kind: str, bytes_of: Counter[str]) -> Iterator[pa
     """The columns that are counted; adds up the size of all columns."""
     size = part.stat().st_size
     if kind == "latents":
-        for batch in latent_parts.read_batches(part):
+        for batch in latent_shards.read_batches(part):
             for name, column in zip(batch.schema.names, batch.columns, strict=True):
                 bytes_of[name] += column.nbytes
                 size -= column.nbytes

@@ -19,18 +19,18 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from diffaudio.corpus.prepare import filters
-from diffaudio.corpus.prepare.filters import DropReason
+from diffaudio.corpus.prepare import quality_filters
 from diffaudio.corpus.prepare.fingerprints import fingerprint
 from diffaudio.corpus.prepare.fragments import CutReport
+from diffaudio.corpus.prepare.quality_filters import DropReason
 from diffaudio.corpus.prepare.segments import ClipPlan, ClipWindow
 from diffaudio.corpus.prepare.settings import PrepareSettings
 from diffaudio.corpus.prepare.sources import Media
-from diffaudio.media.audio_arrays import encode_flac, mix_channels, resample
-from diffaudio.media.audio_track import AudioTrack
+from diffaudio.media.audio_decoder import AudioTrack
+from diffaudio.media.audio_numpy import encode_flac, mix_channels, resample
 from diffaudio.media.container import PREROLL_S, SEEK_S, MediaError, OpenMedia, open_media
-from diffaudio.media.video import read_frames
-from diffaudio.media.video_track import Take, VideoTrack
+from diffaudio.media.video_decoder import Take, VideoTrack
+from diffaudio.media.video_frames import read_frames
 
 __all__ = ["cut_clips"]
 
@@ -76,7 +76,7 @@ def cut_clips(
     """Cut one media file into rows of `store.CLIP_SCHEMA`.
 
     Nothing that is wrong with the file raises. Reasons to drop it, or some of its sound, are unreadable, too_short,
-    overlapping, out_of_memory, and those of `filters`.
+    overlapping, out_of_memory, and those of `quality_filters`.
 
     Args:
         media: a local file.
@@ -89,7 +89,7 @@ def cut_clips(
 
     try:
         with open_media(media.path) as opened:
-            drop_reason = filters.check_header(opened.info, settings)
+            drop_reason = quality_filters.check_header(opened.info, settings)
             if drop_reason:
                 report.media_seconds = opened.info.duration_s or 0.0
                 drop(drop_reason, opened.info.duration_s)
@@ -257,7 +257,7 @@ class _Cutter:
         if duration_s < settings.min_clip_s:
             clip.drop_reason = _too_short(duration_s, settings)
         else:
-            clip.drop_reason = filters.check_audio(x, rate, settings, mixed=mixed)
+            clip.drop_reason = quality_filters.check_audio(x, rate, settings, mixed=mixed)
         is_rest = duration_s < settings.min_clip_s and not window.is_first
         if (clip.drop_reason and not settings.keep_dropped) or is_rest or not math.isfinite(_peak(x)):
             self._refetch_frames(clip)
@@ -315,7 +315,7 @@ class _Cutter:
             self._drop(clip, clip.drop_reason)
         if clip.drop_reason and not (self._settings.keep_dropped and clip.row and clip.frames):
             return None
-        seen = [(t, p) for t, p in clip.frames if not filters.is_black(p, self._settings.min_brightness)]
+        seen = [(t, p) for t, p in clip.frames if not quality_filters.is_black(p, self._settings.min_brightness)]
         frames = [{"time_s": time_s, "image": _jpeg(picture)} for time_s, picture in seen or clip.frames]
         source, start_s, caption = self._media.name, clip.window.start_s, clip.window.segment.caption
         identity = hashlib.blake2b(f"{source}\n{start_s:.6f}".encode(), digest_size=8).hexdigest()
@@ -324,7 +324,7 @@ class _Cutter:
 
     def _check_frames(self, clip: _Clip) -> DropReason | None:
         if clip.frames:
-            return filters.check_frames([picture for _, picture in clip.frames], self._settings)
+            return quality_filters.check_frames([picture for _, picture in clip.frames], self._settings)
         if not self._video.decoded_any:
             return "damaged", "no picture decodes"
         return "no_picture", "the picture ends before this clip"

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
-from diffaudio.corpus.prepare.filters import DropReason
+from diffaudio.corpus.prepare.quality_filters import DropReason
 from diffaudio.corpus.prepare.sources import Media
 from diffaudio.corpus.store import CLIP_SCHEMA, DROPPED_SCHEMA
 

@@ -23,7 +23,7 @@ import pyarrow as pa
 from tqdm import tqdm
 
 from diffaudio.corpus import store
-from diffaudio.corpus.prepare.finish import FORMAT, VERSION, PrepareReport, finish_corpus, write_manifest
+from diffaudio.corpus.prepare.finalise import FORMAT, VERSION, PrepareReport, finish_corpus, write_manifest
 from diffaudio.corpus.prepare.fragments import Fragment, remove_fragment
 from diffaudio.corpus.prepare.resume import Notes, check_settings, check_sources, digest
 from diffaudio.corpus.prepare.settings import PrepareSettings

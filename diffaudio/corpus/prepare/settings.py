@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from diffaudio.corpus.prepare.filters import FilterSettings
+from diffaudio.corpus.prepare.quality_filters import FilterSettings
 from diffaudio.errors import UserError
 
 __all__ = ["PrepareSettings"]

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from diffaudio.corpus.prepare import manifests, remote
 from diffaudio.errors import UserError
-from diffaudio.media.suffixes import MEDIA_SUFFIXES
+from diffaudio.media.file_extensions import MEDIA_SUFFIXES
 
 __all__ = ["Media", "NotLookedAt", "Segment", "Sources", "read_sources"]
 

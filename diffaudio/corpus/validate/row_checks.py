@@ -13,8 +13,8 @@ import numpy as np
 import soundfile
 from PIL import Image, UnidentifiedImageError
 
-from diffaudio.corpus.prepare import filters
 from diffaudio.corpus.prepare import fingerprints as duplicates
+from diffaudio.corpus.prepare import quality_filters
 
 __all__ = ["clip_problems", "latent_problems"]
 
@@ -50,7 +50,7 @@ def clip_problems(row: Row, settings: Mapping[str, Any], *, decode: bool = True)
 
 
 def latent_problems(row: Row, latents: np.ndarray, embeddings: list[np.ndarray], manifest: Row) -> Iterator[str]:
-    """Problems of a row of `latent_parts.LATENT_SCHEMA`.
+    """Problems of a row of `latent_shards.LATENT_SCHEMA`.
 
     Args:
         row: its columns except latents and embeddings.
@@ -154,7 +154,7 @@ def _silence_problems(x: np.ndarray, sample_rate: int, min_level_db: float | Non
     if not x.any():
         yield "the sound is digital silence, and the clip has no reason"
     elif min_level_db is not None:
-        level_db = filters.loudest_level_db(x, sample_rate)
+        level_db = quality_filters.loudest_level_db(x, sample_rate)
         if level_db < min_level_db - SILENCE_MARGIN_DB:
             yield (
                 f"the sound is silent, {level_db:.1f} dB at its loudest with min_level_db {min_level_db:g}, "

@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from diffaudio.corpus import latent_parts, store
+from diffaudio.corpus import latent_shards, store
 from diffaudio.corpus.snapshot import Corpus
-from diffaudio.corpus.validate.part_checks import Dropped, PartReport, Problem, check_part, row_key, source_key
+from diffaudio.corpus.validate.shard_checks import Dropped, PartReport, Problem, check_part, row_key, source_key
 from diffaudio.errors import UserError
 from diffaudio.folder_lock import LOCK_NAME
 
@@ -109,7 +109,7 @@ def _repeated_rows(corpus: Corpus, reports: list[PartReport]) -> Iterator[Proble
 def _identities(corpus: Corpus, part: Path) -> Iterator[dict[str, Any]]:
     """Id, source and, in an encoded corpus, copy of each row."""
     if corpus.kind == "latents":
-        for batch in latent_parts.read_batches(part, ["id", "source", "copy"]):
+        for batch in latent_shards.read_batches(part, ["id", "source", "copy"]):
             yield from batch.to_pylist()
     else:
         for rows in store.read_groups(part, ["id", "source"], rejected=True):

@@ -9,8 +9,8 @@ standard deviation s is divided by sqrt(s), not by s: small ones stay small besi
 spends its capacity where the energy is. A common factor brings the standard deviation over all channels to 1.
 
 Decoding computes y from z, and from that log-mel a waveform whose overlapping spectra agree (`mel_inversion.py`). Two
-parts may be learned (`learned_parts.py`), and leave the latents as they are: `detail` adds to y what the linear code
-drops, from the frames around it and from noise where it cannot be known; `vocoder` corrects gain and phase of the
+parts may be learned (`detail_and_vocoder.py`), and leave the latents unchanged: `detail` adds to y what the linear
+code drops, from the frames around it and from noise where it cannot be known; `vocoder` corrects gain and phase of the
 spectrum at the end of the inversion.
 
 In stereo the components are those of both channels' log-mels together: what the channels have in common is coded once,
@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from diffaudio.errors import UserError
 from diffaudio.models.autoencoders.base import Autoencoder, Reach, TrainingPass
-from diffaudio.models.autoencoders.learned_parts import (
+from diffaudio.models.autoencoders.detail_and_vocoder import (
     Detail,
     DetailSettings,
     SpectrogramEnergy,

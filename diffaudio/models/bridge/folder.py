@@ -8,7 +8,7 @@ from pathlib import Path
 
 from diffaudio.errors import UserError
 from diffaudio.hub import fetch, is_hub_id
-from diffaudio.models.bridge.closed_form import BRIDGES, Bridge, IdentityBridge
+from diffaudio.models.bridge.bridges import BRIDGES, Bridge, IdentityBridge
 from diffaudio.safe_loading import load_network, read_json
 
 __all__ = ["check_clip", "choose_bridge", "kind_of_bridge", "load_bridge"]

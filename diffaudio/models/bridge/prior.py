@@ -18,7 +18,7 @@ from diffusers import PriorTransformer, UnCLIPScheduler
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor
 
-from diffaudio.models.bridge.closed_form import Bridge, fixed_noise
+from diffaudio.models.bridge.bridges import Bridge, fixed_noise
 
 __all__ = ["PriorBridge", "prior_loss"]
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from diffaudio.atomic_io import atomic_folder
 from diffaudio.config import Count, NonNegative, NonNegativeCount, Positive
-from diffaudio.corpus.datasets.sampler import ClipOrder
+from diffaudio.corpus.datasets.clip_order import ClipOrder
 from diffaudio.corpus.datasets.waveforms import WaveformDataset, draw_crops
 from diffaudio.errors import UserError
 from diffaudio.models.autoencoders import Autoencoder, SpectralAutoencoder, load_autoencoder

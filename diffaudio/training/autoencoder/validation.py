@@ -9,7 +9,7 @@ from torch import Tensor
 
 from diffaudio.atomic_io import atomic_folder
 from diffaudio.config import Count, NonNegativeCount, Positive
-from diffaudio.corpus.datasets.sampler import ClipOrder
+from diffaudio.corpus.datasets.clip_order import ClipOrder
 from diffaudio.corpus.datasets.waveforms import WaveformDataset
 from diffaudio.media.audio import mix_channels, resample, write_audio
 from diffaudio.media.spectrogram_plot import comparison_figure

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from diffaudio.atomic_io import atomic_file
 from diffaudio.seeding import seeded_generator
-from diffaudio.training.clip.pictures import Photograph, draw_crops
+from diffaudio.training.clip.captioned_images import Photograph, draw_crops
 
 __all__ = ["CropSettings", "stored_features"]
 

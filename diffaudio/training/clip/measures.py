@@ -11,8 +11,8 @@ from torch import Tensor
 
 from diffaudio.errors import UserError
 from diffaudio.models.clip import Clip
+from diffaudio.training.clip.captioned_images import Photograph
 from diffaudio.training.clip.objective import EncodeTexts, read_yaml_mapping
-from diffaudio.training.clip.pictures import Photograph
 
 __all__ = [
     "HeldOut",

@@ -26,7 +26,7 @@ from timm.data import ImageNetInfo
 from torch import Tensor, nn
 
 from diffaudio.errors import UserError
-from diffaudio.training.clip.start import load_classifier
+from diffaudio.training.clip.initial_model import load_classifier
 
 __all__ = [
     "CaptionBank",

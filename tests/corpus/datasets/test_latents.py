@@ -5,7 +5,7 @@ import pytest
 import torch
 from fakes import FakeAutoencoder, FakeClip, write_clips
 
-from diffaudio.corpus import latent_parts, store
+from diffaudio.corpus import latent_shards, store
 from diffaudio.corpus.datasets.latents import LatentDataset, draw_batch
 from diffaudio.corpus.datasets.splits import is_held_out
 from diffaudio.corpus.encode.run import encode
@@ -117,7 +117,7 @@ def write_latents(folder, clips, *, copies=0, first=0, **autoencoder):
     folder.mkdir()
     middle = clips // 2 * (1 + copies)
     for part, of_part in enumerate((rows[:middle], rows[middle:])):
-        latent_parts.write_part(store.part_path(folder, "latents", part), of_part, {}, rows_per_batch=7)
+        latent_shards.write_part(store.part_path(folder, "latents", part), of_part, {}, rows_per_batch=7)
     made_by = {"name": "fake", "latent_channels": 3, "latent_rate": 10.0, "weights": "aa"} | autoencoder
     manifest = {"format": "diffaudio-latents", "version": 3, "autoencoder": made_by, "finished": True}
     store.write_manifest(folder, manifest | {"clip": {"name": "colours", "embedding_dim": 2, "weights": "bb"}})

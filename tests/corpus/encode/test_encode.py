@@ -18,7 +18,7 @@ from diffaudio.corpus.datasets.latents import LatentDataset
 from diffaudio.corpus.encode import rows as encode_rows
 from diffaudio.corpus.encode import run as encode_run
 from diffaudio.corpus.encode.run import EncodeSettings, encode
-from diffaudio.corpus.latent_parts import LATENT_SCHEMA
+from diffaudio.corpus.latent_shards import LATENT_SCHEMA
 from diffaudio.corpus.snapshot import open_corpus
 from diffaudio.errors import UserError
 from diffaudio.folder_lock import locked_folder

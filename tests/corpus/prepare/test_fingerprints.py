@@ -5,7 +5,7 @@ import pytest
 from media import noise, tone, write_media
 
 from diffaudio.corpus.prepare.fingerprints import VERSION, distance, find_duplicates, fingerprint
-from diffaudio.media.audio_track import decode_audio
+from diffaudio.media.audio_decoder import decode_audio
 
 RATE = 16000
 

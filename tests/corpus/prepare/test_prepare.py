@@ -171,7 +171,7 @@ def test_running_again_does_only_what_is_missing(videos, corpus, tmp_path, monke
 
     monkeypatch.setattr("diffaudio.corpus.prepare.run.cut_in_workers", lambda *_, **__: pytest.fail("nothing was left"))
     monkeypatch.setattr(
-        "diffaudio.corpus.prepare.finish.drop_duplicates", lambda *_, **__: pytest.fail("nothing was new")
+        "diffaudio.corpus.prepare.finalise.drop_duplicates", lambda *_, **__: pytest.fail("nothing was new")
     )
     assert run(videos, out) == report
 

@@ -19,9 +19,9 @@ from diffaudio.corpus.synthetic import run as synthetic
 from diffaudio.corpus.synthetic.run import SynthesisSettings, clip_kind, clip_path, synthesise_corpus, write_clip
 from diffaudio.corpus.synthetic.scenes import KINDS, SAMPLE_RATE, Canvas, Scene, backdrop
 from diffaudio.corpus.synthetic.struck import BELL, MEMBRANE, STRINGS_HZ
-from diffaudio.media.audio_track import decode_audio
+from diffaudio.media.audio_decoder import decode_audio
 from diffaudio.media.container import probe
-from diffaudio.media.video import read_frames
+from diffaudio.media.video_frames import read_frames
 
 SMALL = SynthesisSettings(duration_s=0.5, side=32, frame_rate=4)
 

@@ -20,7 +20,7 @@ from diffaudio.checkpoint import save_parts
 from diffaudio.cli.main import main
 from diffaudio.corpus.datasets.latents import LatentDataset
 from diffaudio.corpus.encode.run import encode
-from diffaudio.diffusion.objectives import diffusion_loss, training_scheduler
+from diffaudio.diffusion.loss import diffusion_loss, training_scheduler
 from diffaudio.models.autoencoders import load_autoencoder
 from diffaudio.models.unet import UNet1D
 

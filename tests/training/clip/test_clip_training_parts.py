@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from diffaudio.errors import UserError
+from diffaudio.training.clip.captioned_images import SMALL_SOURCE, Photograph, draw_crops, hold_out, sampling_weights
 from diffaudio.training.clip.measures import kind_of, recall, zero_shot
 from diffaudio.training.clip.objective import (
     CaptionBank,
@@ -17,7 +18,6 @@ from diffaudio.training.clip.objective import (
     distillation_loss,
     parse_class_numbers,
 )
-from diffaudio.training.clip.pictures import SMALL_SOURCE, Photograph, draw_crops, hold_out, sampling_weights
 
 SETS = [("a chihuahua", "a dog", "barking"), ("a poodle", "a dog"), ("rain",)]
 

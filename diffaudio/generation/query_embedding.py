@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from diffaudio.errors import UserError
-from diffaudio.media.pictures import read_image, read_video
+from diffaudio.media.images import read_image, read_video
 from diffaudio.pipeline import DiffAudioPipeline
 
 __all__ = ["Part", "encode_query", "interpolate", "parse_part"]

@@ -16,7 +16,7 @@ from typing import Any
 import av
 import numpy as np
 
-from diffaudio.media.audio_arrays import mix_channels
+from diffaudio.media.audio_numpy import mix_channels
 from diffaudio.media.container import (
     MAX_SAMPLE_RATE,
     MIN_SAMPLE_RATE,

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from diffaudio.corpus.latent_parts import LATENT_SCHEMA, map_part
+from diffaudio.corpus.latent_shards import LATENT_SCHEMA, map_part
 from diffaudio.corpus.store import name_damage
 from diffaudio.errors import UserError
 

@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from diffaudio.diffusion import own_scheduler
+from diffaudio.diffusion import diffusers_scheduler
 from diffaudio.diffusion.guidance import Guide
+from diffaudio.diffusion.loss import clean_and_noise, prediction_type
 from diffaudio.diffusion.noise_schedule import NoiseSchedule
-from diffaudio.diffusion.objectives import clean_and_noise, prediction_type
 from diffaudio.diffusion.sampler_table import SAMPLERS, check_sampler
 from diffaudio.diffusion.settings import PLAIN_CFG, Guidance
 from diffaudio.errors import UserError
@@ -109,12 +109,12 @@ def why_unsuitable(name: str, scheduler_config: Mapping[str, Any]) -> str | None
         name: a key of `SAMPLERS`.
         scheduler_config: of the checkpoint's own scheduler.
     """
-    own = own_scheduler.kinds(scheduler_config)
-    needed = own_scheduler.DISTILLED.get(name)
+    own = diffusers_scheduler.kinds(scheduler_config)
+    needed = diffusers_scheduler.DISTILLED.get(name)
     if needed is not None and not set(own) & set(needed):
         there = " or ".join(own) or "of ordinary steps"
         return f"it is for models distilled for it, whose own scheduler is {' or '.join(needed)}; this one's is {there}"
-    for distilled, kinds in own_scheduler.DISTILLED.items():
+    for distilled, kinds in diffusers_scheduler.DISTILLED.items():
         if needed is None and set(own) & set(kinds):
             return (
                 f"this model is distilled for consistency (its own scheduler is {' or '.join(own)}): its predictions "
@@ -154,7 +154,7 @@ def make_sampler(
     check_sampler(name, spacing, eta)
     eta = sampler.eta if eta is None else eta
     if sampler.solver is None:
-        return own_scheduler.distilled_scheduler(name, scheduler_config, eta)
+        return diffusers_scheduler.distilled_scheduler(name, scheduler_config, eta)
     return SolverSampler(
         scheduler_config,
         sampler.solver if eta is None else functools.partial(sampler.solver, eta=eta),
@@ -177,7 +177,7 @@ def num_steps(sampler: Any, num_inference_steps: int, guidance: Guidance = PLAIN
         levels = sampler.schedule.levels(sampler.spacing, num_inference_steps)
         return guidance.num_held(levels[:-1]) + len(sampler.passes(num_inference_steps, guidance))
     scheduler = copy.deepcopy(sampler)
-    own_scheduler.set_timesteps(scheduler, num_inference_steps)
+    diffusers_scheduler.set_timesteps(scheduler, num_inference_steps)
     return len(scheduler.timesteps)
 
 
@@ -227,7 +227,7 @@ def sample(
     )
     _check_steps(sampler, num_inference_steps)
     _check_generators(sampler, len(noise), generators)
-    run = sampler.run if isinstance(sampler, SolverSampler) else functools.partial(own_scheduler.run, sampler)
+    run = sampler.run if isinstance(sampler, SolverSampler) else functools.partial(diffusers_scheduler.run, sampler)
     return run(guide, noise.float(), num_inference_steps, generators, on_step or (lambda *_: None))
 
 
@@ -251,7 +251,7 @@ def _check_steps(sampler: Any, num_inference_steps: int) -> None:
 
 def _check_generators(sampler: Any, batch: int, generators: "Generators") -> None:
     ours = isinstance(sampler, SolverSampler)
-    draws_noise = sampler.is_stochastic if ours else own_scheduler.draws_noise(sampler)
+    draws_noise = sampler.is_stochastic if ours else diffusers_scheduler.draws_noise(sampler)
     if draws_noise and (generators is None or len(generators) != batch):
         count = "none" if generators is None else len(generators)
         raise UserError(f"this sampler draws noise in each step: give one generator an item ({batch}), not {count}")

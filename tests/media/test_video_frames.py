@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from media import CODECS, noise, numbered_pictures, picture_number, tone, write_media
 
-from diffaudio.media.audio_track import decode_audio
+from diffaudio.media.audio_decoder import decode_audio
 from diffaudio.media.container import MediaError, probe
-from diffaudio.media.video import read_frames
+from diffaudio.media.video_frames import read_frames
 
 
 def frequency(waveform: np.ndarray, rate: int) -> float:

@@ -8,11 +8,11 @@ import pytest
 from media import noise, numbered_pictures, picture_number, tone, write_media
 from PIL import Image
 
-from diffaudio.media import video_track
-from diffaudio.media.audio_track import AudioTrack
+from diffaudio.media import video_decoder
+from diffaudio.media.audio_decoder import AudioTrack
 from diffaudio.media.container import open_media
-from diffaudio.media.video import read_frames
-from diffaudio.media.video_track import VideoTrack
+from diffaudio.media.video_decoder import VideoTrack
+from diffaudio.media.video_frames import read_frames
 
 
 @pytest.fixture(scope="module")
@@ -37,8 +37,8 @@ def moving(tmp_path_factory):
 def fed(monkeypatch):
     """Packets that went into a decoder."""
     packets = []
-    whole = video_track.decode_packet
-    monkeypatch.setattr(video_track, "decode_packet", lambda packet: packets.append(packet) or whole(packet))
+    whole = video_decoder.decode_packet
+    monkeypatch.setattr(video_decoder, "decode_packet", lambda packet: packets.append(packet) or whole(packet))
     return packets
 
 
@@ -191,7 +191,7 @@ def test_sound_that_changes_its_rate_and_channels_midway_is_kept_and_mixed(tmp_p
 
 
 def test_large_pictures_waiting_undecoded_take_no_endless_memory(moving, fed, monkeypatch):
-    monkeypatch.setattr(video_track, "MAX_WAITING", 100)
+    monkeypatch.setattr(video_decoder, "MAX_WAITING", 100)
     assert follow(moving, [1.85])[1.85][0] == pytest.approx(1.8)
     assert len(fed) > 18
 

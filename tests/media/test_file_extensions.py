@@ -1,4 +1,4 @@
-from diffaudio.media.suffixes import MEDIA_SUFFIXES
+from diffaudio.media.file_extensions import MEDIA_SUFFIXES
 
 
 def test_suffixes_of_cameras_discs_and_recorders_are_media():

@@ -3,7 +3,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from diffaudio.corpus.datasets.sampler import ClipOrder
+from diffaudio.corpus.datasets.clip_order import ClipOrder
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 10, 97, 1000])

@@ -6,8 +6,8 @@ import pytest
 import torch
 from diffusers import DDIMScheduler
 
-from diffaudio.corpus.datasets.sampler import ClipOrder
-from diffaudio.diffusion.objectives import (
+from diffaudio.corpus.datasets.clip_order import ClipOrder
+from diffaudio.diffusion.loss import (
     clean_and_noise,
     diffusion_loss,
     prediction_of,

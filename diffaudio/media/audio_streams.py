@@ -12,9 +12,9 @@ import numpy as np
 import soundfile
 
 from diffaudio.atomic_io import atomic_file
-from diffaudio.media.audio_arrays import mix_channels
+from diffaudio.media.audio_numpy import mix_channels
 from diffaudio.media.container import MAX_SAMPLE_RATE, MIN_SAMPLE_RATE, MediaError, check_is_file
-from diffaudio.media.isolated import decode
+from diffaudio.media.subprocess_decoding import decode
 
 __all__ = ["stream_audio", "write_pcm16"]
 

@@ -8,7 +8,7 @@ from PIL import Image
 from tiny_model import tiny_parts
 
 from diffaudio.errors import UserError
-from diffaudio.generation.query import Part, encode_query, interpolate, parse_part
+from diffaudio.generation.query_embedding import Part, encode_query, interpolate, parse_part
 from diffaudio.pipeline import DiffAudioPipeline
 
 

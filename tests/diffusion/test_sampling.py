@@ -18,9 +18,9 @@ from diffusers import (
 from exact import MODELS, BestGuess, M, NoiseAxes, S, alpha_sigma, generators, plain, run
 
 from diffaudio.diffusion import solvers
-from diffaudio.diffusion.objectives import training_scheduler
+from diffaudio.diffusion.loss import training_scheduler
 from diffaudio.diffusion.sampler_table import SAMPLERS
-from diffaudio.diffusion.samplers import SolverSampler, draw_noise, make_sampler, num_steps, sample
+from diffaudio.diffusion.sampling import SolverSampler, draw_noise, make_sampler, num_steps, sample
 from diffaudio.diffusion.settings import Guidance
 from diffaudio.errors import UserError
 

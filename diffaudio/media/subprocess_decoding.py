@@ -29,7 +29,7 @@ ENVIRONMENT = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM
 
 
 def decode(operation: str, path: Path, **arguments: Any) -> Iterator[tuple[Any, list[np.ndarray]]]:
-    """What a generator of `isolated_child.OPERATIONS` yields for a file.
+    """What a generator of `subprocess_decoding_child.OPERATIONS` yields for a file.
 
     Yields:
         A value of JSON, and arrays.
@@ -63,7 +63,8 @@ def decode(operation: str, path: Path, **arguments: Any) -> Iterator[tuple[Any, 
 
 class _Child:
     def __init__(self) -> None:
-        program = f"import sys; sys.path[:] = {sys.path!r}; from diffaudio.media.isolated_child import serve; serve()"
+        serving = "from diffaudio.media.subprocess_decoding_child import serve; serve()"
+        program = f"import sys; sys.path[:] = {sys.path!r}; {serving}"
         self._is_late = False
         self._process = subprocess.Popen(
             [sys.executable, "-c", program],

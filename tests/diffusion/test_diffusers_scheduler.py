@@ -5,7 +5,7 @@ import torch
 from diffusers import FlowMatchLCMScheduler, LCMScheduler, TCDScheduler
 from exact import MODELS, BestGuess, M, NoiseAxes, S, alpha_sigma, generators, plain
 
-from diffaudio.diffusion.samplers import draw_noise, make_sampler, num_steps, sample
+from diffaudio.diffusion.sampling import draw_noise, make_sampler, num_steps, sample
 
 VP = {"beta_schedule": "squaredcos_cap_v2", "rescale_betas_zero_snr": True}
 DISTILLED = {

@@ -11,7 +11,7 @@ from tiny_spectral import RATE, fitted, sounds, tiny
 
 from diffaudio.errors import UserError
 from diffaudio.models.autoencoders import SpectralAutoencoder, load_autoencoder
-from diffaudio.models.autoencoders.learned_parts import DetailSettings, energy_distance
+from diffaudio.models.autoencoders.detail_and_vocoder import DetailSettings, energy_distance
 from diffaudio.models.autoencoders.mel_inversion import InversionSettings
 
 PARTS: dict[str, Any] = {"detail": {"channels": 16, "blocks": 1}, "vocoder": {"channels": 16, "blocks": 1}}

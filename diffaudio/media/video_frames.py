@@ -6,7 +6,7 @@ from pathlib import Path
 from PIL import Image
 
 from diffaudio.media.container import SEEK_S, MediaError, OpenMedia, open_media
-from diffaudio.media.video_track import Take, VideoTrack
+from diffaudio.media.video_decoder import Take, VideoTrack
 
 __all__ = ["read_frames", "video_duration_s"]
 

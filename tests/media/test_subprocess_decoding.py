@@ -11,12 +11,12 @@ import pytest
 import torch
 from media import noise, numbered_pictures, tone, write_huge_picture, write_media
 
-from diffaudio.media import isolated
+from diffaudio.media import subprocess_decoding
 from diffaudio.media.audio import read_audio
-from diffaudio.media.audio_track import decode_audio
+from diffaudio.media.audio_decoder import decode_audio
 from diffaudio.media.container import MediaError
-from diffaudio.media.isolated import decode
-from diffaudio.media.pictures import read_video
+from diffaudio.media.images import read_video
+from diffaudio.media.subprocess_decoding import decode
 
 AUDIO = {"start_s": 0.0, "duration_s": None, "channels": None}
 
@@ -24,8 +24,8 @@ AUDIO = {"start_s": 0.0, "duration_s": None, "channels": None}
 @pytest.fixture
 def children(monkeypatch):
     """Children of this test alone."""
-    mine = isolated._Children()
-    monkeypatch.setattr(isolated, "_children", mine)
+    mine = subprocess_decoding._Children()
+    monkeypatch.setattr(subprocess_decoding, "_children", mine)
     yield mine
     mine.end()
 
@@ -68,13 +68,13 @@ def test_a_decoder_that_never_ends_is_an_error_with_the_name(children, sound, mo
     next(stream)
     child = stream.gi_frame.f_locals["child"]
     os.kill(child._process.pid, signal.SIGSTOP)
-    monkeypatch.setattr(isolated, "TIMEOUT_S", 0.3)
+    monkeypatch.setattr(subprocess_decoding, "TIMEOUT_S", 0.3)
     with pytest.raises(MediaError, match=r"a\.mkv: its decoder did not respond for"):
         list(stream)
 
 
 def test_more_memory_than_a_decoder_may_have_is_an_error_with_the_name(children, tmp_path, monkeypatch):
-    monkeypatch.setattr(isolated, "MAX_MEMORY_MB", 300)
+    monkeypatch.setattr(subprocess_decoding, "MAX_MEMORY_MB", 300)
     path = write_huge_picture(tmp_path / "huge.mkv")
     with pytest.raises(MediaError, match=r"huge\.mkv: (decoding it takes more than 300 MB|no picture)"):
         read_video(path)
@@ -107,7 +107,7 @@ def test_a_bug_in_a_child_is_no_error_of_the_user(children, sound):
 
 
 def test_children_end_with_their_parent(sound):
-    child = isolated._Child()
+    child = subprocess_decoding._Child()
     child._process.stdin.close()
     until = time.monotonic() + 20
     while child.is_alive and time.monotonic() < until:

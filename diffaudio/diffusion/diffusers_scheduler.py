@@ -18,8 +18,8 @@ from diffusers import FlowMatchEulerDiscreteScheduler, FlowMatchLCMScheduler
 from torch import Tensor
 
 from diffaudio.diffusion.guidance import Guide
+from diffaudio.diffusion.loss import prediction_type
 from diffaudio.diffusion.noise_schedule import NoiseSchedule
-from diffaudio.diffusion.objectives import prediction_type
 from diffaudio.errors import UserError
 
 __all__ = ["DISTILLED", "distilled_scheduler", "draws_noise", "kinds", "passes", "run", "set_timesteps"]
@@ -93,7 +93,7 @@ def run(
     generators: list[torch.Generator] | None,
     on_step: Callable[[int, float, Tensor], None],
 ) -> Tensor:
-    """From noise to clean latents, [batch, channels, frames]; `on_step` as for `samplers.sample`."""
+    """From noise to clean latents, [batch, channels, frames]; `on_step` as for `sampling.sample`."""
     set_timesteps(scheduler, num_inference_steps)
     draws = {"generator": generators} if draws_noise(scheduler) else {}
     # Schedulers of flow matching have neither: their latents are what the U-Net sees.

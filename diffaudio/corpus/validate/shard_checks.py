@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from diffaudio.corpus import latent_parts, store
+from diffaudio.corpus import latent_shards, store
 from diffaudio.corpus.validate.row_checks import clip_problems, latent_problems
 from diffaudio.errors import UserError
 from diffaudio.tables import csv_text
@@ -110,7 +110,7 @@ def check_part(path: Path, *, kind: str, manifest: Mapping[str, Any], decode: bo
     report = PartReport()
     try:
         if kind == "latents":
-            note = latent_parts.read_note(path)
+            note = latent_shards.read_note(path)
             _check_latents(path, report, manifest)
         else:
             note = store.read_note(path)
@@ -200,9 +200,9 @@ def _check_clips(path: Path, report: PartReport, manifest: Mapping[str, Any], de
 def _check_latents(path: Path, report: PartReport, manifest: Mapping[str, Any]) -> None:
     """Add the rows of a part of latents to the report."""
     first = 0
-    for batch in latent_parts.read_batches(path):
+    for batch in latent_shards.read_batches(path):
         if first == 0:
-            problems = list(_schema_problems(batch.schema, latent_parts.LATENT_SCHEMA, manifest["version"]))
+            problems = list(_schema_problems(batch.schema, latent_shards.LATENT_SCHEMA, manifest["version"]))
             report.problems += [Problem(path.name, what) for what in problems]
             if problems:
                 return

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from diffaudio.media import audio
-from diffaudio.media.audio_arrays import encode_flac, mix_channels, resample
+from diffaudio.media.audio_numpy import encode_flac, mix_channels, resample
 
 
 @pytest.mark.parametrize(("from_rate", "to_rate"), [(44100, 24000), (48000, 16000), (8000, 24000), (22050, 44100)])

@@ -9,7 +9,7 @@ import pytest
 from media import numbered_pictures, write_media
 from PIL import Image
 
-from diffaudio.media.video import read_frames
+from diffaudio.media.video_frames import read_frames
 
 MIRRORS = {"none": np.eye(2), "left-right": np.diag([-1.0, 1]), "top-bottom": np.diag([1.0, -1])}
 

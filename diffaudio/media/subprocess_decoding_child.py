@@ -1,4 +1,4 @@
-"""A child process that decodes media files: the other side of `isolated`."""
+"""A child process that decodes media files: the other side of `subprocess_decoding`."""
 
 import errno
 import gc
@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from diffaudio.media import pictures
-from diffaudio.media.audio_track import decode_chunks
+from diffaudio.media import images
+from diffaudio.media.audio_decoder import decode_chunks
 from diffaudio.media.container import MediaError
 
 __all__ = ["OPERATIONS", "serve"]
@@ -32,12 +32,12 @@ def decode_audio_file(path: Path, **arguments: Any) -> Items:
 
 def decode_video_file(path: Path, count: int) -> Items:
     """Pictures [height, width, 3] uint8 of a video or an animation."""
-    yield from _arrays(pictures.decode_video(path, count))
+    yield from _arrays(images.decode_video(path, count))
 
 
 def decode_picture_file(path: Path, count: int) -> Items:
     """Pictures [height, width, 3] uint8: one, or several of an animation."""
-    yield from _arrays(pictures.decode_picture(path, count))
+    yield from _arrays(images.decode_picture(path, count))
 
 
 OPERATIONS: dict[str, Callable[..., Items]] = {
@@ -58,7 +58,7 @@ def serve() -> None:
     start = json.loads(sys.stdin.buffer.readline())
     threading.Thread(target=_end_with, args=(start["parent"],), daemon=True).start()
     _limit_memory(start["max_memory_mb"])
-    Image.MAX_IMAGE_PIXELS = None  # `pictures` looks at the size itself
+    Image.MAX_IMAGE_PIXELS = None  # `images` looks at the size itself
     gc.freeze()
     for line in sys.stdin.buffer:
         request = json.loads(line)

@@ -16,8 +16,8 @@ from PIL import Image, ImageOps
 
 from diffaudio.errors import UserError
 from diffaudio.media.container import MediaError, check_is_file, open_media
-from diffaudio.media.isolated import decode
-from diffaudio.media.video import check_has_video, read_frames, video_duration_s
+from diffaudio.media.subprocess_decoding import decode
+from diffaudio.media.video_frames import check_has_video, read_frames, video_duration_s
 
 __all__ = ["Picture", "Video", "decode_picture", "decode_video", "read_image", "read_video"]
 

@@ -14,7 +14,7 @@ import soundfile
 import torch
 from media import noise, tone, write_media
 
-from diffaudio.media import audio_files
+from diffaudio.media import audio_streams
 from diffaudio.media.audio import read_audio, resample, write_audio
 from diffaudio.media.chunked import write_chunks
 from diffaudio.media.container import MediaError
@@ -115,9 +115,9 @@ def test_a_full_disk_is_an_error_wherever_it_comes_and_leaves_nothing(tmp_path, 
                 raise OSError(errno.ENOSPC, "No space left on device")
             return self._raw.write(data)
 
-    checked = audio_files._Checked
+    checked = audio_streams._Checked
     for room in (0, 20, size // 2, size - 1):
-        monkeypatch.setattr(audio_files, "_Checked", lambda raw, room=room: checked(Full(raw, room)))
+        monkeypatch.setattr(audio_streams, "_Checked", lambda raw, room=room: checked(Full(raw, room)))
         for write in (
             lambda path: write_audio(path, waveform, 8000),
             lambda path: write_chunks(path, [waveform], 8000),
@@ -130,14 +130,14 @@ def test_a_full_disk_is_an_error_wherever_it_comes_and_leaves_nothing(tmp_path, 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
 def test_libsndfile_itself_hides_a_full_disk_which_is_why_writing_is_checked():
     with open("/dev/full", "wb+", buffering=0) as full:
-        checked = audio_files._Checked(full)
+        checked = audio_streams._Checked(full)
         assert checked.write(b"x") == 0 and checked.error is not None and checked.error.errno == errno.ENOSPC
 
 
 def test_channels_of_a_layout_are_mixed_by_their_names(tmp_path):
     x = np.zeros((5, 8000), np.float32)
     x[3] = tone(1, 8000)[0]  # BL of 5.0, not a low-frequency channel
-    from diffaudio.media.audio_arrays import mix_channels
+    from diffaudio.media.audio_numpy import mix_channels
 
     stereo = mix_channels(x, 2, ("FL", "FR", "FC", "BL", "BR"))
     assert np.abs(stereo[0]).max() > 0.05 and not stereo[1].any()

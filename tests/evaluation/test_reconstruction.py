@@ -12,8 +12,8 @@ from torch import nn
 
 from diffaudio.cli.main import main
 from diffaudio.evaluation.embed import Embedder, Sound
+from diffaudio.evaluation.reconstruction import measure_speed, recordings_row, round_trip, round_trip_row, worst_kind
 from diffaudio.evaluation.report import read_report
-from diffaudio.evaluation.round_trip import measure_speed, recordings_row, round_trip, round_trip_row, worst_kind
 from diffaudio.media.audio import write_audio
 from diffaudio.metrics.reconstruction import (
     log_mel_distance_db,

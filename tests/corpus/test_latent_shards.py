@@ -8,9 +8,9 @@ import pyarrow as pa
 import pytest
 from corpora import latent_row
 
-from diffaudio.corpus import latent_parts
-from diffaudio.corpus.datasets.part_index import index_part
-from diffaudio.corpus.latent_parts import count_rows, read_batches, read_note, write_part
+from diffaudio.corpus import latent_shards
+from diffaudio.corpus.datasets.shard_index import index_part
+from diffaudio.corpus.latent_shards import count_rows, read_batches, read_note, write_part
 from diffaudio.errors import UserError
 
 
@@ -34,7 +34,7 @@ def test_rows_and_note_are_read_as_they_were_written(part):
 
 
 def test_long_clips_are_written_one_at_a_time(tmp_path, monkeypatch):
-    monkeypatch.setattr(latent_parts, "MAX_BATCH_BYTES", 1000)
+    monkeypatch.setattr(latent_shards, "MAX_BATCH_BYTES", 1000)
     rows = [
         latent_row("a", latents=np.zeros(values, np.float16)) for values in (400, 100, 400, 100, 100, 100, 100, 100)
     ]

@@ -12,7 +12,7 @@ import av
 from PIL import Image
 
 from diffaudio.media.container import decode_packet
-from diffaudio.media.frames import to_image
+from diffaudio.media.frame_to_image import to_image
 
 __all__ = ["VideoTrack"]
 

@@ -4,7 +4,7 @@ from media import noise
 from PIL import Image
 
 from diffaudio.corpus.prepare.bandwidth import cutoff_hz
-from diffaudio.corpus.prepare.filters import (
+from diffaudio.corpus.prepare.quality_filters import (
     FilterSettings,
     check_audio,
     check_frames,

@@ -6,9 +6,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from diffaudio.corpus import latent_parts
-from diffaudio.corpus.datasets import part_index
-from diffaudio.corpus.datasets.part_index import MappedParts, index_part
+from diffaudio.corpus import latent_shards
+from diffaudio.corpus.datasets import shard_index
+from diffaudio.corpus.datasets.shard_index import MappedParts, index_part
 
 CHANNELS, DIM = 3, 5
 FRAMES, PICTURES = (7, 1, 300, 2, 11), (1, 3, 2, 1, 4)
@@ -34,7 +34,7 @@ def rows():
 @pytest.fixture
 def part(rows, tmp_path):
     path = tmp_path / "latents-00000.arrow"
-    latent_parts.write_part(path, rows, {}, rows_per_batch=2)
+    latent_shards.write_part(path, rows, {}, rows_per_batch=2)
     return path
 
 
@@ -81,7 +81,7 @@ def test_compressed_parts_are_refused(part):
 
 
 def test_a_part_without_rows_has_an_empty_index(tmp_path):
-    latent_parts.write_part(tmp_path / "a.arrow", [], {})
+    latent_shards.write_part(tmp_path / "a.arrow", [], {})
     assert len(index_part(tmp_path / "a.arrow", CHANNELS, DIM).rows) == 0
 
 
@@ -134,16 +134,16 @@ def test_a_part_of_other_columns_is_refused_by_name(part):
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="needs a list of open files")
 def test_a_map_keeps_no_file_open(part):
     before = len(list(Path("/proc/self/fd").iterdir()))
-    maps = [latent_parts.map_part(part) for _ in range(20)]
+    maps = [latent_shards.map_part(part) for _ in range(20)]
     assert len(list(Path("/proc/self/fd").iterdir())) == before and len(maps) == 20
 
 
 def test_only_so_many_parts_are_mapped_at_once(tmp_path, monkeypatch):
-    parts, mapped, real = MappedParts(max_maps=2), [], latent_parts.map_part
-    monkeypatch.setattr(part_index, "map_part", lambda path: mapped.append(path.name) or real(path))
+    parts, mapped, real = MappedParts(max_maps=2), [], latent_shards.map_part
+    monkeypatch.setattr(shard_index, "map_part", lambda path: mapped.append(path.name) or real(path))
     for number in range(3):
         path = tmp_path / str(number)
-        path.write_bytes(np.full(4, number, np.float16).tobytes() + latent_parts.END_OF_STREAM)
+        path.write_bytes(np.full(4, number, np.float16).tobytes() + latent_shards.END_OF_STREAM)
         parts.paths.append(path)
     for number in (0, 1, 0, 1, 2, 0, 2):
         assert parts[number][:4].tolist() == [number] * 4

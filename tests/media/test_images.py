@@ -13,7 +13,7 @@ from media import numbered_pictures, patched, picture_number, tone, write_media
 from PIL import Image
 
 from diffaudio.errors import UserError
-from diffaudio.media.pictures import decode_picture, decode_video, read_image, read_video
+from diffaudio.media.images import decode_picture, decode_video, read_image, read_video
 
 UPRIGHT = Image.new("RGB", (60, 40), (10, 20, 30))
 UPRIGHT.paste((250, 240, 230), (0, 0, 30, 20))  # bright at the left of the top
