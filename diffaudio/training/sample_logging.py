@@ -1,5 +1,6 @@
 """Samples of a model in training: the same prompts, generated again every so many steps."""
 
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from diffaudio.media.spectrogram_plot import spectrogram_figure
 from diffaudio.pipeline import DiffAudioPipeline
 from diffaudio.seeding import seeded_generator
 from diffaudio.training.metrics_log import MetricsLog
+from diffaudio.training.sample_evaluation import evaluate_samples
 
 __all__ = ["SampleSettings", "check_samples", "log_samples"]
 
@@ -27,6 +29,10 @@ class SampleSettings:
         prompts: texts; with none nothing is generated.
         every: steps between.
         num_inference_steps: of the sampler.
+        evaluate: measure the samples with `diffaudio evaluate`, and log the numbers: whether each prompt's kind is
+            recognised, and with `reference` the distances.
+        reference: folder of real recordings to measure the samples against.
+        labels: CSV with the columns file and label, for the reference.
     """
 
     prompts: list[str] = field(default_factory=list)
@@ -36,14 +42,23 @@ class SampleSettings:
     guidance_scale: NonNegative = 2.0
     duration_s: Positive = GenerationSettings.duration_s
     seed: int = 0
+    evaluate: bool = True
+    reference: Path | None = None
+    labels: Path | None = None
 
 
 def check_samples(settings: SampleSettings, pipe: DiffAudioPipeline) -> None:
     """Refuse, before the first step, what could not be generated after the last.
 
     Raises:
-        ValueError: an unknown or unsuitable sampler, a value out of range, or an empty prompt.
+        ValueError: an unknown or unsuitable sampler, a value out of range, an empty prompt, or a missing reference.
     """
+    for name in ("reference", "labels"):
+        path = getattr(settings, name)
+        if path is not None and not (settings.evaluate and settings.prompts):
+            raise UserError(f"samples.{name} has no effect without samples.prompts and samples.evaluate")
+        if path is not None and not path.exists():
+            raise UserError(f"samples.{name}: there is no {path}")
     if not settings.prompts:
         return
     if any(not prompt.strip() for prompt in settings.prompts):
@@ -61,7 +76,7 @@ def check_samples(settings: SampleSettings, pipe: DiffAudioPipeline) -> None:
 
 
 def log_samples(settings: SampleSettings, pipe: DiffAudioPipeline, run: Path, log: MetricsLog, step: int) -> None:
-    """Generate the prompts; sounds and spectrograms go into samples/ of the run folder and to TensorBoard."""
+    """Generate the prompts; sounds, spectrograms and metrics go into the run folder and to TensorBoard."""
     sample_rate = pipe.autoencoder.sample_rate
     output: Any = pipe(
         settings.prompts,
@@ -71,13 +86,19 @@ def log_samples(settings: SampleSettings, pipe: DiffAudioPipeline, run: Path, lo
         sampler=settings.sampler,
         generator=[seeded_generator(settings.seed, index) for index in range(len(settings.prompts))],
     )
-    with atomic_folder(run / "samples" / f"step_{step:08d}") as folder:
+    target = run / "samples" / f"step_{step:08d}"
+    with atomic_folder(target) as folder:
         names = _names(settings.prompts)
         for name, prompt, waveform in zip(names, settings.prompts, output.audios, strict=True):
             figure = spectrogram_figure(waveform, sample_rate, title=prompt)
             write_audio(folder / f"{name}.wav", waveform, sample_rate)
+            (folder / f"{name}.json").write_text(json.dumps({"prompt": prompt}) + "\n", encoding="utf-8")
             figure.savefig(folder / f"{name}.png")
             log.audio(step, f"sample/{name}", waveform, sample_rate, figure)
+    if settings.evaluate:
+        values = evaluate_samples(target, reference=settings.reference, labels=settings.labels)
+        if values:
+            log.scalars(step, {f"samples/{name}": value for name, value in values.items()})
 
 
 def _names(prompts: list[str]) -> list[str]:
