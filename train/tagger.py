@@ -5,6 +5,9 @@ r"""Train the tagger on a corpus of clips, from labels or from what CLIP sees on
     python train/tagger.py --config configs/mini/tagger.yaml --data corpora/mine --out runs/tagger \
         --clip checkpoints/mini/clip --kinds '["a dog barking", rain]'
 
+With --outliers, a folder of recordings of none of the kinds, the tagger gets one more class, 'none of these'; it is
+learned from these recordings, from noise and tones, and from the clips played backwards or with scrambled phases.
+
 It serves evaluation only: nothing that generates sound reads it, or the labels. A fixed share of the sources, chosen by
 the hash of their names, is held out; accuracy is measured on it. The same command goes on with a stopped run.
 """
@@ -29,17 +32,16 @@ from torch import Tensor
 from diffaudio.atomic_io import atomic_file, atomic_folder
 from diffaudio.checkpoint import load_clip
 from diffaudio.config import Count, NonNegative, NonNegativeCount, Positive, Share
-from diffaudio.corpus.augment import add_noise, change_speed, filter_smoothly, random_crop_or_fill
 from diffaudio.corpus.datasets.labelled import (
     LabelledClips,
     label_by_clip,
     read_labelled_clips,
     read_labels,
     split_by_source,
+    with_outliers,
 )
 from diffaudio.distributed import PATIENCE, StopRequest, join_processes, run_script
 from diffaudio.errors import UserError
-from diffaudio.metrics.confidence import wilson
 from diffaudio.models.tagger import Tagger
 from diffaudio.seeding import seeded_generator
 from diffaudio.training.divergence import DivergenceGuard
@@ -49,10 +51,12 @@ from diffaudio.training.precision import resolve_precision
 from diffaudio.training.progress import Progress, describe_device, is_due
 from diffaudio.training.resume import resume, save_state
 from diffaudio.training.run_folder import local_batch_size, open_run, run_advice
+from diffaudio.training.tagger_batches import BatchSettings, Pools, draw_batch
+from diffaudio.training.tagger_measures import measure
 
 # What may change while a run goes on; all else would make it another run.
 CHANGEABLE = {
-    "data", "out", "labels", "clip",
+    "data", "out", "labels", "outliers", "clip",
     "train.precision", "train.threads", "train.save_every", "train.log_every", "train.max_states",
 }  # fmt: skip
 
@@ -74,16 +78,10 @@ class TaggerSettings:
 
 
 @dataclass
-class TrainSettings:
+class TrainSettings(BatchSettings):
     """What is optimised, and how.
 
     Attributes:
-        duration_s: length of the crops; shorter clips are repeated, or padded with silence.
-        balance: how often a kind of n clips is drawn: n to the power of 1 minus this.
-        mixup: parameter of the beta distribution by which two sounds and their targets are mixed; 0 mixes none.
-        filter_db: how far a smooth random filter raises or lowers a band.
-        speed: largest relative change of speed, and so of pitch.
-        noise_db: level of white noise below the sound's peak, at the loudest.
         masked_share: of the spectrogram's bands, and of its steps, up to which are blanked (SpecAugment).
         label_smoothing: share of the target that is spread over all kinds.
         held_out: share of the sources that are held out for measuring.
@@ -95,15 +93,9 @@ class TrainSettings:
 
     steps: Count = 1500
     batch_size: Count = 32
-    duration_s: Positive = 3.0
     lr: Positive = 3e-3
     weight_decay: NonNegative = 0.02
     warmup_steps: NonNegativeCount = 50
-    balance: Share = 0.5
-    mixup: NonNegative = 0.3
-    filter_db: NonNegative = 4.0
-    speed: Share = 0.05
-    noise_db: float = -30.0
     masked_share: Share = 0.12
     label_smoothing: Share = 0.02
     held_out: Share = 0.2
@@ -123,6 +115,7 @@ class Config:
         data: corpus of clips, made by `diffaudio prepare`.
         out: run folder.
         labels: CSV with columns `file` and `label`, a row a source of the corpus.
+        outliers: folder of recordings of none of the kinds, for one more class, 'none of these'.
         clip: take the targets from what this CLIP sees on the frames, instead of from `labels`:
             a folder, an hf-hub: id, or name and tag as ViT-B-32/openai.
         kinds: texts for CLIP, one for each kind to tell apart; needed with `clip`.
@@ -132,6 +125,7 @@ class Config:
     data: Path
     out: Path
     labels: Path | None = None
+    outliers: Path | None = None
     clip: str | None = None
     kinds: list[str] = field(default_factory=list)
     temperature: Positive = 0.02
@@ -170,6 +164,8 @@ def train(config: Config, accelerator: Accelerator, tagger: Tagger, clips: Label
     network, optimizer = accelerator.prepare(tagger.train(), optimizer)
     schedule = partial(learning_rate, peak=settings.lr, warmup_steps=settings.warmup_steps, total_steps=last)
 
+    pools = Pools.of(clips, settings.balance)
+
     def mean_over_processes(values: Tensor) -> Any:
         return accelerator.reduce(values, "mean")
 
@@ -184,7 +180,7 @@ def train(config: Config, accelerator: Accelerator, tagger: Tagger, clips: Label
     with MetricsLog(config.out, done) if progress.visible else nullcontext() as log, StopRequest() as stop:
         for step in progress.steps():
             generator = seeded_generator(settings.seed, accelerator.process_index, step)
-            waveforms, targets = draw_batch(clips, settings, generator, batch_size)
+            waveforms, targets = draw_batch(clips, pools, settings, generator, batch_size)
             torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))  # dropout and masks take no generator
             logits = network(waveforms.to(accelerator.device), settings.masked_share)[1].float()
             loss = F.cross_entropy(logits, targets.to(logits), label_smoothing=settings.label_smoothing)
@@ -238,61 +234,13 @@ def load_clips(config: Config) -> LabelledClips:
             raise UserError("nothing to learn from: give --labels, or --clip and --kinds")
         if config.kinds:
             raise UserError("--kinds has no effect without --clip; the labels name the kinds")
-        return read_labelled_clips(config.data, read_labels(config.labels), sample_rate=rate)
-    if config.labels is not None or not config.kinds:
+        clips = read_labelled_clips(config.data, read_labels(config.labels), sample_rate=rate)
+    elif config.labels is not None or not config.kinds:
         raise UserError("--clip takes the place of --labels, and needs --kinds, the kinds to tell apart")
-    clip = load_clip(config.clip)
-    return label_by_clip(config.data, clip, config.kinds, sample_rate=rate, temperature=config.temperature)
-
-
-def draw_batch(
-    clips: LabelledClips, settings: TrainSettings, generator: torch.Generator, batch_size: int
-) -> tuple[Tensor, Tensor]:
-    """Augmented crops [batch, samples], and their targets [batch, kinds]."""
-    num_samples = round(settings.duration_s * clips.sample_rate)
-    weights = clips.targets @ clips.targets.sum(dim=0).clamp(min=1e-6) ** -settings.balance
-    chosen = torch.multinomial(weights, batch_size, replacement=True, generator=generator)
-    sounds = []
-    for index in chosen.tolist():
-        # a little more than is needed, so that no sound is changed in speed as a whole
-        longest = round(num_samples * (1 + settings.speed))
-        sound = random_crop_or_fill(clips.waveforms[index].float(), longest, generator)
-        sounds.append(random_crop_or_fill(change_speed(sound, settings.speed, generator), num_samples, generator))
-    x, targets = torch.stack(sounds), clips.targets[chosen]
-    x = filter_smoothly(x, settings.filter_db, generator)
-    x = x / x.abs().amax(dim=1, keepdim=True).clamp(min=1e-4)
-    if settings.mixup > 0:
-        x, targets = mix_up(x, targets, settings.mixup, generator)
-    return add_noise(x, settings.noise_db, generator), targets
-
-
-def mix_up(x: Tensor, targets: Tensor, strength: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Mix each sound with another: Zhang et al. 2018 (arXiv:1710.09412), eq. 1, with one weight an item."""
-    draws = torch._sample_dirichlet(torch.full((len(x), 2), strength), generator)[:, :1]
-    other = torch.randperm(len(x), generator=generator)
-    return draws * x + (1 - draws) * x[other], draws * targets + (1 - draws) * targets[other]
-
-
-def measure(tagger: Tagger, clips: LabelledClips) -> dict[str, Any]:
-    """Accuracy over whole recordings, with its interval (95 %), by kind, and what was held out."""
-    logits = tagger.tag([waveform.float() for waveform in clips.waveforms])[1]
-    truth = clips.targets.argmax(dim=1)
-    right = logits.argmax(dim=1) == truth
-    first = logits.topk(min(3, len(clips.kinds))).indices
-    share = right.double().mean().item()
-    interval = wilson(share, len(clips))
-    by_kind = {
-        kind: f"{int(right[truth == index].sum())} of {int((truth == index).sum())}"
-        for index, kind in enumerate(clips.kinds)
-    }
-    return {
-        "accuracy": round(share, 4),
-        "top_3": round((first == truth[:, None]).any(dim=1).double().mean().item(), 4),
-        "n": len(clips),
-        "interval": [round(interval.low, 4), round(interval.high, 4)],
-        "by_kind": by_kind,
-        "held_out": clips.sources,
-    }
+    else:
+        clip = load_clip(config.clip)
+        clips = label_by_clip(config.data, clip, config.kinds, sample_rate=rate, temperature=config.temperature)
+    return clips if config.outliers is None else with_outliers(clips, config.outliers)
 
 
 if __name__ == "__main__":

@@ -12,9 +12,18 @@ from scripts import REPO, load_script
 from tiny_model import write_tiny_clip
 
 from diffaudio.config import parse
-from diffaudio.corpus.datasets.labelled import label_by_clip, read_labelled_clips, read_labels, split_by_source
+from diffaudio.corpus.datasets.labelled import (
+    OUTLIER_KIND,
+    label_by_clip,
+    read_labelled_clips,
+    read_labels,
+    split_by_source,
+    with_outliers,
+)
 from diffaudio.errors import UserError
+from diffaudio.media.audio import write_audio
 from diffaudio.models.tagger import load_tagger
+from diffaudio.training.tagger_batches import BatchSettings, Pools, draw_batch, mix_up
 
 script = load_script("train/tagger.py")
 KINDS = {"low": 300.0, "high": 3000.0}
@@ -132,9 +141,58 @@ def test_with_nothing_held_out_nothing_is_measured(folder, tmp_path, capsys):
     assert "accuracy" not in capsys.readouterr().out
 
 
+@pytest.fixture(scope="module")
+def outliers(tmp_path_factory):
+    """A folder of clicks, which are neither low nor high."""
+    folder = tmp_path_factory.mktemp("outliers") / "more"
+    folder.mkdir()
+    for index in range(12):
+        clicks = torch.zeros(1, 16000)
+        clicks[:, :: 800 + 100 * index] = 0.5
+        write_audio(folder / f"{index}.wav", clicks, 16000)
+    return folder.parent
+
+
+def test_a_tagger_that_was_shown_outliers_says_so_of_others(folder, outliers, tmp_path):
+    out = train(folder, tmp_path / "run", 60, **{"train.lr": 5e-3, "outliers": outliers, "train.outlier_share": 0.5})
+    report = json.loads((out / "held_out.json").read_text())
+    assert load_tagger(out / "model").labels == ["high", "low", OUTLIER_KIND]
+    found, total = map(int, report["outliers"]["recordings"].split(" of "))
+    assert found == total > 0
+    assert set(report["outliers"]) == {"recordings", "noise", "tones"}  # steady tones are not reversed
+    assert report["n"] + total == len(report["held_out"]) and report["by_kind"].keys() == {"high", "low"}
+    wrong = int(report["taken_for_none"].split(" of ")[0])
+    assert report["accuracy"] <= 1 - wrong / report["n"] + 1e-4
+
+
+def test_outliers_come_as_often_as_asked_for_and_always_as_none(folder, outliers):
+    clips = read_labelled_clips(folder / "corpus", read_labels(folder / "labels.csv"), sample_rate=16000)
+    settings = BatchSettings(duration_s=0.1, mixup=0, outlier_share=0.25)
+    assert len(Pools.of(clips, 0.5).outliers) == 0
+    batch = draw_batch(clips, Pools.of(clips, 0.5), settings, torch.Generator().manual_seed(0), 8)
+    clips = with_outliers(clips, outliers)
+    pools = Pools.of(clips, 0.5)
+    assert (len(pools.clips), len(pools.outliers), pools.changing) == (24, 12, [])
+    _, targets = draw_batch(clips, pools, settings, torch.Generator().manual_seed(0), 800)
+    assert torch.equal(targets.sum(dim=1), torch.ones(800)) and targets.unique().tolist() == [0, 1]
+    assert 0.2 < float(targets[:, 2].mean()) < 0.3
+    assert batch[1].shape == (8, 2)
+
+
+def test_folders_that_hold_no_outliers_are_refused(folder, tmp_path):
+    clips = read_labelled_clips(folder / "corpus", read_labels(folder / "labels.csv"), sample_rate=16000)
+    with pytest.raises(UserError, match="nowhere: there is no such folder of outliers"):
+        with_outliers(clips, tmp_path / "nowhere")
+    with pytest.raises(UserError, match="holds no sound; looked for .aac"):
+        with_outliers(clips, tmp_path)
+    clips.kinds[0] = OUTLIER_KIND
+    with pytest.raises(UserError, match="'none of these' is the name of the kind for outliers"):
+        with_outliers(clips, tmp_path)
+
+
 def test_a_mixed_sound_is_of_both_kinds():
     x, targets = torch.eye(4), torch.eye(4)
-    mixed, both = script.mix_up(x, targets, 0.5, torch.Generator().manual_seed(0))
+    mixed, both = mix_up(x, targets, 0.5, torch.Generator().manual_seed(0))
     torch.testing.assert_close(mixed, both)
     torch.testing.assert_close(both.sum(dim=1), torch.ones(4))
     assert not torch.equal(both, targets)
@@ -169,7 +227,7 @@ def test_bad_lists_of_labels_are_refused(folder, tmp_path):
 
 def test_the_configuration_that_is_shipped_is_valid():
     given = ["--config", str(REPO / "configs/mini/tagger.yaml"), "--data", "a", "--labels", "b", "--out", "c"]
-    assert parse(script.Config, given).tagger.name == "tagger_mini"
+    assert parse(script.Config, given).tagger.name == "tagger_45_kinds"
 
 
 def test_what_is_not_finite_ends_the_run_with_the_last_good_save_in_place(folder, tmp_path, monkeypatch):

@@ -17,10 +17,22 @@ from torch import Tensor
 from diffaudio.corpus import store
 from diffaudio.corpus.datasets.splits import is_held_out
 from diffaudio.errors import UserError
-from diffaudio.media.audio import decode_flac, mix_channels, resample
+from diffaudio.media.audio import decode_flac, mix_channels, read_audio, resample
+from diffaudio.media.suffixes import MEDIA_SUFFIXES
 from diffaudio.tables import read_csv
 
-__all__ = ["LabelledClips", "label_by_clip", "read_labelled_clips", "read_labels", "split_by_source"]
+__all__ = [
+    "OUTLIER_KIND",
+    "LabelledClips",
+    "label_by_clip",
+    "read_labelled_clips",
+    "read_labels",
+    "split_by_source",
+    "with_outliers",
+]
+
+OUTLIER_KIND = "none of these"
+AUDIO_SUFFIXES = (".aac", ".aif", ".aiff", ".flac", ".mp3", ".oga", ".opus", ".wav", *MEDIA_SUFFIXES)
 
 
 @dataclass
@@ -107,6 +119,37 @@ def label_by_clip(corpus: Path, clip: Any, kinds: list[str], *, sample_rate: int
                 sources.append(row["source"])
     waveforms = [waveform for _, waveform in _read_sounds(corpus, sample_rate)]
     return LabelledClips(kinds, sources, waveforms, torch.stack(targets), sample_rate)
+
+
+def with_outliers(clips: LabelledClips, folder: Path) -> LabelledClips:
+    """Add the recordings of a folder as examples of one more kind, the last one: `OUTLIER_KIND`.
+
+    Args:
+        folder: sounds and videos of none of the kinds, searched recursively.
+
+    Raises:
+        ValueError: the folder is not there or holds no sound, one of them cannot be read, or a label has that name.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder}: there is no such folder of outliers")
+    if OUTLIER_KIND in clips.kinds:
+        raise UserError(f"'{OUTLIER_KIND}' is the name of the kind for outliers; give that label another name")
+    paths = [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in AUDIO_SUFFIXES and path.is_file()]
+    if not paths:
+        raise UserError(f"{folder}: holds no sound; looked for {', '.join(AUDIO_SUFFIXES)}")
+    waveforms = []
+    for path in paths:
+        waveform, rate = read_audio(path)
+        waveforms.append(resample(mix_channels(waveform, 1), rate, clips.sample_rate)[0].half())
+    targets = F.pad(clips.targets, (0, 1))
+    outliers = F.one_hot(torch.full((len(paths),), len(clips.kinds)), len(clips.kinds) + 1).to(targets)
+    return LabelledClips(
+        [*clips.kinds, OUTLIER_KIND],
+        [*clips.sources, *(path.relative_to(folder).as_posix() for path in paths)],
+        [*clips.waveforms, *waveforms],
+        torch.cat([targets, outliers]),
+        clips.sample_rate,
+    )
 
 
 def split_by_source(clips: LabelledClips, held_out: float) -> tuple[LabelledClips, LabelledClips]:
