@@ -14,6 +14,7 @@ normalised to unit norm (prompt ensembling, section 3.1.4 of the paper).
 
 import json
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -218,17 +219,25 @@ def _require(folder: Path, *files: str) -> None:
 
 
 def prune_vocabulary(
-    source: Path, target: Path, *, texts: Sequence[Path], size: int, max_positions: int | None = None
+    source: Path,
+    target: Path,
+    *,
+    texts: Sequence[Path],
+    filler: Sequence[str] = (),
+    size: int,
+    max_positions: int | None = None,
 ) -> None:
     """Copy a BERT-like sentence encoder with a reduced WordPiece vocabulary.
 
-    The new vocabulary has the special tokens, all single characters, every piece that the texts need, and then the
-    pieces with the lowest ids, which are the most frequent of the original vocabulary.
+    The new vocabulary has the special tokens, the single ASCII characters, every piece that the texts need, then the
+    pieces that the filler uses, the most frequent first, and where there is still room those with the lowest ids,
+    which are the most frequent of the original vocabulary. Other alphabets become the unknown token.
 
     Args:
         source: Hugging Face folder with config.json, tokenizer.json (WordPiece) and model.safetensors.
         target: existing folder, to which the same three files are written.
         texts: text files, one sentence per line.
+        filler: sentences that need not be covered completely.
         size: number of pieces to keep.
         max_positions: maximum number of tokens of a text; None keeps the encoder's own limit.
 
@@ -244,7 +253,7 @@ def prune_vocabulary(
     tokenizer.no_truncation()
     tokenizer.no_padding()
     needed = {t["content"] for t in tokenizer_json["added_tokens"]} | {
-        p for p in pieces if len(p.removeprefix("##")) == 1
+        p for p in pieces if len(p.removeprefix("##")) == 1 and p.isascii()
     }
     for path in texts:
         try:
@@ -255,7 +264,11 @@ def prune_vocabulary(
             needed.update(encoding.tokens)
     if len(needed) > size:
         raise UserError(f"vocabulary size {size} is too small: the texts alone need {len(needed)} word pieces")
-    common = [p for p in pieces if p not in needed and not p.startswith("[unused")]
+    counts = Counter(piece for encoding in tokenizer.encode_batch(list(filler)) for piece in encoding.tokens)
+    ranked = [piece for piece, _ in counts.most_common()] + [
+        p for p in pieces if not p.startswith("[unused") and (len(p.removeprefix("##")) > 1 or p.isascii())
+    ]
+    common = [piece for piece in dict.fromkeys(ranked) if piece not in needed]
     kept = sorted(needed | set(common[: size - len(needed)]), key=lambda piece: vocabulary[piece])
     new_ids = {piece: index for index, piece in enumerate(kept)}
 

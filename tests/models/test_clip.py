@@ -122,6 +122,34 @@ def test_dropping_words_leaves_the_embeddings_of_the_others_as_they_were(folder:
     assert kept.keys().isdisjoint({"sound", "of"})  # the last of the vocabulary, and in no text
 
 
+def test_room_in_the_vocabulary_goes_to_the_most_frequent_words_of_the_filler(folder: Path, tmp_path: Path):
+    source = sentence_encoder(tmp_path / "source", folder)
+    (tmp_path / "texts.txt").write_text("a dog barking\n")
+
+    def vocabulary(size: int) -> set[str]:
+        target = tmp_path / f"target{size}"
+        target.mkdir()
+        filler = ["sound", "sound of", "sound of the"]
+        prune_vocabulary(source, target, texts=[tmp_path / "texts.txt"], filler=filler, size=size)
+        return json.loads((target / "tokenizer.json").read_text())["model"]["vocab"].keys()
+
+    whole = json.loads((source / "tokenizer.json").read_text())["model"]["vocab"]
+    smallest = next(size for size in range(len(whole)) if fits(source, tmp_path, size))
+    base = vocabulary(smallest)
+    assert vocabulary(smallest + 1) == base | {"sound"}
+    assert vocabulary(smallest + 2) == base | {"sound", "of"}
+
+
+def fits(source: Path, folder: Path, size: int) -> bool:
+    target = folder / f"try{size}"
+    target.mkdir()
+    try:
+        prune_vocabulary(source, target, texts=[folder / "texts.txt"], size=size)
+    except ValueError:
+        return False
+    return True
+
+
 def test_a_vocabulary_too_small_for_the_texts_is_refused(folder: Path, tmp_path: Path):
     source = sentence_encoder(tmp_path / "source", folder)
     (tmp_path / "texts.txt").write_text("a dog barking\n")

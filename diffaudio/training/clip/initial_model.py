@@ -10,13 +10,14 @@ import open_clip
 import timm
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from timm.data import ImageNetInfo
 from torch import nn
 
 from diffaudio.atomic_io import atomic_folder
 from diffaudio.errors import UserError
 from diffaudio.models.clip import Clip, prune_vocabulary
 
-__all__ = ["CONTEXT_LENGTH", "TIMM_WEIGHTS", "load_classifier", "save_model", "write_initial_folder"]
+__all__ = ["CONTEXT_LENGTH", "TIMM_WEIGHTS", "load_classifier", "save_model", "words_for_things", "write_initial_folder"]
 
 CONTEXT_LENGTH = 64  # tokens
 TIMM_WEIGHTS = "timm"  # as `image_weights`: those that timm downloads for the model's name
@@ -52,6 +53,15 @@ def load_classifier(model: str, weights: str | None) -> Any:
     return classifier
 
 
+def words_for_things() -> list[str]:
+    """Names and definitions of ImageNet's 21,841 synsets, as timm holds them: the words people have for things.
+
+    The names count three times, once in their definitions' lines.
+    """
+    info = ImageNetInfo("imagenet22k")
+    return 2 * info.label_descriptions() + info.label_descriptions(detailed=True)
+
+
 def write_initial_folder(
     folder: Path,
     *,
@@ -70,7 +80,9 @@ def write_initial_folder(
     for file in ("config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors"):
         if not (text_model / file).is_file():
             raise UserError(f"text_model: {text_model} is not the folder of a sentence encoder, {file} is missing")
-    prune_vocabulary(text_model, folder, texts=texts, size=vocabulary_size, max_positions=CONTEXT_LENGTH)
+    prune_vocabulary(
+        text_model, folder, texts=texts, filler=words_for_things(), size=vocabulary_size, max_positions=CONTEXT_LENGTH
+    )
     classifier = load_classifier(image_model, image_weights)
     model_config: dict[str, Any] = {
         "embed_dim": json.loads((folder / "config.json").read_text(encoding="utf-8"))["hidden_size"],
