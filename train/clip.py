@@ -60,8 +60,8 @@ class Config:
         images: folder of Parquet files with columns `image` (JPEG bytes), `captions` (strings) and `source`.
         text_model: folder of a Hugging Face sentence encoder with mean pooling (BERT or alike).
         vocabulary_texts: text files, one sentence a line, whose words stay in the vocabulary.
-        vocabulary_size: how many word pieces to keep; those of names and definitions of things (ImageNet's synsets), the
-            most frequent first, fill what the texts leave.
+        vocabulary_size: how many word pieces to keep; the most frequent ones of the names and definitions of things
+            (ImageNet's synsets) fill what the texts leave.
         image_model: a timm model.
         image_weights: its pretrained weights, a safetensors file or a folder with model.safetensors; 'timm' downloads
             timm's own; left out, the tower begins with random weights.
