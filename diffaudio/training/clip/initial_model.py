@@ -17,7 +17,14 @@ from diffaudio.atomic_io import atomic_folder
 from diffaudio.errors import UserError
 from diffaudio.models.clip import Clip, prune_vocabulary
 
-__all__ = ["CONTEXT_LENGTH", "TIMM_WEIGHTS", "load_classifier", "save_model", "words_for_things", "write_initial_folder"]
+__all__ = [
+    "CONTEXT_LENGTH",
+    "TIMM_WEIGHTS",
+    "load_classifier",
+    "save_model",
+    "words_for_things",
+    "write_initial_folder",
+]
 
 CONTEXT_LENGTH = 64  # tokens
 TIMM_WEIGHTS = "timm"  # as `image_weights`: those that timm downloads for the model's name
