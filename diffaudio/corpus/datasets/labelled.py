@@ -18,7 +18,7 @@ from diffaudio.corpus import store
 from diffaudio.corpus.datasets.splits import is_held_out
 from diffaudio.errors import UserError
 from diffaudio.media.audio import decode_flac, mix_channels, read_audio, resample
-from diffaudio.media.suffixes import MEDIA_SUFFIXES
+from diffaudio.media.file_extensions import MEDIA_SUFFIXES
 from diffaudio.tables import read_csv
 
 __all__ = [
