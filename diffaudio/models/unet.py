@@ -189,8 +189,13 @@ class _Conv(nn.Linear):
         super().__init__(3 * in_width, out_width)
 
     def forward(self, input: Tensor) -> Tensor:
+        return super().forward(self.windows(input))
+
+    @staticmethod
+    def windows(input: Tensor) -> Tensor:
+        """Each frame with its two neighbours: [batch, frames, width] -> [batch, frames, 3 * width]."""
         padded = F.pad(input, (0, 0, 1, 1))
-        return super().forward(torch.cat([padded[:, :-2], input, padded[:, 2:]], dim=2))
+        return torch.cat([padded[:, :-2], input, padded[:, 2:]], dim=2)
 
 
 class _ResBlock(nn.Module):
