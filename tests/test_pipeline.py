@@ -17,8 +17,8 @@ from diffaudio import DiffAudioPipeline, hub
 from diffaudio import checkpoint as model_folder
 from diffaudio.checkpoint import load_weak_unet
 from diffaudio.corpus.synthetic.run import SynthesisSettings, write_clip
-from diffaudio.diffusion.loss import training_scheduler
 from diffaudio.diffusion.settings import Guidance, Projection
+from diffaudio.diffusion.training_scheduler import training_scheduler
 from diffaudio.errors import UserError
 from diffaudio.metrics.audio_checks import loudness_lufs
 

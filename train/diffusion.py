@@ -4,16 +4,16 @@
     torchrun --nproc_per_node 8 train/diffusion.py …          # several processes, on GPUs or on CPUs
 
 The same command goes on with a run that was stopped, by Ctrl-C or otherwise. Every draw (clips, copies, crops, frames,
-noise, dropout) is a function of (seed, process, step), so that a resumed run equals an uninterrupted one. Which clips
-make up a batch does not depend on the number of processes.
+noise, dropped conditions) is a function of (seed, step, place in the batch), so that a resumed run equals an
+uninterrupted one, and so that batches do not depend on the number of processes or micro-batches.
 """
 
 import copy
 import os
 import sys
 import time
-from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field, replace
+from contextlib import closing, nullcontext
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -21,28 +21,30 @@ from typing import Any, Literal
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # waiting threads sleep; OpenMP reads it when torch is loaded
 
-import numpy as np
 import torch
-import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor
 
 from diffaudio.checkpoint import load_encoders
 from diffaudio.config import Count, NonNegative, NonNegativeCount, Positive, Share
 from diffaudio.corpus.datasets.clip_order import ClipOrder
-from diffaudio.corpus.datasets.latents import LatentDataset, draw_batch
-from diffaudio.diffusion.loss import diffusion_loss, training_scheduler
+from diffaudio.corpus.datasets.latents import LatentDataset
+from diffaudio.diffusion.level_sampling import ExpectedLoss, NoiseSettings
+from diffaudio.diffusion.loss import DiffusionLoss, diffusion_loss
+from diffaudio.diffusion.training_scheduler import training_scheduler
 from diffaudio.distributed import PATIENCE, StopRequest, join_processes, run_script
 from diffaudio.errors import UserError
 from diffaudio.models.unet import UNet1D
 from diffaudio.pipeline import DiffAudioPipeline
-from diffaudio.seeding import seeded_generator
+from diffaudio.seeding import BatchDraws
+from diffaudio.training.batches import Batch, draw_ahead, draw_noisy_batch
 from diffaudio.training.bridge_fitting import BridgeSettings, make_bridge
 from diffaudio.training.divergence import DivergenceGuard, check_finite
 from diffaudio.training.ema import ema_decay, update_ema
 from diffaudio.training.encoder_check import check_encoders
 from diffaudio.training.learning_rate import learning_rate, set_learning_rate
 from diffaudio.training.metrics_log import MetricsLog, loss_by_noise_level
+from diffaudio.training.post_hoc_ema import PowerAverages, PowerAverageSettings, remove_snapshots_after
 from diffaudio.training.precision import resolve_precision
 from diffaudio.training.progress import Progress, describe_device, is_due
 from diffaudio.training.resume import resume, save_state
@@ -51,7 +53,7 @@ from diffaudio.training.sample_logging import SampleSettings, check_samples, log
 
 # What may change while a run goes on; all else would make it another run.
 CHANGEABLE = {
-    "data", "out", "autoencoder", "clip", "bridge", "validation", "samples",
+    "averages.max_snapshots", "data", "out", "autoencoder", "clip", "bridge", "validation", "samples",
     "train.steps", "train.precision", "train.threads", "train.save_every", "train.log_every", "train.max_states",
 }  # fmt: skip
 
@@ -75,8 +77,9 @@ class TrainSettings:
     """What is optimised, and how.
 
     Attributes:
-        objective: flow (flow matching) or v (v-prediction).
-        batch_size: clips a step, of all processes together.
+        objective: flow (flow matching), v (velocity) or epsilon (noise).
+        batch_size: clips a step, of all processes and micro-batches together.
+        accumulation_steps: micro-batches of a step, computed one after the other to save memory.
         duration_s: length of the crops.
         warmup_steps: the learning rate rises to `lr` over so many steps, then falls as a cosine.
         final_lr_fraction: of `lr`, reached at the last step.
@@ -90,9 +93,10 @@ class TrainSettings:
         max_states: how many states are kept, the newest ones.
     """
 
-    objective: Literal["flow", "v"] = "flow"
+    objective: Literal["flow", "v", "epsilon"] = "flow"
     steps: Count = 4000
     batch_size: Count = 32
+    accumulation_steps: Count = 1
     duration_s: Positive = 5.0
     lr: Positive = 4e-4
     betas: tuple[float, float] = (0.9, 0.99)
@@ -145,6 +149,8 @@ class Config:
     held_out: Share = 0.0
     unet: UNetSettings = field(default_factory=UNetSettings)
     train: TrainSettings = field(default_factory=TrainSettings)
+    noise: NoiseSettings = field(default_factory=NoiseSettings)
+    averages: PowerAverageSettings = field(default_factory=PowerAverageSettings)
     bridge: BridgeSettings = field(default_factory=BridgeSettings)
     validation: ValidationSettings = field(default_factory=ValidationSettings)
     samples: SampleSettings = field(default_factory=SampleSettings)
@@ -154,7 +160,8 @@ def main(config: Config) -> None:
     settings = config.train
     device: Any = join_processes(settings.threads, patience=PATIENCE).device
     accelerator = Accelerator(mixed_precision=resolve_precision(settings.precision, device))
-    local_batch_size(settings.batch_size, accelerator.num_processes)  # all mistakes are found before the run begins
+    # All mistakes are found before the run begins.
+    local_batch_size(settings.batch_size, accelerator.num_processes, settings.accumulation_steps)
     dataset, held_out = open_data(config)
     order = ClipOrder(dataset.sizes, tuple(config.weights), settings.seed)
     unet, pipe = build(config, dataset, device)
@@ -180,10 +187,12 @@ def train(
         KeyboardInterrupt: Ctrl-C was pressed; the step it came in is finished and saved.
     """
     settings, average, last = config.train, pipe.unet, config.train.steps
-    batch_size = local_batch_size(settings.batch_size, accelerator.num_processes)
-    optimizer = torch.optim.AdamW(unet.parameters(), betas=settings.betas, weight_decay=settings.weight_decay)
-    state: dict[str, Any] = {"optimizer": optimizer, "unet": unet, "average": average, "scaler": accelerator.scaler}
-    state["num_processes"] = accelerator.num_processes
+    averages, expected_loss = PowerAverages(unet, config.averages), make_expected_loss(config, accelerator.device)
+    optimizer = make_optimizer(settings, unet, expected_loss)
+    state: dict[str, Any] = {"optimizer": optimizer, "unet": unet, "average": average, **averages.modules}
+    if expected_loss is not None:
+        state["expected_loss"] = expected_loss
+    state |= {"scaler": accelerator.scaler, "num_processes": accelerator.num_processes}
     done = resume(config.out / "state", **state)
     network, optimizer = accelerator.prepare(unet, optimizer)
     schedule = partial(
@@ -203,26 +212,39 @@ def train(
     )
     recent: list[Tensor] = []
     begin_s = time.perf_counter()
+    draw = partial(draw_step, config, dataset, order, accelerator)
+    if progress.visible:
+        remove_snapshots_after(config.out / "averages", done)
 
-    with MetricsLog(config.out, done) if progress.visible else nullcontext() as log, StopRequest() as stop:
-        for step in progress.steps():
-            generator = seeded_generator(settings.seed, accelerator.process_index, step)
-            clips = order.clips(step * settings.batch_size + accelerator.process_index * batch_size, batch_size)
-            losses, levels = batch_loss(network, dataset, clips, pipe.scheduler, settings, generator)
-            accelerator.backward(losses.mean())
+    with (
+        MetricsLog(config.out, done) if progress.visible else nullcontext() as log,
+        StopRequest() as stop,
+        closing(draw_ahead(draw, range(done, last))) as drawn,
+    ):
+        for step, batches in zip(progress.steps(), drawn, strict=True):
+            losses = []
+            for batch in batches:
+                is_last = batch is batches[-1]
+                with nullcontext() if is_last else accelerator.no_sync(network):  # gradients are reduced once a step
+                    loss = batch_loss(network, batch.to(accelerator.device), pipe.scheduler, config, expected_loss)
+                    accelerator.backward(loss.total / len(batches))
+                losses.append(torch.stack([loss.items.detach(), loss.levels], dim=1))
+            average_gradients(expected_loss, accelerator)
             grad_norm: Any = accelerator.clip_grad_norm_(network.parameters(), settings.grad_clip)
-            checked = {"loss": losses.mean(), "grad_norm": grad_norm}
-            guard.check(step + 1, checked if accelerator.scaler is None else {"loss": losses.mean()})
+            checked = {"loss": torch.cat(losses)[:, 0].mean()}
+            guard.check(step + 1, checked if accelerator.scaler else checked | {"grad_norm": grad_norm})
             lr = set_learning_rate(optimizer, schedule(step))
             optimizer.step()
             optimizer.zero_grad()
             update_ema(average, unet, ema_decay(step, settings.ema_decay))
-            recent.append(torch.stack([losses.detach(), levels], dim=1))
+            averages.update(unet, step + 1)
+            recent += losses
             stopping = bool(mean_over_processes(torch.tensor(float(stop.requested), device=accelerator.device)))
 
             if is_due(step + 1, settings.log_every):
                 gathered: Any = accelerator.gather(torch.cat(recent))
-                step_s, begin_s = (time.perf_counter() - begin_s) / len(recent), time.perf_counter()
+                num_steps = len(recent) / settings.accumulation_steps
+                step_s, begin_s = (time.perf_counter() - begin_s) / num_steps, time.perf_counter()
                 recent.clear()
                 if log:
                     values = loss_by_noise_level(gathered)
@@ -235,6 +257,7 @@ def train(
             if log and (stopping or is_due(step + 1, settings.save_every, last)):
                 guard.check_weights(step + 1, state, in_half=average)
                 pipe.save_pretrained(config.out / "model", dtype=torch.float16)
+                averages.save_snapshot(config.out / "averages", step + 1)
                 log.sync()
                 save_state(config.out / "state", step + 1, max_states=settings.max_states, **state)  # after all else
             if stopping:
@@ -282,7 +305,7 @@ def build(config: Config, dataset: LatentDataset, device: torch.device) -> tuple
     unet = UNet1D(dataset.latent_channels, dataset.embedding_dim, **asdict(config.unet))
     pipe = DiffAudioPipeline(
         unet=copy.deepcopy(unet).eval().requires_grad_(False),
-        scheduler=training_scheduler(config.train.objective),
+        scheduler=training_scheduler(config.train.objective, config.noise),
         autoencoder=autoencoder,
         clip=clip,
         bridge=make_bridge(config.bridge, dataset, clip),
@@ -291,27 +314,58 @@ def build(config: Config, dataset: LatentDataset, device: torch.device) -> tuple
     return unet, pipe.to(device)
 
 
+def make_optimizer(settings: TrainSettings, unet: UNet1D, expected_loss: ExpectedLoss | None) -> torch.optim.AdamW:
+    """AdamW over the weights of the U-Net, and of what is learned beside it without weight decay."""
+    groups: list[dict[str, Any]] = [{"params": list(unet.parameters()), "weight_decay": settings.weight_decay}]
+    if expected_loss is not None:
+        groups.append({"params": list(expected_loss.parameters()), "weight_decay": 0.0})
+    return torch.optim.AdamW(groups, betas=settings.betas)
+
+
+def make_expected_loss(config: Config, device: torch.device) -> ExpectedLoss | None:
+    """What the noise settings want learned beside the U-Net."""
+    return ExpectedLoss().to(device) if config.noise.learns_expected_loss else None
+
+
+def average_gradients(module: torch.nn.Module | None, accelerator: Accelerator) -> None:
+    """Replace the gradients of a module that is not prepared by their means over the processes."""
+    for parameter in module.parameters() if module is not None else ():
+        parameter.grad = accelerator.reduce(parameter.grad, "mean")  # type: ignore[assignment]
+
+
+def draw_step(
+    config: Config, dataset: LatentDataset, order: ClipOrder, accelerator: Accelerator, step: int
+) -> list[Batch]:
+    """The micro-batches of this process at a step."""
+    settings, process = config.train, accelerator.process_index
+    local = local_batch_size(settings.batch_size, accelerator.num_processes, settings.accumulation_steps)
+    batches = []
+    for micro in range(settings.accumulation_steps):
+        first = (process * settings.accumulation_steps + micro) * local
+        clips = order.clips(step * settings.batch_size + first, local)
+        draws = BatchDraws(settings.seed, step, settings.batch_size, range(first, first + local))
+        num_frames = round(settings.duration_s * dataset.latent_rate)
+        noisy = {"num_frames": num_frames, "embedding_noise": settings.embedding_noise}
+        batch = draw_noisy_batch(dataset, clips, draws, **noisy)
+        batches.append(batch.pin_memory() if accelerator.device.type == "cuda" else batch)
+    return batches
+
+
 def batch_loss(
-    network: Any,
-    dataset: LatentDataset,
-    clips: np.ndarray,
-    scheduler: Any,
-    settings: TrainSettings,
-    generator: torch.Generator,
-) -> tuple[Tensor, Tensor]:
-    """Draw a batch of these clips; the loss of each [clips], and its noise level in 0..1 [clips]."""
-    device = next(network.parameters()).device
-    torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))  # the U-Net's dropout knows no generator
-    num_frames = round(settings.duration_s * dataset.latent_rate)
-    latents, embeddings = draw_batch(dataset, clips, num_frames=num_frames, generator=generator)
-    noise = settings.embedding_noise * embeddings.shape[1] ** -0.5 * torch.randn(embeddings.shape, generator=generator)
+    network: Any, batch: Batch, scheduler: Any, config: Config, expected_loss: ExpectedLoss | None = None
+) -> DiffusionLoss:
+    """The loss of a batch that lies on the device of the network."""
+    torch.manual_seed(batch.draws.generator("dropout").initial_seed())  # the U-Net's dropout knows no generator
     return diffusion_loss(
         network,
-        latents.to(device),
-        F.normalize(embeddings + noise, dim=1).to(device),
+        batch.latents,
+        batch.embeddings,
+        noise=batch.noise,
         scheduler=scheduler,
-        generator=generator,
-        condition_dropout=settings.condition_dropout,
+        draws=batch.draws,
+        condition_dropout=config.train.condition_dropout,
+        settings=config.noise,
+        expected_loss=expected_loss,
     )
 
 
@@ -319,14 +373,21 @@ def batch_loss(
 def held_out_losses(pipe: DiffAudioPipeline, dataset: LatentDataset, settings: TrainSettings, max_clips: int) -> Tensor:
     """Loss and noise level of clips that were not trained on, for the averaged weights: [clips, 2].
 
-    Clips, crops, frames and noise are the same at every call; conditions are neither dropped nor made noisy.
+    Clips, crops, frames, noise and its levels are the same at every call and for every `noise` setting but the
+    schedule's; conditions are neither dropped nor made noisy.
     """
     clips = ClipOrder(dataset.sizes).clips(0, min(max_clips, len(dataset)))
-    settings = replace(settings, embedding_noise=0.0, condition_dropout=0.0)
-    losses = []
+    num_frames, losses = round(settings.duration_s * dataset.latent_rate), []
     for place in range(0, len(clips), settings.batch_size):
-        batch, generator = clips[place : place + settings.batch_size], seeded_generator(0, place)
-        losses.append(torch.stack(batch_loss(pipe.unet, dataset, batch, pipe.scheduler, settings, generator), dim=1))
+        chosen = clips[place : place + settings.batch_size]
+        draws = BatchDraws(0, place, len(chosen))
+        batch = draw_noisy_batch(dataset, chosen, draws, num_frames=num_frames, embedding_noise=0.0)
+        batch = batch.to(next(pipe.unet.parameters()).device)
+        loss = diffusion_loss(
+            pipe.unet, batch.latents, batch.embeddings, noise=batch.noise, scheduler=pipe.scheduler, draws=draws,
+            condition_dropout=0.0,
+        )  # fmt: skip
+        losses.append(torch.stack([loss.items, loss.levels], dim=1))
     return torch.cat(losses)
 
 

@@ -24,6 +24,7 @@ COMMANDS = {
     "evaluate": "a folder of sound -> numbers that say how good it is",
     "reconstruct": "a sound encoded and decoded again: hear what the latents keep",
     "latents": "mean, scale and faults of latents, channel by channel",
+    "average": "averages of a training run -> a model, of a length chosen afterwards",
     "samplers": "the samplers for --sampler of generate",
     "sweep": "samplers, steps and guidance scales compared on a prompt list",
 }

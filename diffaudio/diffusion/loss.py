@@ -11,46 +11,21 @@
                      alpha^2 = alphas_cumprod, sigma^2 = 1 - alpha^2  (Salimans & Ho 2022, arXiv:2202.00512, app. D)
     epsilon, sample  the same z,                  target e or x
 
-Noise levels are logit-normal for flow matching (Esser et al. 2024, arXiv:2403.03206, eq. 19), for the
-others uniform over the scheduler's timesteps. Both are stratified over the batch, which lowers the
-variance of the gradient (Kingma et al. 2021, arXiv:2107.00630).
+How often each noise level is drawn, and how much its loss weighs, is said in `level_sampling`.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
-import torch
-from diffusers import DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler
 from torch import Tensor
 
+from diffaudio.diffusion.level_sampling import ExpectedLoss, NoiseSettings, min_snr_weight, sample_places
 from diffaudio.errors import UserError
+from diffaudio.seeding import BatchDraws
 
-__all__ = ["clean_and_noise", "diffusion_loss", "prediction_of", "prediction_type", "training_scheduler"]
+__all__ = ["DiffusionLoss", "clean_and_noise", "diffusion_loss", "prediction_of", "prediction_type"]
 
 _PREDICTION_TYPES = ("flow_prediction", "v_prediction", "epsilon", "sample")
-
-
-def training_scheduler(objective: str) -> FlowMatchEulerDiscreteScheduler | DPMSolverMultistepScheduler:
-    """The scheduler saved in the checkpoint of a model trained for `objective`.
-
-    Args:
-        objective: 'flow' (flow matching) or 'v' (velocity, cosine noise schedule whose last step is pure noise:
-            Lin et al. 2023, arXiv:2305.08891).
-
-    Raises:
-        ValueError: `objective` is neither.
-    """
-    if objective == "flow":
-        return FlowMatchEulerDiscreteScheduler(num_train_timesteps=1000)
-    if objective == "v":
-        return DPMSolverMultistepScheduler(
-            num_train_timesteps=1000,
-            beta_schedule="squaredcos_cap_v2",
-            prediction_type="v_prediction",
-            rescale_betas_zero_snr=True,
-            timestep_spacing="trailing",
-        )
-    raise UserError(f"objective '{objective}' is unknown; choose from flow, v")
 
 
 def prediction_type(scheduler_config: Mapping[str, Any]) -> str:
@@ -101,51 +76,77 @@ def clean_and_noise(
     return prediction, (z - alpha * prediction) / sigma
 
 
+class DiffusionLoss(NamedTuple):
+    """The losses of a batch.
+
+    Attributes:
+        items: mean squared error of each item's prediction [batch], float32.
+        levels: noise level of each, 0 clean to 1 noise [batch], float32.
+        total: what is minimised, the mean of the weighted losses; a scalar.
+    """
+
+    items: Tensor
+    levels: Tensor
+    total: Tensor
+
+
 def diffusion_loss(
     unet: Callable[..., Tensor],
     latents: Tensor,
     embedding: Tensor,
     *,
+    noise: Tensor,
     scheduler: Any,
-    generator: torch.Generator,
+    draws: BatchDraws,
     condition_dropout: float = 0.1,
-    level_mean: float = 0.0,
-    level_std: float = 1.0,
-) -> tuple[Tensor, Tensor]:
+    settings: NoiseSettings = NoiseSettings(),  # noqa: B008 - frozen
+    expected_loss: ExpectedLoss | None = None,
+) -> DiffusionLoss:
     """Squared error of the U-Net's prediction from latents at random noise levels.
 
     Args:
         unet: called as `unet(noisy, timestep, embedding, condition_mask)`.
         latents: [batch, channels, frames].
         embedding: [batch, embedding_dim].
+        noise: standard normal [batch, channels, frames].
         scheduler: of `training_scheduler`, or any of diffusers' with one of its prediction types.
-        generator: on the CPU; noise, noise levels and dropped conditions are drawn from it.
+        draws: for these items: noise levels and dropped conditions.
         condition_dropout: probability of replacing the embedding by the null embedding (guidance needs both).
-        level_mean, level_std: mean and standard deviation of the logit of the noise level; for flow matching only.
-
-    Returns:
-        The loss of each item [batch], and its noise level in 0..1 [batch], both float32.
+        settings: how noise levels are drawn and weigh.
+        expected_loss: trained alongside, where the settings need it.
     """
-    batch, device = latents.shape[0], latents.device
-    noise = torch.randn(latents.shape, generator=generator).to(device, latents.dtype)
-    # strata are assigned to items at random: where several corpora are mixed, each has fixed positions in the batch
-    stratum = torch.randperm(batch, generator=generator)
-    position = (stratum + torch.rand(batch, generator=generator)) / batch
-    condition_mask = torch.rand(batch, generator=generator) >= condition_dropout
-    predicts, num_timesteps = prediction_type(scheduler.config), scheduler.config["num_train_timesteps"]
+    device, predicts = latents.device, prediction_type(scheduler.config)
+    place, weight = sample_places(draws, settings, expected_loss)
+    condition_mask = draws.uniform()[0] >= condition_dropout
 
-    if predicts == "flow_prediction":
-        logit = level_mean + level_std * torch.special.ndtri(position.clamp(1e-6, 1 - 1e-6))
-        level = torch.sigmoid(logit)
-        timestep = level * num_timesteps
-        alpha, sigma = 1 - level, level
-    else:
-        timestep = (position * num_timesteps).long().clamp(max=num_timesteps - 1)
-        level = (timestep + 1) / num_timesteps
-        alpha_squared = scheduler.alphas_cumprod[timestep]
-        alpha, sigma = alpha_squared.sqrt(), (1 - alpha_squared).sqrt()
+    timestep, level, alpha, sigma = (value.to(device) for value in _noise_levels(scheduler, place))
+    a, s = (value.to(latents.dtype)[:, None, None] for value in (alpha, sigma))
+    target = prediction_of(latents, noise, a, s, predicts)
+    prediction = unet(a * latents + s * noise, timestep, embedding, condition_mask.to(device))
+    items = (prediction.float() - target.float()).square().mean(dim=(1, 2))
 
-    alpha, sigma = (y.to(device, latents.dtype)[:, None, None] for y in (alpha, sigma))
-    target = prediction_of(latents, noise, alpha, sigma, predicts)
-    prediction = unet(alpha * latents + sigma * noise, timestep.to(device), embedding, condition_mask.to(device))
-    return (prediction.float() - target.float()).square().mean(dim=(1, 2)), level.to(device)
+    weighted = items * weight.to(device)
+    if settings.weighting == "min-snr":
+        weighted = weighted * min_snr_weight(alpha, sigma, settings.min_snr_gamma, predicts)
+    total = weighted.mean()
+    if settings.learns_expected_loss:
+        assert expected_loss is not None
+        v = expected_loss(place.to(device))
+        if settings.weighting == "learned":
+            total = (weighted / v.exp() + v * weight.to(device)).mean()
+        else:
+            fit = (items.detach() / v.exp() + v).mean()
+            total = total + fit - fit.detach()  # its gradient reaches `expected_loss` alone
+    return DiffusionLoss(items, level, total)
+
+
+def _noise_levels(scheduler: Any, place: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Timestep, noise level in 0..1, alpha and sigma at places of the schedule in 0..1: [items] each, float32."""
+    num_timesteps = scheduler.config["num_train_timesteps"]
+    if prediction_type(scheduler.config) == "flow_prediction":
+        shift = scheduler.config.get("shift", 1.0)
+        level = (shift * place / (1 + (shift - 1) * place)).float()  # Esser et al. 2024 (arXiv:2403.03206), eq. 23
+        return level * num_timesteps, level, 1 - level, level
+    timestep = (place * num_timesteps).long().clamp(max=num_timesteps - 1)
+    alpha_squared = scheduler.alphas_cumprod[timestep]
+    return timestep, (timestep + 1) / num_timesteps, alpha_squared.sqrt(), (1 - alpha_squared).sqrt()

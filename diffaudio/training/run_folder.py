@@ -8,6 +8,7 @@ It holds
     samples/        sounds and spectrograms made while training
     state/          step_00001000/: what resuming needs
     model/          the inference-ready folder, as of the newest state
+    averages/       snapshots of averages, from which `diffaudio average` builds models
     best/           the same, of the lowest held-out loss so far, where clips are held out
     .lock           held by the process that trains
 """
@@ -53,7 +54,8 @@ def _begin(folder: Path, settings: Any, changeable: Collection[str]) -> None:
     path = folder / "config.yaml"
     if latest_state(folder / "state") and path.is_file():
         _check_settings(folder, _read_settings(path), to_yaml(settings), changeable)
-    for parent in (folder, folder / "samples", folder / "state"):  # what an interrupted process left half written
+    # What an interrupted process left half written:
+    for parent in (folder, *(folder / name for name in ("samples", "state", "averages"))):
         for part in parent.glob(".*.part*"):
             shutil.rmtree(part) if part.is_dir() else part.unlink()
     with atomic_file(path) as temporary:
@@ -87,18 +89,20 @@ def _dotted(content: dict[str, Any], above: str = "") -> dict[str, Any]:
     return values
 
 
-def local_batch_size(batch_size: int, num_processes: int) -> int:
-    """The share of each process in a batch of all processes.
+def local_batch_size(batch_size: int, num_processes: int, accumulation_steps: int = 1) -> int:
+    """The share of each process in a batch of all processes, or of each of its micro-batches.
 
     Raises:
         ValueError: it is not a whole number.
     """
-    if batch_size % num_processes:
+    shares = num_processes * accumulation_steps
+    if batch_size % shares:
+        among = str(num_processes) if accumulation_steps == 1 else f"{num_processes} times {accumulation_steps}"
         raise UserError(
-            f"train.batch_size {batch_size} is shared by all processes and cannot be divided among {num_processes}; "
-            f"choose a multiple of {num_processes}"
+            f"train.batch_size {batch_size} is shared by all processes and cannot be divided among {among}; "
+            f"choose a multiple of {shares}"
         )
-    return batch_size // num_processes
+    return batch_size // shares
 
 
 def run_advice(folder: Path) -> str:

@@ -7,14 +7,15 @@ import torch
 from diffusers import DDIMScheduler
 
 from diffaudio.corpus.datasets.clip_order import ClipOrder
+from diffaudio.diffusion.level_sampling import NoiseSettings
 from diffaudio.diffusion.loss import (
     clean_and_noise,
     diffusion_loss,
     prediction_of,
     prediction_type,
-    training_scheduler,
 )
-from diffaudio.seeding import seeded_generator
+from diffaudio.diffusion.training_scheduler import training_scheduler
+from diffaudio.seeding import BatchDraws
 
 SCHEDULERS = {
     "flow_prediction": training_scheduler("flow"),
@@ -26,6 +27,14 @@ SCHEDULERS = {
 
 def seeded(seed=0):
     return torch.Generator().manual_seed(seed)
+
+
+def loss_of(unet, latents, embedding=None, *, scheduler, seed=0, **more):
+    """Items and levels, with noise and draws of a seed."""
+    draws = BatchDraws(seed, 0, len(latents))
+    noise = draws.normal(*latents.shape[1:]).to(latents.dtype)
+    embedding = torch.zeros(len(latents), 2) if embedding is None else embedding
+    return diffusion_loss(unet, latents, embedding, noise=noise, scheduler=scheduler, draws=draws, **more)[:2]
 
 
 def alpha_sigma(scheduler, timestep):
@@ -51,7 +60,7 @@ def test_who_knows_the_clean_latents_has_no_loss(predicts):
             "sample": clean,
         }[predicts]
 
-    loss, _ = diffusion_loss(knows, clean, torch.zeros(8, 2), scheduler=scheduler, generator=seeded())
+    loss, _ = loss_of(knows, clean, scheduler=scheduler)
     assert loss.shape == (8,)
     assert loss.max() < 1e-5
 
@@ -77,7 +86,7 @@ def test_the_best_guess_for_gaussian_latents_has_the_known_loss(predicts):
         known["loss"] = (scale**2 * variance).flatten()
         return guess
 
-    loss, _ = diffusion_loss(guesses, clean, torch.zeros(batch, 2), scheduler=scheduler, generator=seeded())
+    loss, _ = loss_of(guesses, clean, scheduler=scheduler)
     torch.testing.assert_close(loss, known["loss"], rtol=0.1, atol=1e-4)
 
 
@@ -90,26 +99,21 @@ def drawn(objective, *, batch=512, **settings):
         return torch.zeros_like(noisy)
 
     latents = torch.full((batch, 1, 1), 3.0)
-    _, level = diffusion_loss(
-        unet,
-        latents,
-        torch.zeros(batch, 2),
-        scheduler=training_scheduler(objective),
-        generator=seeded(),
-        **settings,
-    )
+    more = {"condition_dropout": settings.pop("condition_dropout")} if "condition_dropout" in settings else {}
+    noise = NoiseSettings(**settings)
+    _, level = loss_of(unet, latents, scheduler=training_scheduler(objective, noise), settings=noise, **more)
     return seen, level
 
 
 def test_noise_levels_of_flow_matching_are_logit_normal():
-    seen, level = drawn("flow", level_mean=0.5, level_std=2.0)
+    seen, level = drawn("flow", logit_mean=0.5, logit_std=2.0)
     assert level.logit().mean() == pytest.approx(0.5, abs=0.02)
     assert level.logit().std() == pytest.approx(2.0, abs=0.05)
     torch.testing.assert_close(seen["timestep"], 1000 * level)
 
 
-def test_noise_levels_of_velocity_models_cover_all_timesteps_evenly():
-    seen, level = drawn("v", batch=1000)
+def test_uniform_sampling_covers_all_timesteps_evenly():
+    seen, level = drawn("v", batch=1000, sampling="uniform")
     assert seen["timestep"].sort().values.tolist() == pytest.approx(list(range(1000)), abs=1)
     torch.testing.assert_close(level, (seen["timestep"] + 1) / 1000)
 
@@ -126,7 +130,7 @@ def test_conditions_are_dropped_as_often_as_asked(dropout, kept):
     assert int(seen["condition_mask"].sum()) == pytest.approx(kept, abs=30 if 0 < kept < 512 else 0)
 
 
-def test_all_randomness_comes_from_the_generator():
+def test_all_randomness_comes_from_the_draws():
     state = torch.get_rng_state()
     first, second = drawn("flow"), drawn("flow")
     torch.testing.assert_close(first, second, atol=0, rtol=0)
@@ -142,7 +146,7 @@ def test_a_scheduler_says_what_its_model_predicts_also_when_loaded(tmp_path):
 
 
 def test_unknown_objectives_are_refused():
-    with pytest.raises(ValueError, match="objective 'edm' is unknown; choose from flow, v"):
+    with pytest.raises(ValueError, match="objective 'edm' is unknown; choose from flow, v, epsilon"):
         training_scheduler("edm")
     with pytest.raises(ValueError, match="prediction_type 'score' is unknown; choose from flow_prediction, v_pred"):
         prediction_type({"prediction_type": "score"})
@@ -150,9 +154,7 @@ def test_unknown_objectives_are_refused():
 
 def test_loss_is_float32_and_finite_in_half_precision():
     latents = torch.randn(4, 3, 5, dtype=torch.float16)
-    loss, level = diffusion_loss(
-        lambda noisy, *_: noisy, latents, torch.zeros(4, 2), scheduler=training_scheduler("flow"), generator=seeded()
-    )
+    loss, level = loss_of(lambda noisy, *_: noisy, latents, scheduler=training_scheduler("flow"))
     assert loss.dtype == level.dtype == torch.float32
     assert math.isfinite(loss.mean())
 
@@ -175,8 +177,7 @@ def test_every_corpus_is_trained_on_all_noise_levels_whatever_its_weight(weights
     latents, embedding = torch.zeros(batch, 1, 1), torch.zeros(batch, 1)
     for step in range(400):
         corpora = order.clips(step * batch, batch) // 40
-        generator = seeded_generator(0, 0, step)
-        _, level = diffusion_loss(lambda z, *_: z, latents, embedding, scheduler=scheduler, generator=generator)
+        _, level = loss_of(lambda z, *_: z, latents, embedding, scheduler=scheduler, seed=step)
         for corpus, value in zip(corpora.tolist(), level.tolist(), strict=True):
             levels[corpus].append(value)
     of_all = torch.tensor([value for of_corpus in levels for value in of_corpus])
@@ -187,9 +188,7 @@ def test_every_corpus_is_trained_on_all_noise_levels_whatever_its_weight(weights
 
 
 def test_levels_are_stratified_over_the_batch():
-    _, level = diffusion_loss(
-        lambda z, *_: z, torch.zeros(16, 1, 1), torch.zeros(16, 1), scheduler=SCHEDULERS["v_prediction"],
-        generator=seeded(),
-    )  # fmt: skip
+    uniform = NoiseSettings(sampling="uniform")
+    _, level = loss_of(lambda z, *_: z, torch.zeros(16, 1, 1), scheduler=SCHEDULERS["v_prediction"], settings=uniform)
     assert sorted(((1000 * level - 1) / 1000 * 16).long().tolist()) == list(range(16))
     assert level.tolist() != sorted(level.tolist())

@@ -18,10 +18,10 @@ from diffusers import (
 from exact import MODELS, BestGuess, M, NoiseAxes, S, alpha_sigma, generators, plain, run
 
 from diffaudio.diffusion import solvers
-from diffaudio.diffusion.loss import training_scheduler
 from diffaudio.diffusion.sampler_table import SAMPLERS
 from diffaudio.diffusion.sampling import SolverSampler, draw_noise, make_sampler, num_steps, sample
 from diffaudio.diffusion.settings import Guidance
+from diffaudio.diffusion.training_scheduler import training_scheduler
 from diffaudio.errors import UserError
 
 ORDINARY = {name: sampler for name, sampler in SAMPLERS.items() if sampler.solver is not None}

@@ -21,8 +21,9 @@ from diffusers.schedulers import (
 )
 from diffusers.utils import torch_utils
 
-from diffaudio.diffusion.loss import prediction_type, training_scheduler
+from diffaudio.diffusion.loss import prediction_type
 from diffaudio.diffusion.sampling import make_sampler, sample
+from diffaudio.diffusion.training_scheduler import training_scheduler
 
 M, S = 0.7, 0.5
 MODELS = {

@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from tokenizers import BertWordPieceTokenizer
 from transformers import BertConfig, BertModel
 
-from diffaudio.diffusion.loss import training_scheduler
+from diffaudio.diffusion.training_scheduler import training_scheduler
 from diffaudio.models.autoencoders import SpectralAutoencoder
 from diffaudio.models.bridge.bridges import RetrievalBridge, fit_bridge
 from diffaudio.models.clip import Clip

@@ -11,7 +11,7 @@ from scripts import REPO, load_script
 from diffaudio.config import parse
 from diffaudio.corpus.augment import HELPFUL, AugmentSettings
 from diffaudio.corpus.encode.run import encode
-from diffaudio.diffusion.loss import training_scheduler
+from diffaudio.diffusion.training_scheduler import training_scheduler
 from diffaudio.models.unet import UNet1D
 from diffaudio.pipeline import DiffAudioPipeline
 

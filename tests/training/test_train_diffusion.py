@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from accelerate import Accelerator
 from safetensors.torch import load_file
 from scripts import REPO, load_script
 from tiny_model import write_tiny_model
@@ -23,7 +24,6 @@ from diffaudio.errors import UserError
 from diffaudio.models.autoencoders import load_autoencoder
 from diffaudio.models.unet import UNet1D
 from diffaudio.pipeline import DiffAudioPipeline
-from diffaudio.seeding import seeded_generator
 from diffaudio.training.bridge_fitting import read_lines
 from diffaudio.training.metrics_log import loss_by_noise_level
 
@@ -192,8 +192,8 @@ def test_weights_and_held_out_without_effect_are_refused(data, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_two_processes_train_one_model_on_different_draws(data, tmp_path):
-    """The first step's loss and gradient are the mean over what both drew, computed here in one process."""
+def test_two_processes_train_one_model_on_the_batch_of_one_process(data, tmp_path):
+    """The first step's loss and gradient are those of the same batch in one process."""
     more = ["--train.steps", "2", "--unet.dropout", "0"]
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(SCRIPT)]
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
@@ -207,16 +207,12 @@ def test_two_processes_train_one_model_on_different_draws(data, tmp_path):
     dataset = LatentDataset(data / "corpus")
     order = ClipOrder(dataset.sizes, seed=config.train.seed)
     unet, pipe = script.build(config, dataset, torch.device("cpu"))
-    losses = []
-    for process in (0, 1):
-        generator = seeded_generator(config.train.seed, process, 0)
-        local = config.train.batch_size // 2
-        clips = order.clips(process * local, local)
-        losses.append(script.batch_loss(unet, dataset, clips, pipe.scheduler, config.train, generator)[0])
-    assert losses[0].tolist() != losses[1].tolist()
-    torch.cat(losses).mean().backward()
+    (batch,) = script.draw_step(config, dataset, order, Accelerator(), 0)
+    losses = script.batch_loss(unet, batch, pipe.scheduler, config).items
+    assert len(set(losses.tolist())) == config.train.batch_size
+    losses.mean().backward()
     norm = torch.nn.utils.get_total_norm([p.grad for p in unet.parameters() if p.grad is not None])
-    assert first["loss"] == pytest.approx(torch.cat(losses).mean().item(), rel=1e-5)
+    assert first["loss"] == pytest.approx(losses.mean().item(), rel=1e-5)
     assert first["grad_norm"] == pytest.approx(norm.item(), rel=1e-4)
     assert second["step"] == 2
 
@@ -271,7 +267,7 @@ def test_a_config_is_complete_but_for_the_folders(name):
 
 def test_the_base_config_names_every_setting():
     content = yaml.safe_load((REPO / "configs/base/diffusion.yaml").read_text())
-    for section in ("unet", "train", "bridge", "validation", "samples"):
+    for section in ("unet", "train", "noise", "averages", "bridge", "validation", "samples"):
         names = [field.name for field in dataclasses.fields(getattr(script.Config("", "", "", ""), section))]
         assert list(content[section]) == names
 

@@ -1,8 +1,8 @@
 """Encoded corpora for training, and the batches drawn from them.
 
 The values stay on disk, mapped into memory; what is kept is an index, of 44 bytes a clip and 36 an augmented copy.
-A batch is a function of the clips that are asked for and of the generator: with the clips of a `ClipOrder` and a
-generator made from (seed, process, step), a resumed run draws what an uninterrupted one would have drawn.
+A batch is a function of the clips that are asked for and of its `BatchDraws`: with the clips of a `ClipOrder`, a
+resumed run draws what an uninterrupted one would have drawn.
 """
 
 import math
@@ -18,6 +18,7 @@ from diffaudio.corpus import latent_shards, store
 from diffaudio.corpus.datasets.shard_index import MappedParts, index_part
 from diffaudio.corpus.datasets.splits import is_held_out
 from diffaudio.errors import UserError
+from diffaudio.seeding import BatchDraws
 
 __all__ = ["LatentDataset", "draw_batch"]
 
@@ -157,7 +158,7 @@ def draw_batch(
     clips: Sequence[int] | np.ndarray,
     *,
     num_frames: int,
-    generator: torch.Generator,
+    draws: BatchDraws,
     tile: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """Draw a segment of each clip, from its recording or one of its copies, and the embedding of one of its pictures.
@@ -165,7 +166,7 @@ def draw_batch(
     Args:
         clips: indices into the dataset.
         num_frames: length of the segments, which begin anywhere.
-        generator: a CPU generator; copies, segments and pictures depend on nothing else.
+        draws: for these clips; copies, segments and pictures depend on nothing else.
         tile: whether a shorter clip is repeated end to end, from a random frame on; otherwise zeros follow it.
 
     Returns:
@@ -176,12 +177,12 @@ def draw_batch(
     """
     if len(clips) < 1 or num_frames < 1:
         raise UserError(f"{len(clips)} clips of {num_frames} frames are no batch; both must be at least 1")
-    draws = torch.rand(3, len(clips), dtype=torch.float64, generator=generator).numpy()
+    drawn = draws.uniform(3).numpy()
     first, end = dataset.starts[clips], dataset.starts[np.add(clips, 1)]
-    rows = dataset.rows[first + _below(end - first, draws[0])]
+    rows = dataset.rows[first + _below(end - first, drawn[0])]
     spare = rows["frames"] - num_frames + 1
-    starts = _below(np.where(spare > 0, spare, rows["frames"] if tile else 1), draws[1])
-    pictures = _below(rows["pictures"], draws[2])
+    starts = _below(np.where(spare > 0, spare, rows["frames"] if tile else 1), drawn[1])
+    pictures = _below(rows["pictures"], drawn[2])
 
     latents = np.zeros((len(clips), dataset.latent_channels, num_frames), np.float16)
     embeddings = np.empty((len(clips), dataset.embedding_dim), np.float16)

@@ -9,6 +9,7 @@ from diffaudio.corpus import latent_shards, store
 from diffaudio.corpus.datasets.latents import LatentDataset, draw_batch
 from diffaudio.corpus.datasets.splits import is_held_out
 from diffaudio.corpus.encode.run import encode
+from diffaudio.seeding import BatchDraws
 
 FRAMES = (30, 4, 12)  # of the three clips
 COLOURS = [[(250, 0, 0), (0, 250, 0)], [(0, 0, 250)], [(120, 120, 120), (250, 250, 0), (0, 250, 250)]]
@@ -36,9 +37,8 @@ def dataset(folder):
 
 
 def draw(dataset, seed=0, batch_size=64, num_frames=8, tile=True):
-    generator = torch.Generator().manual_seed(seed)
     clips = np.arange(batch_size) % len(dataset)
-    return draw_batch(dataset, clips, num_frames=num_frames, generator=generator, tile=tile)
+    return draw_batch(dataset, clips, num_frames=num_frames, draws=BatchDraws(seed, 0, batch_size), tile=tile)
 
 
 def positions(latents):
@@ -64,7 +64,7 @@ def test_all_embeddings_are_those_of_every_picture(dataset):
     assert torch.equal(everything, torch.cat([dataset[index]["embeddings"] for index in range(3)]))
 
 
-def test_a_batch_is_a_function_of_its_generator(dataset):
+def test_a_batch_is_a_function_of_its_draws(dataset):
     first, again, other = draw(dataset), draw(dataset), draw(dataset, seed=1)
     assert torch.equal(first[0], again[0]) and torch.equal(first[1], again[1])
     assert not torch.equal(first[0], other[0])

@@ -20,7 +20,8 @@ from diffaudio.checkpoint import save_parts
 from diffaudio.cli.main import main
 from diffaudio.corpus.datasets.latents import LatentDataset
 from diffaudio.corpus.encode.run import encode
-from diffaudio.diffusion.loss import diffusion_loss, training_scheduler
+from diffaudio.diffusion.loss import diffusion_loss
+from diffaudio.diffusion.training_scheduler import training_scheduler
 from diffaudio.models.autoencoders import load_autoencoder
 from diffaudio.models.unet import UNet1D
 
@@ -209,7 +210,8 @@ def test_a_corpus_is_encoded_the_unet_learns_and_the_pipeline_makes_sound(kind, 
     )  # fmt: skip
     scheduler, embedding = training_scheduler("flow"), torch.eye(1, EMBEDDING_DIM)
     latents, generator = dataset[0]["latents"][None], torch.Generator().manual_seed(0)
-    losses, _ = diffusion_loss(unet, latents, embedding, scheduler=scheduler, generator=generator)
+    more = {"noise": torch.randn(latents.shape, generator=generator), "draws": BatchDraws(0, 0, 1)}
+    losses = diffusion_loss(unet, latents, embedding, scheduler=scheduler, **more).items
     before = parameters_to_vector(unet.parameters()).detach()
     losses.mean().backward()
     torch.optim.SGD(unet.parameters(), lr=1e-3).step()

@@ -1,0 +1,83 @@
+"""Batches of the diffusion training, drawn by a thread while the step before is computed."""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from diffaudio.corpus.datasets.latents import LatentDataset, draw_batch
+from diffaudio.seeding import BatchDraws
+
+__all__ = ["Batch", "draw_ahead", "draw_noisy_batch"]
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What the U-Net is trained on at a step, or at one of its micro-batches.
+
+    Attributes:
+        latents: [clips, channels, frames].
+        embeddings: unit norm [clips, embedding_dim].
+        noise: [clips, channels, frames].
+        draws: for what else is drawn for these clips.
+    """
+
+    latents: Tensor
+    embeddings: Tensor
+    noise: Tensor
+    draws: BatchDraws
+
+    def to(self, device: torch.device) -> "Batch":
+        """The same on a device, without waiting for the copy where the memory is pinned."""
+        moved = (each.to(device, non_blocking=True) for each in (self.latents, self.embeddings, self.noise))
+        return Batch(*moved, self.draws)
+
+    def pin_memory(self) -> "Batch":
+        """The same in memory that a GPU reads by itself."""
+        return Batch(*(each.pin_memory() for each in (self.latents, self.embeddings, self.noise)), self.draws)
+
+
+def draw_noisy_batch(
+    dataset: LatentDataset, clips: np.ndarray, draws: BatchDraws, *, num_frames: int, embedding_noise: float
+) -> Batch:
+    """Draw segments, pictures and noise for some clips.
+
+    Args:
+        draws: for these clips; the result depends on nothing else.
+        num_frames: length of the segments.
+        embedding_noise: norm of the Gaussian noise on the unit embeddings, which are normalised again.
+
+    Raises:
+        ValueError: what was drawn is not finite.
+    """
+    latents, embeddings = draw_batch(dataset, clips, num_frames=num_frames, draws=draws)
+    if embedding_noise:
+        dim = embeddings.shape[1]
+        embeddings = embeddings + embedding_noise * dim**-0.5 * draws.normal(dim)
+    return Batch(latents, F.normalize(embeddings, dim=1), draws.normal(*latents.shape[1:]), draws)
+
+
+def draw_ahead(draw: Callable[[int], T], steps: Iterable[int], *, ahead: int = 2) -> Iterator[T]:
+    """`draw(step)` of each step in order, `ahead` of them drawn by a thread before they are asked for.
+
+    An error of `draw` is raised where its result would have come.
+    """
+    pool = ThreadPoolExecutor(1, thread_name_prefix="draw_ahead")
+    pending: deque[Future[T]] = deque()
+    try:
+        for step in steps:
+            pending.append(pool.submit(draw, step))
+            if len(pending) > ahead:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
