@@ -1,6 +1,7 @@
 """Post-hoc EMA, against averages computed from the weights of all steps."""
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -152,7 +153,7 @@ def test_snapshots_are_bounded_in_number_and_lie_as_densely_relative_to_their_st
     for step in range(100, 30_001, 100):
         steps = thinned_out([*steps, step], 16)
         assert len(steps) <= 16 and steps[-1] == step and steps == sorted(set(steps))
-    ratios = [b / a for a, b in zip(steps, steps[1:], strict=False)]
+    ratios = [b / a for a, b in pairwise(steps)]
     assert steps[0] >= 3000 and max(ratios) < 1.5
     snapshots = [Profile(step, gamma_of(sigma)) for step in steps for sigma in (0.05, 0.1)]
     for sigma_rel, bound in ((0.04, 0.05), (0.07, 0.03), (0.14, 0.06)):

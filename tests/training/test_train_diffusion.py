@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from scripts import REPO, load_script
 from tiny_model import write_tiny_model
 
+from diffaudio.cli.main import main
 from diffaudio.config import parse
 from diffaudio.corpus import latent_shards, store
 from diffaudio.corpus.datasets.clip_order import ClipOrder
@@ -215,6 +216,25 @@ def test_two_processes_train_one_model_on_the_batch_of_one_process(data, tmp_pat
     assert first["loss"] == pytest.approx(losses.mean().item(), rel=1e-5)
     assert first["grad_norm"] == pytest.approx(norm.item(), rel=1e-4)
     assert second["step"] == 2
+
+
+def test_a_model_of_another_average_is_built_after_training(data, tmp_path, capsys):
+    train(data, tmp_path / "run", *QUICK, "--train.steps", "12", "--train.save_every", "2")
+    assert main(["average", str(tmp_path / "run"), "-o", str(tmp_path / "model"), "--sigma-rel", "0.1"]) == 0
+    assert "average of relative length 0.1 at step 12, from snapshots of 6 steps" in capsys.readouterr().out
+    built = load_file(tmp_path / "model/unet/diffusion_pytorch_model.safetensors")
+    running = load_file(tmp_path / "run/state/step_00000012/average_0.1.safetensors")
+    for key, value in running.items():
+        torch.testing.assert_close(built[key].float(), value, rtol=2e-3, atol=1e-5)
+    pipe = DiffAudioPipeline.from_pretrained(tmp_path / "model")
+    assert pipe("rain", num_inference_steps=1, audio_length_in_s=0.2).audios.isfinite().all()
+    for arguments, message in (
+        ([str(tmp_path / "run"), "-o", str(tmp_path / "model")], "model: already exists; name a new or empty folder"),
+        ([str(tmp_path / "model"), "-o", str(tmp_path / "x")], "averages: holds no snapshots; train with averages."),
+        ([str(tmp_path / "run"), "-o", str(tmp_path / "x"), "--step", "13"], "step 13: averages are built for steps 1"),
+    ):
+        assert main(["average", *arguments, "--sigma-rel", "0.1"]) == 2
+        assert message in capsys.readouterr().err
 
 
 @pytest.mark.gpu

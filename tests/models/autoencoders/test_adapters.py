@@ -24,6 +24,7 @@ from diffaudio.diffusion.loss import diffusion_loss
 from diffaudio.diffusion.training_scheduler import training_scheduler
 from diffaudio.models.autoencoders import load_autoencoder
 from diffaudio.models.unet import UNet1D
+from diffaudio.seeding import BatchDraws
 
 EVERY = pytest.mark.parametrize("kind", LIBRARY_FORMATS)
 # name, samples a latent frame
