@@ -22,6 +22,7 @@ COMMANDS = {
     "inspect": "what is in a corpus, as tables and a page to look and listen",
     "validate": "is every row of a corpus what it should be?",
     "evaluate": "a folder of sound -> numbers that say how good it is",
+    "tag": "sound files -> what a classifier finds in them",
     "reconstruct": "a sound encoded and decoded again: hear what the latents keep",
     "latents": "mean, scale and faults of latents, channel by channel",
     "average": "averages of a training run -> a model, of a length chosen afterwards",

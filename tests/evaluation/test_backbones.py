@@ -241,7 +241,7 @@ def test_names_are_fit_for_columns():
         ),
         (
             lambda f: with_config(f, '{"backbone": "vggish"}'),
-            "there are no weights; convert the published ones",
+            "there are no weights; put the published file there",
         ),
         (
             lambda f: with_config(f, '{"model_type": "clap"}'),

@@ -13,6 +13,7 @@ class BandBackbone:
     """Tells tones apart by octave; classes "band 0" to "band 7" of 500 Hz each."""
 
     resampler = "torchaudio"
+    is_multilabel = False
     kinds: Kinds | None = None
 
     def __init__(self, name: str = "bands", checkpoint: str = "0" * 64) -> None:

@@ -4,6 +4,7 @@ Its name, the hash of its weights, its sample rate and its resampler belong to e
 """
 
 import hashlib
+import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,9 +13,11 @@ from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import logsigmoid
 
 from diffaudio import safe_loading
 from diffaudio.errors import UserError
+from diffaudio.evaluation.backbones.published import load_tensors, read_published
 from diffaudio.evaluation.report import BackboneInfo
 from diffaudio.file_names import slug
 
@@ -25,6 +28,7 @@ __all__ = [
     "at_least",
     "backbone_info",
     "load_weights",
+    "logit_of_mean_score",
     "metric_part",
     "of_equal_length",
     "sha256",
@@ -55,6 +59,7 @@ class Backbone(Protocol):
         resampler: how sounds of other rates are converted.
         embedding_dim: size of an embedding.
         labels: the names of its classes; None where they are not known, or it is no classifier.
+        is_multilabel: whether a sound can have several of its classes, so that a score is a logit's sigmoid.
         kinds: which classes stand for which labels, where the classes are not the labels themselves.
     """
 
@@ -64,6 +69,7 @@ class Backbone(Protocol):
     resampler: str
     embedding_dim: int
     labels: list[str] | None
+    is_multilabel: bool
     kinds: Kinds | None
 
     def embed(self, waveforms: list[Tensor]) -> tuple[list[Tensor], Tensor | None]:
@@ -111,17 +117,21 @@ def metric_part(name: str) -> str:
 
 
 def load_weights(network: nn.Module, path: Path, ignored: Sequence[str] = ()) -> None:
-    """Load a safetensors file into a network, and set it to evaluation.
+    """Load a file of weights into a network, and set it to evaluation.
 
     Args:
+        path: safetensors, or a file as published; see `published.read_published`.
         ignored: prefixes of keys in the file that are not needed, such as a fixed front end's.
 
     Raises:
         ValueError: the file is missing or damaged, or holds other weights than the network's.
     """
     if not path.is_file():
-        raise UserError(f"{path}: there are no weights; convert the published ones to safetensors, under their keys")
-    safe_loading.load_weights(network, safe_loading.Weights.of(path.parent, path.stem), ignored)
+        raise UserError(f"{path}: there are no weights; put the published file there, or safetensors with its keys")
+    if path.suffix == ".safetensors":
+        safe_loading.load_weights(network, safe_loading.Weights.of(path.parent, path.stem), ignored)
+    else:
+        load_tensors(network, read_published(path), path, ignored)
     network.eval().requires_grad_(False)
 
 
@@ -134,6 +144,13 @@ def of_equal_length(waveforms: list[Tensor], batch_size: int) -> Iterator[tuple[
         for start in range(0, len(indices), batch_size):
             batch = indices[start : start + batch_size]
             yield batch, torch.stack([waveforms[index] for index in batch])
+
+
+def logit_of_mean_score(logits: Tensor) -> Tensor:
+    """[patches, classes] -> the logit of the mean score [classes], which no rounding of a score cuts off."""
+    count = math.log(len(logits))
+    yes, no = logsigmoid(logits.double()).logsumexp(dim=0), logsigmoid(-logits.double()).logsumexp(dim=0)
+    return ((yes - count) - (no - count)).float()
 
 
 def at_least(waveform: Tensor, samples: int) -> Tensor:

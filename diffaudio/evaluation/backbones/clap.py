@@ -8,6 +8,7 @@ of one file would change from call to call.
 """
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,37 +21,37 @@ from diffaudio.library_loading import check_tokenizer, load_library_network
 from diffaudio.media.audio import RESAMPLER
 from diffaudio.safe_loading import loading_errors, read_json, refuse_remote_code
 
-__all__ = ["Clap"]
+__all__ = ["Clap", "ClapSounds", "clap_name"]
 
 BATCH_SIZE = 8
 MIN_REST_S = 1.0  # a shorter last piece is left out
 
 
-class Clap:
-    """A `Backbone` and `TextBackbone`; embeddings have unit norm."""
+class ClapSounds:
+    """The half of CLAP that takes sounds, a `Backbone`; embeddings have unit norm.
+
+    Args:
+        model: transformers' network.
+        features: its extractor.
+        name: of the backbone.
+        checkpoint: sha256 of the weights.
+    """
 
     resampler = RESAMPLER
+    is_multilabel = False
     labels: list[str] | None = None
     kinds: Kinds | None = None
 
-    def __init__(self, model: str | Path, device: torch.device | str = "cpu") -> None:
-        folder = _find(model)
-        weights = folder / "model.safetensors"
-        if not weights.is_file():
-            raise UserError(f"{model}: model.safetensors is missing; CLAP is read from safetensors only")
-        name = metric_part(Path(model).name)
-        self.name = name if name.startswith("clap") else f"clap_{name}"
-        refuse_remote_code(read_json(folder / "preprocessor_config.json"), folder / "preprocessor_config.json")
-        check_tokenizer(folder)
-        self.model = load_library_network(ClapModel, folder, may_hold_more=True)
-        with loading_errors(folder):
-            self._features = ClapFeatureExtractor.from_pretrained(folder, local_files_only=True)
-            self._tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-        self.model.to(device)
-        self.checkpoint = sha256(weights)
-        self.sample_rate = int(self._features.sampling_rate)
-        self.embedding_dim = int(self.model.config.projection_dim)
-        self._piece = int(self._features.max_length_s * self.sample_rate)
+    def __init__(
+        self, model: Any, features: ClapFeatureExtractor, name: str, checkpoint: str, device: torch.device | str = "cpu"
+    ) -> None:
+        self.model = model.to(device)
+        self._features = features
+        self.name = name
+        self.checkpoint = checkpoint
+        self.sample_rate = int(features.sampling_rate)
+        self.embedding_dim = int(model.config.projection_dim)
+        self._piece = int(features.max_length_s * self.sample_rate)
         self._device = device
 
     @torch.no_grad()
@@ -60,13 +61,6 @@ class Clap:
         flat = [piece for of_one in pieces for piece in of_one]
         embeddings = torch.cat([self._embed(flat[at : at + BATCH_SIZE]) for at in range(0, len(flat), BATCH_SIZE)])
         return list(embeddings.split([len(of_one) for of_one in pieces])), None
-
-    @torch.no_grad()
-    def embed_text(self, texts: list[str]) -> Tensor:
-        """See `TextBackbone`."""
-        longest = min(self._tokenizer.model_max_length, self.model.config.text_config.max_position_embeddings - 2)
-        tokens = self._tokenizer(texts, padding=True, truncation=True, max_length=longest, return_tensors="pt")
-        return self.model.get_text_features(**tokens.to(self._device)).pooler_output.cpu()
 
     def _pieces(self, waveform: Tensor) -> list[Tensor]:
         pieces = list(waveform.split(self._piece))
@@ -82,6 +76,36 @@ class Clap:
         longer = torch.zeros(len(pieces), 1, dtype=torch.bool, device=self._device)
         mel = features["input_features"].to(self._device, torch.float32)
         return self.model.get_audio_features(mel, is_longer=longer).pooler_output.cpu()
+
+
+class Clap(ClapSounds):
+    """CLAP whole, a `TextBackbone` as well, from a folder or a hub id."""
+
+    def __init__(self, model: str | Path, device: torch.device | str = "cpu") -> None:
+        folder = _find(model)
+        weights = folder / "model.safetensors"
+        if not weights.is_file():
+            raise UserError(f"{model}: model.safetensors is missing; CLAP is read from safetensors only")
+        refuse_remote_code(read_json(folder / "preprocessor_config.json"), folder / "preprocessor_config.json")
+        check_tokenizer(folder)
+        network = load_library_network(ClapModel, folder, may_hold_more=True)
+        with loading_errors(folder):
+            features = ClapFeatureExtractor.from_pretrained(folder, local_files_only=True)
+            self._tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        super().__init__(network, features, clap_name(Path(model).name), sha256(weights), device)
+
+    @torch.no_grad()
+    def embed_text(self, texts: list[str]) -> Tensor:
+        """See `TextBackbone`."""
+        longest = min(self._tokenizer.model_max_length, self.model.config.text_config.max_position_embeddings - 2)
+        tokens = self._tokenizer(texts, padding=True, truncation=True, max_length=longest, return_tensors="pt")
+        return self.model.get_text_features(**tokens.to(self._device)).pooler_output.cpu()
+
+
+def clap_name(name: str) -> str:
+    """The backbone's name for a model's."""
+    part = metric_part(name)
+    return part if part.startswith("clap") else f"clap_{part}"
 
 
 def _find(model: str | Path) -> Path:

@@ -1,9 +1,10 @@
 """OpenL3 (Cramer et al. 2019, "Look, listen, and learn more"), the backbone of FD_openl3 (Evans et al. 2024).
 
-A folder with config.json, such as `{"backbone": "openl3", "content_type": "env", "embedding_size": 512}`, and
-model.safetensors: the weights of the PyTorch port torchopenl3 for mel256, whose content type is env or music and whose
-embeddings have 512 or 6144 dimensions. Keys are `batch_normalization_1.weight` … `audio_embedding_layer.bias`; those
-of the fixed front end, `speclayer.…`, are not needed.
+The weights are those of mel256, as published: openl3_audio_mel256_env.h5 or …_music.h5 (which need h5py: `pip install
+diffaudio[openl3]`), or of the PyTorch port torchopenl3, or safetensors under its keys, `batch_normalization_1.weight`
+to `audio_embedding_layer.bias`. Those of the fixed front end, `speclayer.…`, are not needed. A file's name says what it
+was trained on, env or music; embeddings have 512 dimensions, or as many as its name says, 512 or 6144. A folder says
+both in config.json, such as `{"backbone": "openl3", "content_type": "env", "embedding_size": 6144}`.
 
 One embedding for every second, in steps of 0.5 s as in stable-audio-metrics; as in OpenL3, half a second of silence
 precedes the sound, and its last window is padded with silence.
@@ -38,22 +39,23 @@ class OpenL3:
 
     sample_rate = SAMPLE_RATE
     resampler = RESAMPLER
+    is_multilabel = False
     labels: list[str] | None = None
     kinds: Kinds | None = None
 
-    def __init__(self, folder: Path, config: dict[str, Any], device: torch.device | str = "cpu") -> None:
+    def __init__(self, weights: Path, config: dict[str, Any], device: torch.device | str = "cpu") -> None:
         content, size = config.get("content_type"), config.get("embedding_size")
         if content not in CONTENT_TYPES or size not in POOLING:
             raise UserError(
-                f"{folder / 'config.json'}: content_type {content!r} and embedding_size {size!r} are not both known; "
-                "say env or music, and 512 or 6144"
+                f"{weights}: content_type {content!r} and embedding_size {size!r} are not both known; "
+                "say env or music, and 512 or 6144, in config.json or the file's name"
             )
         self.name = f"openl3_{content}_mel256_{size}"
         self.embedding_dim = int(size)
         self.network = _Network(POOLING[size])
-        load_weights(self.network, folder / "model.safetensors", ignored=("speclayer.",))
+        load_weights(self.network, weights, ignored=("speclayer.",))
         self.network.to(device)
-        self.checkpoint = sha256(folder / "model.safetensors")
+        self.checkpoint = sha256(weights)
         self._device = device
 
     @torch.no_grad()

@@ -1,8 +1,8 @@
 """PANNs' Cnn14 (Kong et al. 2020, arXiv:1912.10211), trained to tag the 527 classes of AudioSet.
 
-A folder with config.json `{"backbone": "panns_cnn14"}` and model.safetensors: the weights of the authors' checkpoint
-Cnn14_mAP=0.431, under the keys of its 'model' entry; those of the fixed front end are not needed. With AudioSet's
-class_labels_indices.csv beside it the classes have names, and there is an accuracy.
+The weights are the authors' checkpoint as published (Cnn14_mAP=0.431.pth), or safetensors under the keys of its 'model'
+entry; those of the fixed front end are not needed. With AudioSet's class_labels_indices.csv beside it the classes have
+names, and there is an accuracy.
 
 One embedding a sound, of 2048 dimensions (after fc1 and its ReLU), and logits before the sigmoid.
 """
@@ -36,17 +36,16 @@ class PannsCnn14:
     name = "panns_cnn14"
     sample_rate = SAMPLE_RATE
     resampler = RESAMPLER
+    is_multilabel = True
     embedding_dim = 2048
     kinds: Kinds | None = None
 
-    def __init__(self, folder: Path, config: dict[str, Any], device: torch.device | str = "cpu") -> None:
+    def __init__(self, weights: Path, config: dict[str, Any], device: torch.device | str = "cpu") -> None:
         self.network = _Cnn14()
-        load_weights(
-            self.network, folder / "model.safetensors", ignored=("spectrogram_extractor.", "logmel_extractor.")
-        )
+        load_weights(self.network, weights, ignored=("spectrogram_extractor.", "logmel_extractor."))
         self.network.to(device)
-        self.checkpoint = sha256(folder / "model.safetensors")
-        self.labels = _read_labels(folder / "class_labels_indices.csv")
+        self.checkpoint = sha256(weights)
+        self.labels = _read_labels(weights.parent / "class_labels_indices.csv")
         self._device = device
 
     @torch.no_grad()

@@ -18,6 +18,7 @@ class TaggerBackbone:
     """A `Backbone` with one embedding a sound, and logits."""
 
     resampler = RESAMPLER
+    is_multilabel = False
     kinds: Kinds | None = None
 
     def __init__(self, folder: Path, device: torch.device | str = "cpu") -> None:

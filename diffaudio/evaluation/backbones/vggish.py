@@ -1,7 +1,7 @@
 """VGGish (Hershey et al. 2017, arXiv:1609.09430), the backbone of the first Fréchet audio distance (arXiv:1812.08466).
 
-A folder with config.json `{"backbone": "vggish"}` and model.safetensors: the weights of the PyTorch port torchvggish
-(vggish-10086976), keys `features.0.weight` … `embeddings.4.bias`. Embeddings are taken before the last ReLU and
+The weights are those of the PyTorch port torchvggish, as published (vggish-10086976.pth), or in safetensors under its
+keys, `features.0.weight` … `embeddings.4.bias`. Embeddings are taken before the last ReLU and
 without the PCA that AudioSet's release adds, as in Google's frechet_audio_distance. There is one for every 0.96 s; a
 rest that fills no window is left out, and a shorter sound is padded with silence.
 """
@@ -31,15 +31,16 @@ class VGGish:
     name = "vggish"
     sample_rate = SAMPLE_RATE
     resampler = RESAMPLER
+    is_multilabel = False
     embedding_dim = 128
     labels: list[str] | None = None
     kinds: Kinds | None = None
 
-    def __init__(self, folder: Path, config: dict[str, Any], device: torch.device | str = "cpu") -> None:
+    def __init__(self, weights: Path, config: dict[str, Any], device: torch.device | str = "cpu") -> None:
         self.network = _VGG()
-        load_weights(self.network, folder / "model.safetensors")
+        load_weights(self.network, weights)
         self.network.to(device)
-        self.checkpoint = sha256(folder / "model.safetensors")
+        self.checkpoint = sha256(weights)
         self._device = device
 
     @torch.no_grad()

@@ -11,7 +11,6 @@ Nothing is trained against YAMNet or on what it says: it stays an independent ju
 """
 
 import csv
-import math
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,10 +18,10 @@ from typing import Any
 import torch
 import yaml
 from torch import Tensor, nn
-from torch.nn.functional import logsigmoid, pad, relu6
+from torch.nn.functional import pad, relu6
 
 from diffaudio.errors import UserError
-from diffaudio.evaluation.backbones.base import Kinds, at_least, load_weights, sha256
+from diffaudio.evaluation.backbones.base import Kinds, at_least, load_weights, logit_of_mean_score, sha256
 from diffaudio.evaluation.backbones.htk_mel import htk_mel_bands
 from diffaudio.media.audio import RESAMPLER, scale_to_peak
 from diffaudio.metrics.classification import label_key
@@ -50,14 +49,15 @@ class YAMNet:
     name = "yamnet"
     sample_rate = SAMPLE_RATE
     resampler = RESAMPLER
+    is_multilabel = True
     embedding_dim = 1024
 
-    def __init__(self, folder: Path, config: dict[str, Any], device: torch.device | str = "cpu") -> None:
+    def __init__(self, weights: Path, config: dict[str, Any], device: torch.device | str = "cpu") -> None:
         self.network = _MobileNet()
-        load_weights(self.network, folder / "model.safetensors")
+        load_weights(self.network, weights)
         self.network.float().to(device)
-        self.checkpoint = sha256(folder / "model.safetensors")
-        self.labels: list[str] | None = _read_labels(folder / "yamnet_class_map.csv")
+        self.checkpoint = sha256(weights)
+        self.labels: list[str] | None = _read_labels(weights.parent / "yamnet_class_map.csv")
         self.kinds: Kinds | None = read_kinds(self.labels)
         self._device = device
 
@@ -69,7 +69,7 @@ class YAMNet:
         counts = [len(each) for each in patches]
         embeddings = torch.cat([embedding for embedding, _ in results]).cpu().split(counts)
         logits = torch.cat([logit for _, logit in results]).cpu().split(counts)
-        return [each.mean(dim=0, keepdim=True) for each in embeddings], torch.stack([*map(_logit_of_mean, logits)])
+        return [each.mean(dim=0, keepdim=True) for each in embeddings], torch.stack([*map(logit_of_mean_score, logits)])
 
 
 class _MobileNet(nn.Module):
@@ -140,13 +140,6 @@ def _find(path: str) -> Path:
         if (folder / path).is_file():
             return folder / path
     raise UserError(f"this installation of diffaudio lacks {path}; install it again, or name another backbone")
-
-
-def _logit_of_mean(logits: Tensor) -> Tensor:
-    """[patches, classes] -> the logit of the mean score [classes], which no rounding of a score cuts off."""
-    count = math.log(len(logits))
-    yes, no = logsigmoid(logits.double()).logsumexp(dim=0), logsigmoid(-logits.double()).logsumexp(dim=0)
-    return ((yes - count) - (no - count)).float()
 
 
 def _read_labels(path: Path) -> list[str]:

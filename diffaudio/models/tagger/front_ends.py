@@ -3,6 +3,8 @@
 waveform     sample-level CNN: filters of 3 samples, then pooling by 3 (Lee et al. 2017, arXiv:1703.01789)
 mel_musical  musically motivated filters: vertical ones for timbre, at any pitch, and horizontal ones
 for loudness over time (Pons et al. 2018, arXiv:1711.02520, sec. 2.2)
+mel_musicnn  the same as its authors published it, with fewer shapes and all maxima over the bands (Pons & Serra 2019,
+             "musicnn: pre-trained convolutional neural networks for music audio tagging", arXiv:1909.06654)
 mel_small    small rectangular filters, as for images (Choi et al. 2016, arXiv:1606.00298)
 """
 
@@ -60,6 +62,34 @@ class _MelMusical(nn.Module):
         return F.max_pool1d(F.relu(self.norm(torch.cat(features, dim=1))), 4, ceil_mode=True)
 
 
+class _MelMusicnn(nn.Module):
+    """musicnn's vertical and horizontal filters: [batch, mels, steps] -> [batch, 11 width, steps].
+
+    A vertical filter spans 40 or 70 % of the bands and 7 steps, a horizontal one a band and 128, 64 or 32 steps. The
+    maximum over the bands is taken after the rectifier and the normalisation. musicnn has 96 bands and a width of 51.
+    """
+
+    def __init__(self, width: int, num_mels: int) -> None:
+        super().__init__()
+        shapes = [(int(0.4 * num_mels), 7, 4 * width), (int(0.7 * num_mels), 7, 4 * width)]
+        shapes += [(1, steps, width) for steps in (128, 64, 32)]
+        self.filters = nn.ModuleList(nn.Conv2d(1, channels, (bands, steps)) for bands, steps, channels in shapes)
+        self.norms = nn.ModuleList(nn.BatchNorm2d(channels, eps=1e-3) for _, _, channels in shapes)
+        self.norm_in = nn.BatchNorm2d(1, eps=1e-3)
+        self.channels = 11 * width
+
+    def forward(self, mel: Tensor) -> Tensor:
+        x = self.norm_in(mel[:, None])
+        features = []
+        for filters, norm in zip(self.filters, self.norms, strict=True):
+            beyond = filters.weight.shape[-1] - 1
+            padded = F.pad(
+                x, (beyond // 2, beyond - beyond // 2)
+            )  # as many steps as before; an even filter looks ahead
+            features.append(norm(F.relu(filters(padded))).amax(dim=2))
+        return torch.cat(features, dim=1)
+
+
 class _MelSmall(nn.Module):
     """3 x 3 filters: [batch, mels, steps] -> [batch, channels, steps / 8].
 
@@ -86,4 +116,6 @@ def _conv2d(in_width: int, out_width: int, stride: int = 1) -> list[nn.Module]:
     return [convolution, nn.BatchNorm2d(out_width), nn.ReLU()]
 
 
-FRONT_ENDS: dict[str, Any] = {"waveform": _Waveform, "mel_musical": _MelMusical, "mel_small": _MelSmall}
+FRONT_ENDS: dict[str, Any] = {
+    "waveform": _Waveform, "mel_musical": _MelMusical, "mel_musicnn": _MelMusicnn, "mel_small": _MelSmall
+}  # fmt: skip
