@@ -17,12 +17,12 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, FlowMatchLCMScheduler
 from torch import Tensor
 
-from diffaudio.diffusion.guidance import Guide
+from diffaudio.diffusion.latent_edit import GENERATE, LatentEdit
 from diffaudio.diffusion.loss import prediction_type
 from diffaudio.diffusion.noise_schedule import NoiseSchedule
 from diffaudio.errors import UserError
 
-__all__ = ["DISTILLED", "distilled_scheduler", "draws_noise", "kinds", "passes", "run", "set_timesteps"]
+__all__ = ["DISTILLED", "distilled_scheduler", "draws_noise", "first_step", "kinds", "passes", "run", "set_timesteps"]
 
 DISTILLED = {"lcm": ("LCMScheduler", "FlowMatchLCMScheduler"), "tcd": ("TCDScheduler",)}
 
@@ -87,31 +87,67 @@ def set_timesteps(scheduler: Any, num_inference_steps: int) -> None:
 
 def run(
     scheduler: Any,
-    guide: Guide,
+    guide: Any,
     noise: Tensor,
     num_inference_steps: int,
     generators: list[torch.Generator] | None,
     on_step: Callable[[int, float, Tensor], None],
+    edit: LatentEdit = GENERATE,
 ) -> Tensor:
-    """From noise to clean latents, [batch, channels, frames]; `on_step` as for `sampling.sample`."""
+    """From noise to clean latents, [batch, channels, frames]; `on_step` as for `sampling.sample`.
+
+    Raises:
+        ValueError: see `set_timesteps` and `first_step`.
+    """
     set_timesteps(scheduler, num_inference_steps)
     draws = {"generator": generators} if draws_noise(scheduler) else {}
     # Schedulers of flow matching have neither: their latents are what the U-Net sees.
     scale_input = getattr(scheduler, "scale_model_input", lambda latents, timestep: latents)
     latents = noise * getattr(scheduler, "init_noise_sigma", 1.0)
     conditions = passes(scheduler)
-    num_held = _num_held(guide, [sigma / (alpha + sigma) for _, alpha, sigma in conditions])
-    if num_held:
+    first = first_step(scheduler, edit.strength)
+    if first == len(conditions):
+        return edit.recording if edit.recording is not None else latents
+    if first:
+        timestep = scheduler.timesteps[first : first + 1]
+        latents = (
+            scheduler.scale_noise(edit.recording, timestep, noise)
+            if hasattr(scheduler, "scale_noise")
+            else scheduler.add_noise(edit.recording, noise, timestep)
+        )
+    num_held = first or _num_held(guide, [sigma / (alpha + sigma) for _, alpha, sigma in conditions])
+    if num_held and hasattr(scheduler, "set_begin_index"):
         scheduler.set_begin_index(num_held)
     for index, (timestep, (t, alpha, sigma)) in enumerate(zip(scheduler.timesteps, conditions, strict=True)):
         if index >= num_held:
             prediction = guide(scale_input(latents, timestep), t, alpha, sigma)
             latents = scheduler.step(prediction, timestep, latents, return_dict=False, **draws)[0]
-        on_step(index, timestep, latents)
+        if index >= first:
+            on_step(index - first, timestep, latents)
     return latents
 
 
-def _num_held(guide: Guide, levels: list[float]) -> int:
+def first_step(scheduler: Any, strength: float) -> int:
+    """The step at which sampling begins: the first whose noise level is at most the strength.
+
+    Returns:
+        0 at strength 1, the number of steps at strength 0.
+
+    Raises:
+        UserError: the strength lies between the lowest noise level and 0.
+    """
+    if strength in (0, 1):
+        return 0 if strength else len(scheduler.timesteps)
+    levels = [round(sigma / (alpha + sigma), 6) for _, alpha, sigma in passes(scheduler)]
+    if strength < min(levels):
+        raise UserError(
+            f"strength {strength:g} is below the lowest noise level of these steps ({min(levels):.3g}); "
+            "raise it, or take more steps"
+        )
+    return next(index for index, level in enumerate(levels) if level <= strength)
+
+
+def _num_held(guide: Any, levels: list[float]) -> int:
     """Number of U-Net evaluations to skip for `zero_init`, rounded up to the start of a step."""
     num_held = guide.options.num_held(levels)
     # Schedulers with two passes a step list the level between two steps twice, for the end of one and the next's start.

@@ -14,6 +14,7 @@ from step to step, whatever the U-Net's dtype.
 
 import copy
 import functools
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -23,8 +24,10 @@ from torch import Tensor
 
 from diffaudio.diffusion import diffusers_scheduler
 from diffaudio.diffusion.guidance import Guide
+from diffaudio.diffusion.latent_edit import GENERATE, KeepGuide, LatentEdit, level_segments, raise_level
 from diffaudio.diffusion.loss import clean_and_noise, prediction_type
 from diffaudio.diffusion.noise_schedule import NoiseSchedule
+from diffaudio.diffusion.regions import RegionGuide
 from diffaudio.diffusion.sampler_table import SAMPLERS, check_sampler
 from diffaudio.diffusion.settings import PLAIN_CFG, Guidance
 from diffaudio.errors import UserError
@@ -57,7 +60,9 @@ class SolverSampler:
     def schedule(self) -> NoiseSchedule:
         return NoiseSchedule(self.config)
 
-    def passes(self, num_inference_steps: int, guidance: Guidance = PLAIN_CFG) -> list[float]:
+    def passes(
+        self, num_inference_steps: int, guidance: Guidance = PLAIN_CFG, edit: LatentEdit = GENERATE
+    ) -> list[float]:
         """s of each U-Net evaluation, found by a dry run of the solver.
 
         Raises:
@@ -70,20 +75,28 @@ class SolverSampler:
             return torch.zeros_like(y)
 
         levels = self.schedule.levels(self.spacing, num_inference_steps)
-        levels = levels[guidance.num_held(levels[:-1]) :]
-        self.solver(denoiser, torch.zeros(1, 1, 1), levels, [torch.Generator()])
+        for segment in level_segments(levels[guidance.num_held(levels[:-1]) :], edit):
+            self.solver(denoiser, torch.zeros(1, 1, 1), segment, [torch.Generator()])
         return asked
 
     def run(
-        self, guide: Guide, noise: Tensor, num_inference_steps: int, generators: "Generators", on_step: OnStep
+        self,
+        guide: Any,
+        noise: Tensor,
+        num_inference_steps: int,
+        generators: "Generators",
+        on_step: OnStep,
+        edit: LatentEdit = GENERATE,
     ) -> Tensor:
         """From noise to clean latents, [batch, channels, frames]; `on_step` as for `sample`."""
         schedule, levels = self.schedule, self.schedule.levels(self.spacing, num_inference_steps)
         y = noise * (1 / sum(schedule.alpha_sigma(levels[0])))
+        if edit.strength < levels[0]:
+            y = (1 - edit.strength) * edit.recording + edit.strength * noise
         timesteps: list[float] = []  # of the skipped steps, then of the U-Net evaluations
 
         # The solver starts after the skipped steps: it neither draws noise in them nor stores their slope.
-        num_held = guide.options.num_held(levels[:-1])
+        num_held = guide.options.num_held(levels[:-1]) if edit.strength >= levels[0] else 0
         for s in levels[:num_held]:
             timesteps.append(schedule.timestep(s))
             on_step(len(timesteps) - 1, timesteps[-1], y)
@@ -97,8 +110,14 @@ class SolverSampler:
             timesteps.append(timestep)
             return e - x
 
-        y = self.solver(denoiser, y, levels[num_held:], generators)
-        on_step(len(timesteps) - 1, timesteps[-1], y)
+        s = math.nan
+        for segment in level_segments(levels[num_held:], edit):
+            if segment[0] > s:  # it is gone through again
+                assert generators is not None
+                y = raise_level(y, s, segment[0], draw_noise(tuple(y.shape[1:]), generators).to(y))
+            y, s = self.solver(denoiser, y, segment, generators), segment[-1]
+        if timesteps:  # at strength 0 nothing is left to do
+            on_step(len(timesteps) - 1, timesteps[-1], y)
         return y
 
 
@@ -163,7 +182,9 @@ def make_sampler(
     )
 
 
-def num_steps(sampler: Any, num_inference_steps: int, guidance: Guidance = PLAIN_CFG) -> int:
+def num_steps(
+    sampler: Any, num_inference_steps: int, guidance: Guidance = PLAIN_CFG, edit: LatentEdit = GENERATE
+) -> int:
     """How often `sample` calls `on_step`: once per U-Net evaluation, and once per skipped step.
 
     Args:
@@ -175,10 +196,11 @@ def num_steps(sampler: Any, num_inference_steps: int, guidance: Guidance = PLAIN
     _check_steps(sampler, num_inference_steps)
     if isinstance(sampler, SolverSampler):
         levels = sampler.schedule.levels(sampler.spacing, num_inference_steps)
-        return guidance.num_held(levels[:-1]) + len(sampler.passes(num_inference_steps, guidance))
+        num_held = guidance.num_held(levels[:-1]) if edit.strength >= levels[0] else 0
+        return num_held + len(sampler.passes(num_inference_steps, guidance, edit))
     scheduler = copy.deepcopy(sampler)
     diffusers_scheduler.set_timesteps(scheduler, num_inference_steps)
-    return len(scheduler.timesteps)
+    return len(scheduler.timesteps) - diffusers_scheduler.first_step(scheduler, edit.strength)
 
 
 @torch.no_grad()
@@ -195,8 +217,9 @@ def sample(
     weak_unet: Callable[..., Tensor] | None = None,
     generators: list[torch.Generator] | None = None,
     on_step: OnStep | None = None,
+    edit: LatentEdit = GENERATE,
 ) -> Tensor:
-    """Generate latents from noise.
+    """Generate latents from noise, or edit those of a recording.
 
     Args:
         unet: called as `unet(latents, timestep, embedding, condition_mask)`.
@@ -208,6 +231,7 @@ def sample(
         generators: one per item, on the CPU; for samplers that draw noise in each step.
         on_step: called `num_steps` times, after each U-Net evaluation and each skipped step, as
             `on_step(index, timestep, latents)`.
+        edit: what sampling starts from, keeps, and is divided into.
 
     Returns:
         [batch, channels, frames], float32.
@@ -216,19 +240,24 @@ def sample(
         ValueError: the number of steps is out of range, the sampler draws noise and lacks one generator per item,
             or `Guide` rejects an argument.
     """
-    guide = Guide(
+    make_guide = functools.partial(
+        Guide,
         unet,
-        embedding,
         scale=guidance_scale,
         options=guidance,
         predicts=prediction_type(sampler.config),
         negative_embedding=negative_embedding,
         weak_unet=weak_unet,
     )
+    edit = edit.to(noise.device)
+    guide: Any = RegionGuide(make_guide, edit.needed_regions(), embedding) if edit.regions else make_guide(embedding)
+    if edit.generate is not None:
+        assert edit.recording is not None
+        guide = KeepGuide(guide, edit.recording, edit.generate)
     _check_steps(sampler, num_inference_steps)
-    _check_generators(sampler, len(noise), generators)
+    _check_generators(sampler, len(noise), generators, edit)
     run = sampler.run if isinstance(sampler, SolverSampler) else functools.partial(diffusers_scheduler.run, sampler)
-    return run(guide, noise.float(), num_inference_steps, generators, on_step or (lambda *_: None))
+    return run(guide, noise.float(), num_inference_steps, generators, on_step or (lambda *_: None), edit)
 
 
 def draw_noise(shape: tuple[int, ...], generators: list[torch.Generator]) -> Tensor:
@@ -249,9 +278,14 @@ def _check_steps(sampler: Any, num_inference_steps: int) -> None:
         raise UserError(f"num_inference_steps is {num_inference_steps}; it must be 1 to {most}")
 
 
-def _check_generators(sampler: Any, batch: int, generators: "Generators") -> None:
+def _check_generators(sampler: Any, batch: int, generators: "Generators", edit: LatentEdit) -> None:
     ours = isinstance(sampler, SolverSampler)
-    draws_noise = sampler.is_stochastic if ours else diffusers_scheduler.draws_noise(sampler)
+    if not ours and edit.resamples > 1:
+        raise UserError(
+            "resamples has no effect with the model's own scheduler, whose noise levels are fixed; "
+            "name a sampler, or leave it out"
+        )
+    draws_noise = (sampler.is_stochastic if ours else diffusers_scheduler.draws_noise(sampler)) or edit.resamples > 1
     if draws_noise and (generators is None or len(generators) != batch):
         count = "none" if generators is None else len(generators)
         raise UserError(f"this sampler draws noise in each step: give one generator an item ({batch}), not {count}")
