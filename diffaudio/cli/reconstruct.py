@@ -24,7 +24,8 @@ class Options:
 
     Attributes:
         input: a sound file or video, or a folder of them.
-        output: .wav or .flac file, or for an input folder a folder of .wav files; folders are created as needed.
+        output: .wav, .flac, .ogg, .opus or .mp3 file, or for an input folder a folder of .wav files; folders are
+            created as needed.
         autoencoder: folder or hub id of a diffaudio autoencoder or model, or of an autoencoder in its library's format,
             such as facebook/encodec_24khz (default: the bundled model's).
         bandwidth: quantise the latents before decoding, at one of EnCodec's bandwidths in kbit/s.
@@ -90,9 +91,10 @@ def run(arguments: list[str]) -> None:
 
 
 def _target(source: Path, output: Path) -> Path:
-    from diffaudio.media.audio import WRITABLE_SUFFIXES, check_audio_path
+    from diffaudio.media.audio import check_audio_path
+    from diffaudio.media.audio_formats import FORMATS
 
-    if output.suffix.lower() in WRITABLE_SUFFIXES:
+    if output.suffix.lower() in FORMATS:
         output.parent.mkdir(parents=True, exist_ok=True)
     check_audio_path(output)
     if output.exists() and source.exists() and output.samefile(source):

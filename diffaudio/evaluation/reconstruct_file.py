@@ -54,7 +54,7 @@ def reconstruct_file(
 
     Args:
         source: a sound file, or a video.
-        target: .wav or .flac, written whole or not at all.
+        target: in a format of `audio_formats.FORMATS`, written whole or not at all.
         start_s, duration_s: which part of it; None is everything after `start_s`.
         window_s: longer sounds are encoded in windows of this length.
 

@@ -10,10 +10,11 @@ from pathlib import Path
 
 from diffaudio.errors import UserError
 from diffaudio.file_names import slug
+from diffaudio.media.audio_formats import FORMATS, check_format
 
 __all__ = ["output_paths"]
 
-SUFFIXES = (".wav", ".flac")
+SUFFIXES = tuple(FORMATS)
 
 
 def output_paths(prompts: Sequence[str], output: Path, *, plot: bool = False, overwrite: bool = False) -> list[Path]:
@@ -25,7 +26,7 @@ def output_paths(prompts: Sequence[str], output: Path, *, plot: bool = False, ov
 
     Args:
         prompts: the prompt of each sound; a repeated prompt generates another sound.
-        output: a .wav or .flac file, or a folder. Folders are created as needed.
+        output: a sound file of a suffix in `FORMATS`, or a folder. Folders are created as needed.
         plot: whether spectrograms are also written.
         overwrite: replace existing files. Otherwise, sounds in a folder get an unused name, and an existing file is an
             error.
@@ -35,8 +36,7 @@ def output_paths(prompts: Sequence[str], output: Path, *, plot: bool = False, ov
     """
     is_folder = output.is_dir() or not output.suffix
     folder, suffix = (output, ".wav") if is_folder else (output.parent, output.suffix)
-    if suffix.lower() not in SUFFIXES:
-        raise UserError(f"{output}: cannot write {suffix}; choose .wav or .flac")
+    check_format(folder / f"{output.stem}{suffix}")
     _make_folder(folder)
     if is_folder:
         names = [slug(prompt) for prompt in prompts]

@@ -13,7 +13,9 @@ from torch import Tensor
 
 from diffaudio.errors import UserError
 from diffaudio.media import audio_numpy
-from diffaudio.media.audio_streams import stream_audio, write_pcm16
+from diffaudio.media.audio_formats import check_format
+from diffaudio.media.audio_streams import stream_audio
+from diffaudio.media.audio_writer import write_stream
 
 __all__ = [
     "PEAK",
@@ -31,7 +33,6 @@ __all__ = [
 
 PEAK = 0.7  # of sounds as autoencoders are fitted to them and corpora are encoded
 MAX_KERNEL = 20_000_000  # values of the kernel of `resample`; 44.1 to 48 kHz takes 23,520
-WRITABLE_SUFFIXES = (".wav", ".flac")
 RESAMPLER = "torchaudio sinc_interp_hann, lowpass_filter_width 32, rolloff 0.95"  # what `resample` does
 
 
@@ -69,7 +70,9 @@ def read_audio(
 
 
 def write_audio(path: str | Path, waveform: Tensor, sample_rate: int) -> None:
-    """Write a 16-bit .wav or .flac file atomically. Samples outside [-1, 1] are clipped.
+    """Write a sound file atomically, in a format of `audio_formats.FORMATS`; 16 bits where it has a bit depth.
+
+    Samples outside [-1, 1] are clipped.
 
     Args:
         waveform: [channels, samples].
@@ -82,18 +85,17 @@ def write_audio(path: str | Path, waveform: Tensor, sample_rate: int) -> None:
     check_audio_path(path)
     if waveform.ndim != 2:
         raise UserError(f"{path}: the waveform has the shape {list(waveform.shape)}; expected [channels, samples]")
-    write_pcm16(path, [waveform.detach().cpu().float().numpy()], sample_rate)
+    write_stream(path, [waveform.detach().cpu().float().numpy()], sample_rate)
 
 
 def check_audio_path(path: str | Path) -> None:
     """Check before a long computation that `write_audio` can write to `path`.
 
     Raises:
-        UserError: a suffix other than .wav and .flac, or the folder is missing.
+        UserError: a suffix other than those of `audio_formats.FORMATS`, or the folder is missing.
     """
     path = Path(path)
-    if path.suffix.lower() not in WRITABLE_SUFFIXES:
-        raise UserError(f"{path}: cannot write {path.suffix or 'a file without a suffix'}; choose .wav or .flac")
+    check_format(path)
     if not path.parent.is_dir():
         raise UserError(f"{path}: the folder {path.parent} does not exist; make it first")
     if path.is_dir():

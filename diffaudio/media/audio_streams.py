@@ -1,22 +1,20 @@
-"""Sound files as streams of numpy arrays: reading any of them in bounded memory, writing .wav and .flac.
+"""Sound files as streams of numpy arrays, in bounded memory.
 
 What libsndfile reads (WAV, FLAC, Ogg) is read in this process, without believing what its header says about its
 length. All else, and what libsndfile gives up on, is decoded by FFmpeg in a child process.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import soundfile
 
-from diffaudio.atomic_io import atomic_file
 from diffaudio.media.audio_numpy import mix_channels
 from diffaudio.media.container import MAX_SAMPLE_RATE, MIN_SAMPLE_RATE, MediaError, check_is_file
 from diffaudio.media.subprocess_decoding import decode
 
-__all__ = ["stream_audio", "write_pcm16"]
+__all__ = ["stream_audio"]
 
 DIRECT_SUFFIXES = (".wav", ".flac", ".ogg")
 BLOCK_VALUES = 1 << 20  # samples of all channels that are read at once
@@ -87,52 +85,3 @@ def _with_ffmpeg(
     arguments = {"start_s": start_s, "duration_s": duration_s, "channels": channels}
     for rate, (x,) in decode("audio", path, **arguments):
         yield rate, x
-
-
-def write_pcm16(path: Path, chunks: Iterable[np.ndarray], sample_rate: int) -> int:
-    """Write a 16-bit .wav or .flac file, whole or not at all. Samples outside [-1, 1] are clipped.
-
-    Args:
-        chunks: [channels, samples] float32 each, at least one.
-
-    Returns:
-        How many samples there were, of each channel.
-
-    Raises:
-        OSError: the disk is full, or cannot be written; libsndfile itself would lose the error of the last block.
-    """
-    stream = iter(chunks)
-    chunk = next(stream)
-    count = 0
-    with atomic_file(path) as temporary, temporary.open("wb+", buffering=0) as raw:
-        checked: Any = _Checked(raw)
-        kind = path.suffix[1:].upper()
-        try:
-            with soundfile.SoundFile(checked, "w", sample_rate, len(chunk), format=kind, subtype="PCM_16") as file:
-                while chunk is not None and checked.error is None:
-                    file.write(np.clip(chunk, -1, 1).T)
-                    count += chunk.shape[1]
-                    chunk = next(stream, None)
-        except (soundfile.SoundFileError, AssertionError) as error:  # what follows from a failed write
-            raise checked.error or error from error
-        if checked.error:
-            raise checked.error
-    return count
-
-
-class _Checked:
-    """A file for libsndfile that keeps the first error of writing, which would be lost in its callbacks."""
-
-    def __init__(self, raw: Any) -> None:
-        self._raw = raw
-        self.error: OSError | None = None
-        self.seek, self.tell, self.read, self.readinto = raw.seek, raw.tell, raw.read, raw.readinto
-
-    def write(self, data: bytes) -> int:
-        view, written = memoryview(data), 0
-        while written < len(view) and self.error is None:
-            try:
-                written += self._raw.write(view[written:])
-            except OSError as error:
-                self.error = error
-        return written

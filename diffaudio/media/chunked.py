@@ -16,7 +16,8 @@ from torch import Tensor
 
 from diffaudio.errors import UserError
 from diffaudio.media.audio import check_audio_path, resample
-from diffaudio.media.audio_streams import stream_audio, write_pcm16
+from diffaudio.media.audio_streams import stream_audio
+from diffaudio.media.audio_writer import write_stream
 
 __all__ = ["map_windows", "read_chunks", "resample_chunks", "write_chunks"]
 
@@ -138,7 +139,7 @@ def resample_chunks(chunks: Iterable[Tensor], from_rate: int, to_rate: int) -> I
 
 
 def write_chunks(path: Path, chunks: Iterable[Tensor], sample_rate: int) -> int:
-    """Write a stream as `audio.write_audio` writes a waveform: 16 bits, .wav or .flac, whole or not at all.
+    """Write a stream as `audio.write_audio` writes a waveform, whole or not at all.
 
     Args:
         chunks: [channels, samples] each.
@@ -155,4 +156,4 @@ def write_chunks(path: Path, chunks: Iterable[Tensor], sample_rate: int) -> int:
     if chunk is None:
         raise UserError(f"{path}: there is no sound to write")
     arrays = (each.detach().cpu().float().numpy() for each in chain([chunk], stream))
-    return write_pcm16(path, arrays, sample_rate)
+    return write_stream(path, arrays, sample_rate)

@@ -194,7 +194,7 @@ def test_flac_and_a_spectrogram_are_written_where_asked_for(generate):
         (["rain", "--guidance-scale", "-1"], "guidance_scale is -1.0; it must be at least 0"),
         (["rain", "--seed", "-1"], "--seed: expected a whole number from 0 to 2^63 - 1 or none, got"),
         (["rain", "--takes", "0"], "--takes: expected a whole number above 0, got '0'"),
-        (["rain", "-o", "dog.mp3"], "dog.mp3: cannot write .mp3; choose .wav or .flac"),
+        (["rain", "-o", "dog.aac"], "dog.aac: cannot write .aac; choose .wav, .flac, .ogg, .opus or .mp3"),
         (["rain", "-o", "file.txt/dog.wav"], "file.txt: is no folder; choose another place"),
         (["rain", " "], "a prompt is empty; say in a few words what to hear"),
         (["rain", "--model", "nowhere"], "nowhere: there is no such model folder"),

@@ -141,7 +141,7 @@ def test_the_folder_of_the_output_is_created(reconstruct):
     ("arguments", "message"),
     [
         (["nowhere.wav", "-o", "out.wav"], "nowhere.wav: there is no such file"),
-        (["in.wav", "-o", "out.mp3"], "out.mp3: cannot write .mp3; choose .wav or .flac"),
+        (["in.wav", "-o", "out.aac"], "out.aac: cannot write .aac; choose .wav, .flac, .ogg, .opus or .mp3"),
         (["in.wav", "-o", "in.wav"], "in.wav: is the input itself; name another file"),
         (["in.wav", "-o", "out.wav", "--start", "5"], "in.wav: 0.000 s of sound from 5 s on; 0.032 s are needed"),
         (["in.wav", "-o", "out.wav", "--bandwidth", "6"], "bandwidth 6 has no effect: spectral_8khz_128x25hz does not"),

@@ -59,8 +59,8 @@ def test_missing_folders_are_made(tmp_path, output):
 
 def test_a_place_that_cannot_hold_sounds_is_refused(tmp_path, monkeypatch):
     (tmp_path / "file.txt").touch()
-    with pytest.raises(UserError, match=r"out.mp3: cannot write .mp3; choose .wav or .flac"):
-        output_paths(["rain"], tmp_path / "out.mp3")
+    with pytest.raises(UserError, match=r"out.aac: cannot write .aac; choose .wav, .flac, .ogg, .opus or .mp3"):
+        output_paths(["rain"], tmp_path / "out.aac")
     for output in ("file.txt/out.wav", "file.txt/a/out.wav"):
         with pytest.raises(UserError, match="is no folder; choose another place"):
             output_paths(["rain"], tmp_path / output)

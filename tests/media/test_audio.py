@@ -64,8 +64,8 @@ def test_a_file_that_fails_leaves_nothing_behind(tmp_path):
 
 def test_paths_that_cannot_be_written_are_refused_beforehand(tmp_path):
     check_audio_path(tmp_path / "a.wav")
-    with pytest.raises(ValueError, match=r"a\.mp3: cannot write \.mp3; choose \.wav or \.flac"):
-        check_audio_path(tmp_path / "a.mp3")
+    with pytest.raises(ValueError, match=r"a\.aac: cannot write \.aac; choose \.wav, \.flac, \.ogg, \.opus or \.mp3"):
+        check_audio_path(tmp_path / "a.aac")
     with pytest.raises(ValueError, match=r"the folder .*nowhere does not exist"):
         check_audio_path(tmp_path / "nowhere" / "a.wav")
     (tmp_path / "folder.wav").mkdir()

@@ -220,8 +220,8 @@ def test_a_stream_is_written_as_a_file_whole_or_not_at_all(tmp_path: Path):
         write_chunks(tmp_path / "b.wav", broken(), 8000)
     with pytest.raises(ValueError, match=r"c\.wav: there is no sound to write"):
         write_chunks(tmp_path / "c.wav", [], 8000)
-    with pytest.raises(ValueError, match=r"cannot write \.mp3; choose \.wav or \.flac"):
-        write_chunks(tmp_path / "c.mp3", [waveform], 8000)
+    with pytest.raises(ValueError, match=r"cannot write \.aac; choose \.wav, \.flac, \.ogg, \.opus or \.mp3"):
+        write_chunks(tmp_path / "c.aac", [waveform], 8000)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.flac", "a.wav"]
 
 
