@@ -30,6 +30,7 @@ from diffaudio.diffusion.noise_schedule import NoiseSchedule
 from diffaudio.diffusion.regions import RegionGuide
 from diffaudio.diffusion.sampler_table import SAMPLERS, check_sampler
 from diffaudio.diffusion.settings import PLAIN_CFG, Guidance
+from diffaudio.diffusion.varied_noise import VariedNoise
 from diffaudio.errors import UserError
 
 if TYPE_CHECKING:
@@ -215,7 +216,7 @@ def sample(
     guidance: Guidance = PLAIN_CFG,
     negative_embedding: Tensor | None = None,
     weak_unet: Callable[..., Tensor] | None = None,
-    generators: list[torch.Generator] | None = None,
+    generators: list[Any] | None = None,
     on_step: OnStep | None = None,
     edit: LatentEdit = GENERATE,
 ) -> Tensor:
@@ -228,7 +229,7 @@ def sample(
         embedding: [batch, embedding_dim].
         guidance: how the scale is applied.
         negative_embedding, weak_unet: see `Guide`.
-        generators: one per item, on the CPU; for samplers that draw noise in each step.
+        generators: one per item, on the CPU, or `VariedNoise`; for samplers that draw noise in each step.
         on_step: called `num_steps` times, after each U-Net evaluation and each skipped step, as
             `on_step(index, timestep, latents)`.
         edit: what sampling starts from, keeps, and is divided into.
@@ -260,16 +261,22 @@ def sample(
     return run(guide, noise.float(), num_inference_steps, generators, on_step or (lambda *_: None), edit)
 
 
-def draw_noise(shape: tuple[int, ...], generators: list[torch.Generator]) -> Tensor:
+def draw_noise(shape: tuple[int, ...], generators: list[Any]) -> Tensor:
     """Standard normal noise, each item from its own CPU generator, so that it does not depend on the batch.
 
     Args:
         shape: of one item, [channels, frames].
+        generators: CPU generators, or `VariedNoise`.
 
     Returns:
         [batch, channels, frames], on the CPU.
     """
-    return torch.stack([torch.randn(shape, generator=generator) for generator in generators])
+    return torch.stack(
+        [
+            each.draw(shape) if isinstance(each, VariedNoise) else torch.randn(shape, generator=each)
+            for each in generators
+        ]
+    )
 
 
 def _check_steps(sampler: Any, num_inference_steps: int) -> None:
@@ -285,6 +292,8 @@ def _check_generators(sampler: Any, batch: int, generators: "Generators", edit: 
             "resamples has no effect with the model's own scheduler, whose noise levels are fixed; "
             "name a sampler, or leave it out"
         )
+    if not ours and any(isinstance(each, VariedNoise) for each in generators or ()):
+        raise UserError("variations need a sampler whose noise is drawn here; name another than the model's own")
     draws_noise = (sampler.is_stochastic if ours else diffusers_scheduler.draws_noise(sampler)) or edit.resamples > 1
     if draws_noise and (generators is None or len(generators) != batch):
         count = "none" if generators is None else len(generators)

@@ -15,17 +15,19 @@ torch and numpy are imported only where they are needed, so that the table of sa
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+from diffaudio.errors import UserError
+
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
     Denoiser = Callable[[Tensor, float], Tensor]
-    Generators = list[torch.Generator] | None  # one per item, on the CPU; for solvers that draw noise
+    Generators = list[Any] | None  # a CPU generator or `VariedNoise` per item; for solvers that draw noise
     Solver = Callable[..., Tensor]  # (denoiser, y, levels, generators), some with an eta
 
 __all__ = ["dpm2", "dpmpp_3m", "euler", "from_diffusers", "heun", "lms", "pndm"]
@@ -161,10 +163,16 @@ def from_diffusers(
         steps.timesteps = steps.sigmas[:-1] * steps.config.num_train_timesteps
         steps.set_begin_index(0)
         noise = {"generator": generators} if takes_generators else {}
+        varied = takes_generators and _is_varied(generators)
+        if varied and scheduler == "SASolverScheduler":
+            raise UserError("variations need a sampler whose noise is drawn here; sa draws its own, choose another")
+        if varied and "variance_noise" not in inspect.signature(steps.step).parameters:
+            noise, varied = {}, False  # it draws none
         for (s, s_next), timestep in zip(pairwise(levels), steps.timesteps, strict=True):
             slope = denoiser(y, s)
             if s_next == 0 and euler_ends:
                 return y - s * slope
+            noise = {"variance_noise": _noise_like(y, generators)} if varied else noise
             y = steps.step(slope, timestep, y, return_dict=False, **noise)[0]
         return y
 
@@ -190,9 +198,19 @@ def _ancestral(s: float, s_next: float, eta: float) -> tuple[float, float, float
     return remaining_std / scale, scale, noise_std
 
 
+def _is_varied(generators: Generators) -> bool:
+    import torch
+
+    return generators is not None and any(not isinstance(each, torch.Generator) for each in generators)
+
+
 def _noise_like(y: Tensor, generators: Generators) -> Tensor:
     from diffusers.utils import torch_utils
 
+    if _is_varied(generators):
+        import torch
+
+        return torch.stack([each.draw(tuple(y.shape[1:])) for each in generators or ()]).to(y)
     return torch_utils.randn_tensor(tuple(y.shape), generator=generators, device=y.device, dtype=y.dtype)
 
 
