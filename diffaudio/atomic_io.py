@@ -19,7 +19,7 @@ try:
 except ImportError:  # no such locks on Windows
     fcntl = None
 
-__all__ = ["atomic_file", "atomic_folder", "locked"]
+__all__ = ["atomic_file", "atomic_folder", "locked", "scratch_file"]
 
 
 @contextmanager
@@ -62,6 +62,18 @@ def atomic_file(target: Path) -> Iterator[Path]:
         _flush(temporary)
         temporary.replace(target)
         _flush(target.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def scratch_file(target: Path) -> Iterator[Path]:
+    """Yield a hidden path beside `target` for intermediate data; it is removed at the end, or by the next run."""
+    beside = target.with_name(f"{target.stem}.scratch")
+    temporary = _beside(beside, "part")
+    _remove_abandoned(beside)
+    try:
+        yield temporary
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -11,16 +11,18 @@ from the latents, it is 43 to 86 dB.
 """
 
 import copy
+import itertools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from diffaudio.checkpoint import bundled_model, find_model, load_parts, save_parts
-from diffaudio.diffusion.sampling import draw_noise, make_sampler, num_steps, sample
+from diffaudio.diffusion.latent_edit import LatentEdit
+from diffaudio.diffusion.sampling import make_sampler, num_steps, sample
 from diffaudio.diffusion.settings import GenerationSettings, Guidance, check_loudness, check_prompt
 from diffaudio.errors import UserError
 from diffaudio.file_names import shorten
@@ -29,6 +31,16 @@ from diffaudio.models.autoencoders import Autoencoder
 from diffaudio.models.bridge.bridges import Bridge
 from diffaudio.models.clip import Clip
 from diffaudio.models.unet import UNet1D
+from diffaudio.pipeline_edit import (
+    SoundEdit,
+    Timeline,
+    block_ranges,
+    check_ranges,
+    decode_edit,
+    plan_edit,
+    sample_blocks,
+    stream_edit,
+)
 from diffaudio.pipeline_inputs import (
     AudioPipelineOutput,
     CountedUNet,
@@ -38,6 +50,7 @@ from diffaudio.pipeline_inputs import (
     one_generator_each,
     with_rescale,
 )
+from diffaudio.pipeline_recordings import Recording
 
 __all__ = ["DiffAudioPipeline", "bundled_model"]
 
@@ -177,13 +190,21 @@ class DiffAudioPipeline:
         guidance_rescale: float = 0.0,
         guidance: Guidance = GenerationSettings.guidance,
         weak_unet: UNet1D | None = None,
-        audio_length_in_s: float = GenerationSettings.duration_s,
+        audio_length_in_s: float | None = None,
+        init_audio: Recording | None = None,
+        strength: float | None = None,
+        mask: Sequence[tuple[float, float]] = (),
+        continue_audio: Recording | None = None,
+        lead_in_audio: Recording | None = None,
+        loop: bool = False,
+        resamples: int | None = None,
+        prompt_ranges: Sequence[tuple[float, float]] | None = None,
         num_waveforms_per_prompt: int = 1,
         generator: torch.Generator | list[torch.Generator] | None = None,
         sampler: str | None = GenerationSettings.sampler,
         spacing: str | None = None,
         eta: float | None = None,
-        loudness: float | None = GenerationSettings.loudness,
+        loudness: float | Literal["auto"] | None = "auto",
         prompt_embeds: Tensor | None = None,
         negative_prompt_embeds: Tensor | None = None,
         latents: Tensor | None = None,
@@ -204,6 +225,18 @@ class DiffAudioPipeline:
             guidance_rescale: diffusers' name for `guidance.rescale`.
             guidance: how the scale is applied: interval, schedule, projection …
             weak_unet: U-Net of a weaker model, for autoguidance: the sound is guided away from its predictions.
+            audio_length_in_s: any duration; None is that of the init audio, or 5 s. Longer sounds than 30 s are made in
+                windows, see `pipeline_edit`.
+            init_audio: sound to start from, a file or samples [channels, samples] at the autoencoder's rate.
+            strength: how much of the init audio is replaced, 0 to 1; None is 0.6, with masks 1.
+            mask: ranges (start, end) in seconds to generate; outside of them, and of crossfades of 20 ms beside them,
+                the init audio comes back sample for sample.
+            continue_audio: sound that the result begins with, and goes on from; like the init audio.
+            lead_in_audio: sound that the result ends with.
+            loop: make a sound whose end continues with its beginning.
+            resamples: how often each part of the noise levels is gone through, for what is generated to fit what is
+                kept; None is 1.
+            prompt_ranges: (start, end) in seconds for each prompt, which together describe one sound.
             num_waveforms_per_prompt: number of sounds per prompt; they are consecutive in the result.
             generator: CPU generators; a list gives each sound its own, a single one draws noise for the sounds in
                 order.
@@ -211,12 +244,15 @@ class DiffAudioPipeline:
             spacing: spacing of the sampler's noise levels: trailing, linear, karras, exponential; None is its default.
             eta: amount of fresh noise that the sampler adds in each step, for samplers with an eta.
             loudness: target loudness of each sound in LUFS (ITU-R BS.1770), reached as far as a peak of 0.99 allows;
-                None keeps the generated level, and only attenuates sounds whose peak would exceed 0.99.
+                None keeps the generated level, and only attenuates sounds whose peak would exceed 0.99; "auto" is -23,
+                or the level of the recording that a sound is made from.
             prompt_embeds: [prompts, embedding_dim], as returned by `encode_prompt`.
             negative_prompt_embeds: the same, [1 or prompts, embedding_dim].
             latents: initial noise, [sounds, latent_channels, frames]; None draws it from `generator`.
             callback_on_step_end: called as (pipeline, step, timestep, {"latents": …}) after each step.
-            output_type: "pt" for a tensor, "np" for an array, "latent" for the latents before decoding.
+            output_type: "pt" for a tensor, "np" for an array, "latent" for the latents before decoding, "stream" for an
+                iterator over pieces [sounds, channels, samples] of a long sound, in bounded memory and at the level
+                as generated.
 
         Returns:
             `.audios` [sounds, channels, samples] float32 at `autoencoder.sample_rate`, with a peak of at most 0.99;
@@ -228,22 +264,45 @@ class DiffAudioPipeline:
                 finite.
         """
         check_numbers(num_inference_steps, audio_length_in_s, num_waveforms_per_prompt, output_type)
-        check_loudness(loudness)
+        if loudness != "auto":
+            check_loudness(loudness)
+        if audio_length_in_s is None and init_audio is None:
+            audio_length_in_s = GenerationSettings.duration_s
+        edit = plan_edit(
+            self.autoencoder,
+            duration_s=audio_length_in_s,
+            init_audio=init_audio,
+            strength=strength,
+            mask=mask,
+            continue_audio=continue_audio,
+            lead_in_audio=lead_in_audio,
+            loop=loop,
+            resamples=resamples,
+        )
+        if output_type == "stream" and (edit.recording is not None or edit.loop or loudness != "auto"):
+            raise UserError("a stream has no recording, loop or loudness; take output_type 'pt'")
         chosen = self._sampler(sampler, spacing, eta)
         guidance = with_rescale(guidance, guidance_rescale)
         if weak_unet is not None:
             check_weak_unet(weak_unet, self.unet)
         embedding = self._conditions(prompt, image, video, prompt_embeds)
         negative = self._negative(negative_prompt, negative_prompt_embeds, len(embedding))
-        embedding = embedding.repeat_interleave(num_waveforms_per_prompt, dim=0)
+        ranges = None if prompt_ranges is None else check_ranges(prompt_ranges, len(embedding), edit, self.autoencoder)
+        of_ranges = [each.expand(num_waveforms_per_prompt, -1) for each in embedding.split(1)]
+        embedding = embedding[: 1 if ranges else None].repeat_interleave(num_waveforms_per_prompt, dim=0)
         if negative is not None:
             negative = negative.repeat_interleave(num_waveforms_per_prompt, dim=0)
         generators = one_generator_each(generator, len(embedding))
         unet, weak = CountedUNet(self.unet), None if weak_unet is None else CountedUNet(weak_unet)
 
-        self.num_timesteps = num_steps(chosen, num_inference_steps, guidance)
+        num_frames = self.autoencoder.num_latent_frames(edit.num_samples / self.autoencoder.sample_rate)
+        num_blocks = sum(sampled for *_, sampled in block_ranges(edit, self.autoencoder, num_frames))
+        steps_per_block = num_steps(chosen, num_inference_steps, guidance, edit.in_latents)
+        self.num_timesteps = num_blocks * steps_per_block
+        step_counter = itertools.count()
 
-        def on_step(step: int, timestep: float, latents: Tensor) -> None:
+        def on_step(_: int, timestep: float, latents: Tensor) -> None:
+            step = next(step_counter)
             if not latents.isfinite().all():
                 raise UserError(
                     f"step {step + 1} of {self.num_timesteps}: the latents are no longer finite (NaN or infinity); "
@@ -253,22 +312,37 @@ class DiffAudioPipeline:
             if callback_on_step_end is not None:
                 callback_on_step_end(self, step, timestep, {"latents": latents})
 
-        latents = sample(
-            unet,
-            chosen,
-            self._noise(latents, len(embedding), audio_length_in_s, generators),
-            embedding,
-            num_inference_steps=num_inference_steps,
-            guidance_scale=guidance_scale,
-            guidance=guidance,
-            negative_embedding=negative,
-            weak_unet=weak,
+        def run(noise: Tensor, latent_edit: LatentEdit) -> Tensor:
+            return sample(
+                unet,
+                chosen,
+                noise.to(self.device),
+                embedding,
+                num_inference_steps=num_inference_steps,
+                guidance_scale=guidance_scale,
+                guidance=guidance,
+                negative_embedding=negative,
+                weak_unet=weak,
+                generators=generators,
+                on_step=on_step,
+                edit=latent_edit,
+            ).float()
+
+        blocks = sample_blocks(
+            run,
+            edit,
+            self.autoencoder,
+            num_frames,
             generators=generators,
-            on_step=on_step,
+            latents=None if latents is None else self._checked_noise(latents, len(embedding), num_frames),
+            timeline=None if ranges is None else Timeline(of_ranges, ranges),
         )
-        audios, out_of_range = latents.float(), []
+        if output_type == "stream":
+            pieces = stream_edit(self.autoencoder, blocks, edit)
+            return AudioPipelineOutput(audios=pieces) if return_dict else (pieces,)
+        audios, out_of_range = torch.cat(list(blocks), dim=-1), []
         if output_type != "latent":
-            audios, out_of_range = self._decode(audios, audio_length_in_s, loudness)
+            audios, out_of_range = self._decode(audios, edit, loudness)
         if output_type == "np":
             audios = audios.cpu().numpy()
         passes_made = (unet.items + (weak.items if weak else 0)) // len(embedding)
@@ -324,19 +398,16 @@ class DiffAudioPipeline:
             raise UserError(f"{name} is {list(embeds.shape)}; expected [prompts, {dim}]")
         return embeds.to(self.device, torch.float32)
 
-    def _noise(
-        self, latents: Tensor | None, count: int, duration_s: float, generators: list[torch.Generator]
-    ) -> Tensor:
-        shape = (self.autoencoder.latent_channels, self.autoencoder.num_latent_frames(duration_s))
-        if latents is None:
-            latents = draw_noise(shape, generators)
-        elif latents.shape != (count, *shape):
-            raise UserError(f"latents are {list(latents.shape)}; expected {[count, *shape]}")
-        return latents.to(self.device)
+    def _checked_noise(self, latents: Tensor, count: int, num_frames: int) -> Tensor:
+        shape = (count, self.autoencoder.latent_channels, num_frames)
+        if latents.shape != shape:
+            raise UserError(f"latents are {list(latents.shape)}; expected {list(shape)}")
+        return latents
 
-    def _decode(self, latents: Tensor, duration_s: float, loudness: float | None) -> tuple[Tensor, list[float]]:
-        num_samples = round(duration_s * self.autoencoder.sample_rate)
-        audios, share = self.autoencoder.decode_bounded(latents, num_samples=num_samples)
+    def _decode(
+        self, latents: Tensor, edit: SoundEdit, loudness: float | Literal["auto"] | None
+    ) -> tuple[Tensor, list[float]]:
+        audios, share = decode_edit(self.autoencoder, latents, edit)
         out_of_range = share.tolist()
         if not audios.isfinite().all():
             raise UserError("the autoencoder made samples that are not finite (NaN or infinity); check its weights")
@@ -347,4 +418,9 @@ class DiffAudioPipeline:
                 100 * most,
             )
         sample_rate = self.autoencoder.sample_rate
-        return torch.stack([at_loudness(audio, loudness, sample_rate) for audio in audios]), out_of_range
+        sounds = [edit.finish(audio, sample_rate) for audio in audios]
+        if loudness == "auto":
+            loudness = GenerationSettings.loudness if edit.recording is None else None
+        if edit.spans and loudness is None:  # the recording around what is generated stays as it was
+            return torch.stack(sounds), out_of_range
+        return torch.stack([at_loudness(sound, loudness, sample_rate) for sound in sounds]), out_of_range

@@ -6,16 +6,12 @@
     longer sounds   blocks of `BLOCK_S`, each sampled in overlapping windows; a block continues the latents before it
 
 Recordings are brought to the level of the training corpus, a peak of `PEAK`, and what is generated back to theirs.
-What lies in a mask has no effect on the result: before encoding it is replaced by its mirrored surroundings, so that
-windows of the autoencoder which reach into it find nothing strange.
 """
 
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,11 +20,22 @@ from diffaudio.diffusion.latent_edit import LatentEdit
 from diffaudio.diffusion.regions import Region, range_weights, windows, with_conditions
 from diffaudio.diffusion.sampling import draw_noise
 from diffaudio.errors import UserError
-from diffaudio.media.audio import PEAK, crop_or_pad, read_audio
+from diffaudio.media.audio import crop_or_pad
 from diffaudio.media.crossfade import MAX_SEAM_S, close_loop, splice
 from diffaudio.models.autoencoders import Autoencoder
+from diffaudio.models.autoencoders.windows import decode_windows
+from diffaudio.pipeline_recordings import Recording, encode_around, frames_in, join_recordings, load_recording
 
-__all__ = ["BLOCK_S", "SoundEdit", "Timeline", "decode_loop", "plan_edit", "sample_blocks"]
+__all__ = [
+    "SoundEdit",
+    "Timeline",
+    "block_ranges",
+    "check_ranges",
+    "decode_edit",
+    "plan_edit",
+    "sample_blocks",
+    "stream_edit",
+]
 
 WINDOW_S, OVERLAP_S = 30.0, 2.5
 BLOCK_S, CONTEXT_S = 120.0, 5.0
@@ -36,8 +43,6 @@ LOOP_SEAM_S = 0.05
 LENGTH_TOLERANCE_S = 0.01  # by which files of one duration may differ, since their rates do
 CROSSFADE_S = 0.5  # between queries
 FULL_SCALE = 0.99
-
-Recording = Tensor | np.ndarray | Path | str
 
 
 @dataclass(frozen=True)
@@ -70,6 +75,11 @@ class SoundEdit:
     strength: float = 1.0
     resamples: int = 1
     loop: bool = False
+
+    @property
+    def in_latents(self) -> LatentEdit:
+        """How the latents are sampled, but for regions."""
+        return LatentEdit(self.latents, self.strength, self.generate, self.resamples)
 
     def finish(self, generated: Tensor, sample_rate: int) -> Tensor:
         """Generated sound [channels, samples] at the level of the recording, and around it what is kept."""
@@ -117,20 +127,20 @@ def plan_edit(
         spans = check_spans(mask, duration_s)
     elif joins:
         assert duration_s is not None
-        recording, spans = _joined(autoencoder, duration_s, continue_audio, lead_in_audio)
+        recording, spans = join_recordings(autoencoder, duration_s, continue_audio, lead_in_audio)
     else:
         assert duration_s is not None
         return SoundEdit(round(duration_s * rate), loop=_checked_loop(autoencoder, duration_s) if loop else False)
     if loop:
         _checked_loop(autoencoder, duration_s)
     in_samples = tuple((round(start * rate), round(end * rate)) for start, end in spans)
-    latents, gain = _encoded(autoencoder, recording, in_samples)
+    latents, gain = encode_around(autoencoder, recording, in_samples)
     return SoundEdit(
         num_samples=recording.shape[-1],
         recording=recording,
         spans=in_samples,
         latents=latents,
-        generate=_frames_in(in_samples, latents.shape[-1], rate / autoencoder.latent_rate) if spans else None,
+        generate=frames_in(in_samples, latents.shape[-1], rate / autoencoder.latent_rate) if spans else None,
         gain=gain,
         strength=(1.0 if spans else DEFAULT_STRENGTH) if strength is None else strength,
         resamples=resamples or 1,
@@ -138,32 +148,13 @@ def plan_edit(
     )
 
 
-def load_recording(recording: Recording, autoencoder: Autoencoder, name: str) -> Tensor:
-    """A recording at the autoencoder's rate and channels: [audio_channels, samples] float32.
-
-    Args:
-        recording: a file, or samples [audio_channels, samples] at the autoencoder's rate.
-        name: of the argument, for errors.
-
-    Raises:
-        UserError: it cannot be read, has another shape, is shorter than a latent frame, or holds NaN or infinity.
-    """
-    channels, rate = autoencoder.audio_channels, autoencoder.sample_rate
-    if isinstance(recording, (str, Path)):
-        name = str(recording)
-        waveform, _ = read_audio(recording, sample_rate=rate, channels=channels)
-    else:
-        waveform = torch.as_tensor(recording, dtype=torch.float32).cpu()
-        if waveform.ndim != 2 or waveform.shape[0] != channels:
-            raise UserError(f"{name} is {list(waveform.shape)}; expected [{channels}, samples] at {rate} Hz")
-    frame_s = 1 / autoencoder.latent_rate
-    if waveform.shape[-1] < round(frame_s * rate):
-        raise UserError(
-            f"{name}: has {waveform.shape[-1] / rate:.3f} s of sound; {frame_s:.2g} s, a frame of the model, are needed"
-        )
-    if not waveform.isfinite().all():
-        raise UserError(f"{name}: holds samples that are NaN or infinite; repair it first")
-    return waveform
+def block_ranges(edit: SoundEdit, autoencoder: Autoencoder, num_frames: int) -> list[tuple[int, int, bool]]:
+    """First frame, the one after the last, and whether anything is generated, for each block of a sound."""
+    rate = autoencoder.latent_rate
+    is_whole = num_frames <= _on_grid(WINDOW_S * rate) or edit.loop
+    block = num_frames if is_whole else _on_grid(BLOCK_S * rate)
+    ranges = [(first, min(first + block, num_frames)) for first in range(0, num_frames, block)]
+    return [(*each, edit.generate is None or bool(edit.generate[slice(*each)].any())) for each in ranges]
 
 
 def sample_blocks(
@@ -187,20 +178,17 @@ def sample_blocks(
         [batch, latent_channels, frames of a block]
     """
     rate = autoencoder.latent_rate
-    window, overlap, block, context = (_on_grid(each * rate) for each in (WINDOW_S, OVERLAP_S, BLOCK_S, CONTEXT_S))
-    if num_frames <= window or edit.loop:
-        block = num_frames
-    before: Tensor | None = None  # the last noise and latents, which the next block continues
+    window, overlap, context = (_on_grid(each * rate) for each in (WINDOW_S, OVERLAP_S, CONTEXT_S))
+    before: Tensor | None = None  # the last latents and noise, which the next block continues
     noise_before: Tensor | None = None
-    for first in range(0, num_frames, block):
-        last = min(first + block, num_frames)
+    for first, last, is_generated in block_ranges(edit, autoencoder, num_frames):
         if latents is not None:
             noise = latents[..., first:last]
         else:
             noise = draw_noise((autoencoder.latent_channels, last - first), generators)
         recording = None if edit.latents is None else edit.latents[..., first:last]
         generate = None if edit.generate is None else edit.generate[first:last]
-        if generate is not None and not generate.any():
+        if not is_generated:
             assert recording is not None
             done = recording.expand(len(noise), -1, -1)
         else:
@@ -222,7 +210,50 @@ def sample_blocks(
         yield done
 
 
-def decode_loop(autoencoder: Autoencoder, latents: Tensor, num_samples: int) -> tuple[Tensor, Tensor]:
+def decode_edit(autoencoder: Autoencoder, latents: Tensor, edit: SoundEdit) -> tuple[Tensor, Tensor]:
+    """Decode latents at once, or in windows where they are long.
+
+    Returns:
+        [batch, channels, num_samples], and the share out of range, [batch].
+    """
+    if edit.loop:
+        return _decode_loop(autoencoder, latents, edit.num_samples)
+    if latents.shape[-1] <= _on_grid(WINDOW_S * autoencoder.latent_rate):
+        return autoencoder.decode_bounded(latents, num_samples=edit.num_samples)
+    shares: list[Tensor] = []
+    pieces = list(decode_windows(autoencoder, latents, num_samples=edit.num_samples, shares=shares))
+    return torch.cat(pieces, dim=-1), torch.stack(shares).mean(dim=0)
+
+
+def stream_edit(autoencoder: Autoencoder, blocks: Iterator[Tensor], edit: SoundEdit) -> Iterator[Tensor]:
+    """Decode blocks of latents while they are made: pieces [batch, channels, samples]."""
+    with torch.no_grad():
+        for piece in decode_windows(autoencoder, blocks, num_samples=edit.num_samples):
+            if not piece.isfinite().all():
+                raise UserError("the autoencoder made samples that are not finite (NaN or infinity); check its weights")
+            yield piece.cpu()
+
+
+def check_ranges(ranges: Sequence[Span], num_prompts: int, edit: SoundEdit, autoencoder: Autoencoder) -> list[Span]:
+    """The time range of each prompt of a sound.
+
+    Raises:
+        UserError: there are not as many as prompts, one is empty or outside of the sound, or they leave a gap.
+    """
+    if len(ranges) != num_prompts:
+        raise UserError(f"{len(ranges)} time ranges for {num_prompts} prompts; give one each")
+    duration_s = edit.num_samples / autoencoder.sample_rate
+    for start, end in ranges:
+        if not 0 <= start < end <= duration_s + LENGTH_TOLERANCE_S:
+            raise UserError(
+                f"the time range {start:g} to {end:g} s does not lie in the sound, which has {duration_s:g} s"
+            )
+    rate = autoencoder.latent_rate
+    range_weights(ranges, autoencoder.num_latent_frames(duration_s), latent_rate=rate, crossfade_s=CROSSFADE_S)
+    return list(ranges)
+
+
+def _decode_loop(autoencoder: Autoencoder, latents: Tensor, num_samples: int) -> tuple[Tensor, Tensor]:
     """Decode latents whose end continues with their beginning.
 
     Returns:
@@ -244,70 +275,6 @@ def _conditioned(
         timeline.ranges, num_frames, latent_rate=latent_rate, crossfade_s=CROSSFADE_S, first_frame=first_frame
     )
     return with_conditions(regions, timeline.embeddings, weights)
-
-
-def _joined(
-    autoencoder: Autoencoder, duration_s: float, begin: Recording | None, end: Recording | None
-) -> tuple[Tensor, list[Span]]:
-    """A sound that begins and ends with recordings, silent between, and the span between."""
-    rate, channels = autoencoder.sample_rate, autoencoder.audio_channels
-    num_samples = round(duration_s * rate)
-    sound = torch.zeros(channels, num_samples)
-    first, last = 0, num_samples
-    if begin is not None:
-        recording = load_recording(begin, autoencoder, "continue")
-        first = recording.shape[-1]
-        sound[:, :first] = recording[:, :num_samples]
-    if end is not None:
-        recording = load_recording(end, autoencoder, "lead-in")
-        last = num_samples - recording.shape[-1]
-        if last >= first:
-            sound[:, last:] = recording
-    if first >= last:
-        raise UserError(
-            f"the duration is {duration_s:g} s and the recordings have {(first + num_samples - last) / rate:.2f} s, "
-            "so that nothing is left to generate; give a longer duration"
-        )
-    return sound, [(first / rate, last / rate)]
-
-
-def _encoded(autoencoder: Autoencoder, recording: Tensor, spans: Sequence[tuple[int, int]]) -> tuple[Tensor, float]:
-    """Latents [1, latent_channels, frames] of what is kept of a recording, and the gain that it was encoded with."""
-    kept = _mirrored_into(recording, spans)
-    peak = float(kept.abs().max())
-    gain = PEAK / peak if peak > 0 else 1.0
-    device = next(iter(autoencoder.buffers()), next(iter(autoencoder.parameters()), torch.zeros(0))).device
-    return autoencoder.encode((kept * gain)[None].to(device)).float().cpu(), gain
-
-
-def _mirrored_into(recording: Tensor, spans: Sequence[tuple[int, int]]) -> Tensor:
-    """The recording with each span replaced by what lies before and after it, mirrored and crossfaded."""
-    result = recording.clone()
-    edges = [0, *(edge for span in spans for edge in span), recording.shape[-1]]
-    for index, (start, end) in enumerate(spans):
-        before, after = recording[:, edges[2 * index] : start], recording[:, end : edges[2 * index + 3]]
-        length = end - start
-        share = torch.linspace(0, 1, length) if before.shape[-1] and after.shape[-1] else torch.ones(length)
-        result[:, start:end] = 0
-        if before.shape[-1]:
-            result[:, start:end] += _mirrored(before.flip(-1), length) * share.flip(-1)
-        if after.shape[-1]:
-            result[:, start:end] += _mirrored(after, length).flip(-1) * share
-    return result
-
-
-def _mirrored(nearest_first: Tensor, length: int) -> Tensor:
-    """Samples by their distance from an edge, there and back again where they do not suffice."""
-    period = torch.cat([nearest_first, nearest_first.flip(-1)], dim=-1)
-    return period[:, torch.arange(length) % period.shape[-1]]
-
-
-def _frames_in(spans: Sequence[tuple[int, int]], num_frames: int, samples_per_frame: float) -> Tensor:
-    """The frames that hold any sample of the spans: bool [num_frames]."""
-    generate = torch.zeros(num_frames, dtype=torch.bool)
-    for start, end in spans:
-        generate[math.floor(start / samples_per_frame) : math.ceil(end / samples_per_frame)] = True
-    return generate
 
 
 def _checked_loop(autoencoder: Autoencoder, duration_s: float) -> bool:

@@ -44,16 +44,16 @@ class AudioPipelineOutput(BaseOutput):
     out_of_range: list[float] = field(default_factory=list)
 
 
-def check_numbers(steps: int, duration_s: float, waveforms: int, output_type: str) -> None:
+def check_numbers(steps: int, duration_s: float | None, waveforms: int, output_type: str) -> None:
     """Reject values out of range, with their argument names in the pipeline's call."""
     if steps < 1:
         raise UserError(f"num_inference_steps is {steps}; at least 1 is needed")
-    if not 0 < duration_s <= MAX_DURATION_S:
+    if duration_s is not None and not 0 < duration_s <= MAX_DURATION_S:
         raise UserError(f"audio_length_in_s is {duration_s:g}; it must be above 0 and at most {MAX_DURATION_S:g} s")
     if waveforms < 1:
         raise UserError(f"num_waveforms_per_prompt is {waveforms}; at least 1 is needed")
-    if output_type not in ("pt", "np", "latent"):
-        raise UserError(f"output_type '{output_type}' is unknown; choose from pt, np, latent")
+    if output_type not in ("pt", "np", "latent", "stream"):
+        raise UserError(f"output_type '{output_type}' is unknown; choose from pt, np, latent, stream")
 
 
 def check_weak_unet(weak_unet: UNet1D, unet: UNet1D) -> None:

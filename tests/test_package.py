@@ -22,7 +22,7 @@ FLOORS = [
     {"models"},
     {"diffusion", "metrics"},
     {"corpus"},
-    {"checkpoint", "pipeline", "pipeline_edit", "pipeline_inputs"},
+    {"checkpoint", "pipeline", "pipeline_edit", "pipeline_inputs", "pipeline_recordings"},
     {"evaluation", "generation", "training"},
     {"sweep"},
     {"cli", "__main__"},

@@ -29,8 +29,16 @@ GENERATION_FLAGS: dict[str, tuple[str, ...]] = {
     "generation.guidance.projection.momentum": ("--apg-momentum",),
     "generation.guidance.zero_star": ("--cfg-zero",),
     "generation.guidance.zero_init": (),
+    "generation.edit.continue_audio": ("--continue",),
+    "generation.edit.lead_in_audio": ("--lead-in",),
+    "generation.layers": ("--layer",),
 }
-GENERATION_GROUPS = {"generation.guidance.": "guidance, beyond the scale", "generation": "sound"}
+GENERATION_GROUPS = {
+    "generation.guidance.": "guidance, beyond the scale",
+    "generation.edit.": "sound design",
+    "generation.file.": "file",
+    "generation": "sound",
+}
 
 ZERO_INIT = 0.04  # the value of the CFG-Zero* paper, used with --cfg-zero
 

@@ -7,12 +7,14 @@ names and defaults from here. The module imports no torch, so that a command can
 import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from diffaudio.diffusion.edit_settings import EditSettings
 from diffaudio.diffusion.sampler_table import check_sampler
 from diffaudio.errors import UserError
 from diffaudio.file_names import shorten
+from diffaudio.media.file_settings import FileSettings
 
 __all__ = [
     "GUIDANCE_SCHEDULES",
@@ -25,7 +27,7 @@ __all__ = [
     "check_prompt",
 ]
 
-MAX_DURATION_S = 600.0
+MAX_DURATION_S = 24 * 3600.0
 MAX_STEPS = 1000
 
 # Wang et al. 2024 (arXiv:2404.13040), as factors of w - 1 at a noise level s. Each has mean 1 over s, so that the same
@@ -147,12 +149,15 @@ class GenerationSettings:
         sampler: one of the samplers listed by `diffaudio samplers`.
         spacing: spacing of the noise levels: trailing, linear, karras or exponential; None is the sampler's default.
         eta: fresh noise added at each step, 0 to 1, for samplers that have an eta; None is the sampler's default.
-        duration_s: length of each sound in seconds, up to 600.
+        duration_s: length of each sound in seconds, up to a day.
         negative_prompt: text to steer away from; needs a guidance scale above 1.
         guidance: how the guidance scale is applied.
         weak_model: folder or hub id of a weaker model, for autoguidance: sounds are guided away from its predictions.
         loudness: integrated loudness of each sound in LUFS (ITU-R BS.1770), -70 to -5, limited so that its peak stays
             within full scale; None leaves the generated level unchanged.
+        edit: what a sound is made from, beside its prompt.
+        layers: texts that are generated as sounds of their own and mixed in, with their gains: "thunder::-6dB".
+        file: how the sound is written.
     """
 
     steps: int = 25
@@ -165,6 +170,9 @@ class GenerationSettings:
     guidance: Guidance = PLAIN_CFG
     weak_model: str | None = None
     loudness: float | None = -23.0
+    edit: EditSettings | None = None
+    layers: list[str] = field(default_factory=list)
+    file: FileSettings | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.steps <= MAX_STEPS:
@@ -185,7 +193,8 @@ class GenerationSettings:
         """The settings for a sound's JSON file. `guidance` holds only non-default values; None if there are none."""
         defaults = asdict(PLAIN_CFG)
         changed = {name: value for name, value in asdict(self.guidance).items() if value != defaults[name]}
-        return json.loads(json.dumps({**asdict(self), "guidance": changed or None}))
+        described = {**asdict(self), "guidance": changed or None, "layers": self.layers or None}
+        return json.loads(json.dumps(described, default=str))
 
 
 def check_loudness(loudness: float | None) -> None:

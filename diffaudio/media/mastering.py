@@ -14,10 +14,9 @@ import soxr
 from pyloudnorm import Meter
 from scipy.signal import lfilter
 
-from diffaudio.errors import UserError
 from diffaudio.media.audio_numpy import RESAMPLER_QUALITY
 
-__all__ = ["LoudnessMeter", "check_fades", "faded", "resampled"]
+__all__ = ["LoudnessMeter", "faded", "resampled"]
 
 HOP_S = 0.1
 HOPS_PER_BLOCK = 4
@@ -97,22 +96,6 @@ def resampled(chunks: Iterable[np.ndarray], from_rate: int, to_rate: int) -> Ite
         num_written += part.shape[1]
         yield np.ascontiguousarray(part)
         chunk = following
-
-
-def check_fades(fade_in_s: float, fade_out_s: float, duration_s: float) -> None:
-    """Check that fades do not overlap.
-
-    Raises:
-        UserError: they do, or one is negative.
-    """
-    for name, value in (("fade_in_s", fade_in_s), ("fade_out_s", fade_out_s)):
-        if not 0 <= value < math.inf:
-            raise UserError(f"{name} is {value}; choose 0 (none) or more seconds")
-    if fade_in_s + fade_out_s > duration_s:
-        raise UserError(
-            f"a fade-in of {fade_in_s:g} s and a fade-out of {fade_out_s:g} s do not fit into {duration_s:g} s; "
-            "shorten them"
-        )
 
 
 def faded(

@@ -8,8 +8,7 @@ import soxr
 from media import noise
 from pyloudnorm import Meter
 
-from diffaudio.errors import UserError
-from diffaudio.media.mastering import LoudnessMeter, check_fades, faded, resampled
+from diffaudio.media.mastering import LoudnessMeter, faded, resampled
 
 
 def pieces(sound, *lengths):
@@ -70,12 +69,3 @@ def test_fades_start_and_end_in_silence_and_leave_the_middle():
     assert (np.diff(result[0, :100]) > 0).all() and (np.diff(result[0, 800:]) < 0).all()
     assert result[0, 0] < 1e-3 and result[0, -1] < 1e-3
     assert result[0, 49] + result[0, 50] == pytest.approx(1, abs=1e-6)  # half way at half of its time
-
-
-@pytest.mark.parametrize(
-    ("fades", "message"),
-    [((-1, 0), "fade_in_s is -1; choose 0"), ((0, math.nan), "fade_out_s is nan"), ((3, 2.5), "do not fit into 5 s")],
-)
-def test_fades_that_cannot_be_are_errors(fades, message):
-    with pytest.raises(UserError, match=message):
-        check_fades(*fades, 5)

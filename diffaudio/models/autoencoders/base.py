@@ -107,6 +107,10 @@ class Autoencoder(ModelMixin, ConfigMixin):
         del first_frame  # most autoencoders draw nothing
         return self.decode(latents)
 
+    def decode_window_bounded(self, latents: Tensor, *, first_frame: int) -> tuple[Tensor, Tensor]:
+        """`decode_window`, with shares as of `decode_bounded`."""
+        return self.decode_window(latents, first_frame=first_frame), torch.zeros(len(latents))
+
     def forward(self, waveform: Tensor, generator: torch.Generator | None = None) -> TrainingPass:
         """Encode and decode for training, with gradients for the parameters that require them.
 

@@ -193,6 +193,10 @@ class SpectralAutoencoder(Autoencoder):
     def decode_window(self, latents: Tensor, *, first_frame: int) -> Tensor:
         return self._decode(latents, first_frame=first_frame)[0]
 
+    @torch.no_grad()
+    def decode_window_bounded(self, latents: Tensor, *, first_frame: int) -> tuple[Tensor, Tensor]:
+        return self._decode(latents, first_frame=first_frame)
+
     def _decode(self, latents: Tensor, *, first_frame: int) -> tuple[Tensor, Tensor]:
         """The waveform, and the share of the log-mel that was louder than any recording, [batch].
 

@@ -74,6 +74,7 @@ def decode_windows(
     *,
     window_s: float = WINDOW_S,
     num_samples: int | None = None,
+    shares: list[Tensor] | None = None,
 ) -> Iterator[Tensor]:
     """Decode latents of any length.
 
@@ -81,6 +82,7 @@ def decode_windows(
         latents: [batch, latent_channels, frames], or a stream of such pieces.
         window_s: seconds decoded at once, without context; rounded to the autoencoder's grid.
         num_samples: length to cut to.
+        shares: a list to which the share out of range of each window is added, see `Autoencoder.decode_bounded`.
 
     Yields:
         [batch, audio_channels, samples], one piece for each window.
@@ -91,9 +93,16 @@ def decode_windows(
     size, fade = _frames(autoencoder, window_s)
     reach = autoencoder.reach
     remaining = sys.maxsize if num_samples is None else num_samples
+
+    def decode(window: Tensor, first: int) -> Tensor:
+        waveform, share = autoencoder.decode_window_bounded(window, first_frame=first)
+        if shares is not None:
+            shares.append(share)
+        return waveform
+
     for piece in map_windows(
         _stream(latents),
-        lambda window, first: autoencoder.decode_window(window, first_frame=first),
+        decode,
         step=1,
         outputs_per_step=_samples(autoencoder),
         size=size,

@@ -1,0 +1,137 @@
+"""A gap of a second in recordings that no model learned from, filled in several ways; some minutes.
+
+    RECORDINGS=corpus uv run pytest tests/benchmarks/test_inpainting.py -m benchmark -s
+
+RECORDINGS is a folder with labels.csv (file, label) and videos/; of its files, the ones in the tagger's held_out.json
+are used, every STRIDE-th of them (default 3), with STEPS steps (default 10). METHODS names some of the ways, separated
+by commas; by default all. The table is in sample/SOUND_DESIGN.md.
+
+recognised   of the recordings that YAMNet recognises (a class of their kind among its first five), the share that it
+             still recognises with the gap filled; 95 % interval by Wilson
+log-mel      the distance from the recording inside the gap: root mean square over bands and time, in dB, median
+"""
+
+import csv
+import json
+import math
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from diffaudio import DiffAudioPipeline
+from diffaudio.checkpoint import bundled_model
+from diffaudio.diffusion import sampling
+from diffaudio.diffusion.latent_edit import KeepGuide
+from diffaudio.errors import UserError
+from diffaudio.evaluation.backbones import load_backbone
+from diffaudio.media.audio import read_audio, resample
+from diffaudio.media.crossfade import splice
+from diffaudio.metrics.classification import is_in_top, label_key
+from diffaudio.metrics.confidence import wilson
+from diffaudio.models.tagger import bundled_tagger
+from diffaudio.pipeline_recordings import encode_around, frames_in
+
+pytestmark = pytest.mark.benchmark
+
+GAP = (2.0, 3.0)
+DURATION_S = 5.0
+DB = 20 / math.log(10)
+METHODS = ("recording", "silence", "interpolation", "text alone", "replacement", "kept", "resampled")
+
+
+class Replaced(KeepGuide):
+    """Plain replacement: at each evaluation, frames to keep are the recording with new noise (RePaint, eq. 8)."""
+
+    def __call__(self, z, timestep, alpha, sigma):
+        noise = torch.randn(z.shape, generator=torch.Generator().manual_seed(round(1e6 * sigma)))
+        return super().__call__(torch.where(self.generate, z, alpha * self.recording + sigma * noise), timestep, alpha,
+                                sigma)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    return DiffAudioPipeline.from_pretrained(bundled_model())
+
+
+@pytest.fixture(scope="module")
+def recordings(pipe):
+    """(file name, label, waveform of 5 s) of each."""
+    folder = Path(os.environ["RECORDINGS"])
+    held_out = set(json.loads((bundled_tagger() / "held_out.json").read_text())["held_out"])
+    with (folder / "labels.csv").open(newline="") as file:
+        rows = sorted((row["file"], row["label"]) for row in csv.DictReader(file) if row["file"] in held_out)
+    found = []
+    for name, label in rows[:: int(os.environ.get("STRIDE", "3"))]:
+        waveform, _ = read_audio(folder / "videos" / name, sample_rate=pipe.autoencoder.sample_rate, channels=1)
+        wanted = round(DURATION_S * pipe.autoencoder.sample_rate)
+        if waveform.shape[1] >= 0.9 * wanted:
+            repeated = torch.cat([waveform, waveform.flip(-1)], dim=-1)[:, :wanted]  # some end 0.1 s early
+            found.append((name, label, repeated))
+    return found
+
+
+def filled(pipe, method, label, waveform, monkeypatch):
+    """The recording with its gap filled."""
+    rate = pipe.autoencoder.sample_rate
+    span = tuple(round(each * rate) for each in GAP)
+    settings = {
+        "num_inference_steps": int(os.environ.get("STEPS", "10")),
+        "generator": torch.Generator().manual_seed(0),
+    }
+    if method == "recording":
+        return waveform
+    if method == "silence":
+        return splice(waveform, torch.zeros_like(waveform), [span], seam=480)
+    if method == "interpolation":  # of the latents on either side
+        latents, gain = encode_around(pipe.autoencoder, waveform, [span])
+        generate = frames_in([span], latents.shape[-1], rate / pipe.autoencoder.latent_rate)
+        (frames,) = generate.nonzero(as_tuple=True)
+        share = torch.linspace(0, 1, len(frames) + 2)[1:-1]
+        before, after = latents[..., frames[0] - 1, None], latents[..., frames[-1] + 1, None]
+        latents[..., frames] = torch.lerp(before, after, share)
+        generated = pipe.autoencoder.decode(latents, num_samples=waveform.shape[1])[0] / gain
+        return splice(waveform, generated, [span], seam=480)
+    if method == "text alone":
+        generated = pipe(label, audio_length_in_s=DURATION_S, loudness=None, **settings).audios[0]
+        generated = generated * (waveform.abs().max() / generated.abs().max())
+        return splice(waveform, generated, [span], seam=480)
+    with monkeypatch.context() as patch:
+        if method == "replacement":
+            patch.setattr(sampling, "KeepGuide", Replaced)
+        resamples = 4 if method == "resampled" else None
+        return pipe(label, init_audio=waveform, mask=[GAP], resamples=resamples, **settings).audios[0]
+
+
+def test_a_gap_of_a_second(pipe, recordings, monkeypatch):
+    yamnet = load_backbone("yamnet")
+    kinds = [yamnet.kinds.classes[label_key(label)] for _, label, _ in recordings]
+    rate = pipe.autoencoder.sample_rate
+    gap = slice(*(round(each * 100) for each in GAP))  # spectra every 10 ms
+
+    def log_mel(waveform):
+        return DB * pipe.autoencoder.log_mel(0.7 * waveform / waveform.abs().max())[0, gap]
+
+    recognised, distances = {}, {}
+    wanted = os.environ.get("METHODS", ",".join(METHODS)).split(",")
+    if unknown := set(wanted) - set(METHODS):
+        raise UserError(f"METHODS: {unknown} is unknown")
+    for method in dict.fromkeys(["recording", *wanted]):
+        sounds = [filled(pipe, method, label, waveform, monkeypatch) for _, label, waveform in recordings]
+        _, logits = yamnet.embed([resample(sound[0], rate, yamnet.sample_rate) for sound in sounds])
+        recognised[method] = is_in_top(logits, kinds, ignored=yamnet.kinds.ignored).bool()
+        distances[method] = torch.stack(
+            [
+                (log_mel(sound) - log_mel(original)).square().mean().sqrt()
+                for sound, (_, _, original) in zip(sounds, recordings, strict=True)
+            ]
+        )
+        before = recognised["recording"]
+        hits, n = int((recognised[method] & before).sum()), int(before.sum())
+        low, high = wilson(hits / n, n)
+        print(f"{method:14} recognised {hits / n:.3f} ({low:.2f} to {high:.2f}, n {n})  "
+              f"log-mel {distances[method].median():.1f} dB", flush=True)  # fmt: skip
+    if "kept" in wanted and "text alone" in wanted:
+        assert (recognised["kept"] & before).sum() >= 0.85 * before.sum()
+        assert (distances["kept"] < distances["text alone"]).float().mean() > 0.5
