@@ -1,5 +1,6 @@
 """`diffaudio evaluate`: a folder of sounds -> quality metrics."""
 
+import importlib
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from diffaudio.evaluation.sound_files import Sound, SoundFile
 
 __all__ = ["run"]
+
+SUBCOMMANDS = ("kinds", "reconstruction")
 
 
 @dataclass(kw_only=True)
@@ -53,10 +56,8 @@ class Options:
 
 
 def run(arguments: list[str]) -> None:
-    if arguments[:1] == ["reconstruction"]:
-        from diffaudio.cli import evaluate_reconstruction
-
-        evaluate_reconstruction.run(arguments[1:])
+    if arguments and arguments[0] in SUBCOMMANDS:
+        importlib.import_module(f"diffaudio.cli.evaluate_{arguments[0]}").run(arguments[1:])
         return
     given = parse_command(
         Options,
@@ -65,7 +66,8 @@ def run(arguments: list[str]) -> None:
         description="Measure a folder of sound, of diffaudio or any other program, against a folder of recordings.",
         epilog="What a sound should be is read from NAME.json beside NAME.wav (entries prompt and label), or from "
         "--labels. Distances and shares come with 95 % intervals over the sounds. `diffaudio evaluate reconstruction` "
-        "measures autoencoders and has its own --help; a folder of that name is ./reconstruction.",
+        "measures autoencoders, `diffaudio evaluate kinds` a model kind by kind; each has its own --help, and a folder "
+        "of such a name is ./reconstruction.",
         flags={"folder": ("folder",), "output": ("-o", "--output")},
     )
     check_exists(given.folder, given.reference, given.labels)

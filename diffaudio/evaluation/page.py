@@ -11,11 +11,9 @@ from typing import Any
 from urllib.parse import quote
 
 from diffaudio import pages
-from diffaudio.evaluation.backbones.base import Kinds
 from diffaudio.evaluation.embed import AudioEmbeddings
-from diffaudio.evaluation.measure import TOP
+from diffaudio.evaluation.recognition import is_recognised
 from diffaudio.evaluation.report import Report, direction
-from diffaudio.metrics.classification import is_in_top, label_of_text
 
 __all__ = ["recognised_as", "write_evaluation_page"]
 
@@ -64,23 +62,10 @@ def recognised_as(embedded: AudioEmbeddings) -> list[str]:
 
 def _is_right(embedded: AudioEmbeddings) -> list[bool | None]:
     """Whether that classifier recognises each sound as what it should be; None where that is not known."""
-    results: list[bool | None] = [None] * len(embedded)
-    for name, logits in embedded.logits.items():
-        if not embedded.classes[name]:
-            continue
-        kinds = embedded.kinds.get(name)
-        if kinds is None:
-            kinds, top = Kinds({each: [index] for index, each in enumerate(embedded.classes[name])}, []), 1
-        else:
-            top = TOP
-        classes, names = kinds.classes, list(kinds.classes)
-        for index, text in enumerate(embedded.wanted()):
-            place = label_of_text(text, names)
-            if place >= 0:
-                right = [classes[names[place]]]
-                results[index] = bool(is_in_top(logits[index : index + 1], right, ignored=kinds.ignored, top=top)[0])
-        break
-    return results
+    for name in embedded.logits:
+        if embedded.classes[name]:
+            return is_recognised(embedded, name)
+    return [None] * len(embedded)
 
 
 def _sounds(folder: Path, embedded: AudioEmbeddings, files: Sequence[Path]) -> list[dict[str, Any]]:
