@@ -47,6 +47,7 @@ from diffaudio.pipeline_inputs import (
     at_loudness,
     check_numbers,
     check_weak_unet,
+    embedding_noise_level,
     one_generator_each,
     with_rescale,
 )
@@ -205,6 +206,7 @@ class DiffAudioPipeline:
         spacing: str | None = None,
         eta: float | None = None,
         loudness: float | Literal["auto"] | None = "auto",
+        embedding_noise: float | None = None,
         prompt_embeds: Tensor | None = None,
         negative_prompt_embeds: Tensor | None = None,
         latents: Tensor | None = None,
@@ -246,6 +248,8 @@ class DiffAudioPipeline:
             loudness: target loudness of each sound in LUFS (ITU-R BS.1770), reached as far as a peak of 0.99 allows;
                 None keeps the generated level, and only attenuates sounds whose peak would exceed 0.99; "auto" is -23,
                 or the level of the recording that a sound is made from.
+            embedding_noise: noise level of the embeddings, which a U-Net may be conditioned on; None is the bridge's
+                for texts and `prompt_embeds`, and 0 for pictures.
             prompt_embeds: [prompts, embedding_dim], as returned by `encode_prompt`.
             negative_prompt_embeds: the same, [1 or prompts, embedding_dim].
             latents: initial noise, [sounds, latent_channels, frames]; None draws it from `generator`.
@@ -293,7 +297,9 @@ class DiffAudioPipeline:
         if negative is not None:
             negative = negative.repeat_interleave(num_waveforms_per_prompt, dim=0)
         generators = one_generator_each(generator, len(embedding))
-        unet, weak = CountedUNet(self.unet), None if weak_unet is None else CountedUNet(weak_unet)
+        of_text = image is None and video is None
+        level = embedding_noise_level(embedding_noise, self.bridge, self.unet, of_text=of_text)
+        unet, weak = CountedUNet(self.unet, level), None if weak_unet is None else CountedUNet(weak_unet, level)
 
         num_frames = self.autoencoder.num_latent_frames(edit.num_samples / self.autoencoder.sample_rate)
         num_blocks = sum(sampled for *_, sampled in block_ranges(edit, self.autoencoder, num_frames))

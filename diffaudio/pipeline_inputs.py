@@ -5,12 +5,14 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from diffusers.utils import BaseOutput
 from torch import Tensor
 
 from diffaudio.diffusion.settings import MAX_DURATION_S, Guidance
 from diffaudio.errors import UserError
 from diffaudio.metrics.audio_checks import loudness_lufs
+from diffaudio.models.bridge.closed_form import Bridge
 from diffaudio.models.unet import UNet1D
 
 __all__ = [
@@ -19,6 +21,7 @@ __all__ = [
     "at_loudness",
     "check_numbers",
     "check_weak_unet",
+    "embedding_noise_level",
     "one_generator_each",
     "with_rescale",
 ]
@@ -54,6 +57,22 @@ def check_numbers(steps: int, duration_s: float | None, waveforms: int, output_t
         raise UserError(f"num_waveforms_per_prompt is {waveforms}; at least 1 is needed")
     if output_type not in ("pt", "np", "latent", "stream"):
         raise UserError(f"output_type '{output_type}' is unknown; choose from pt, np, latent, stream")
+
+
+def embedding_noise_level(given: float | None, bridge: Bridge, unet: UNet1D, *, of_text: bool) -> float:
+    """The noise level that the U-Net is told: as given, or that of the bridge for texts and 0 for pictures.
+
+    Raises:
+        ValueError: the U-Net is not conditioned on a level, or was trained with lower ones only.
+    """
+    highest = unet.config["embedding_noise_level"]
+    if given is None:
+        given = bridge.config["level"] if of_text and highest and "level" in bridge.config else 0.0
+    elif not highest:
+        raise UserError("embedding_noise has no effect: the U-Net was not trained with noise levels")
+    if not 0 <= given <= highest:
+        raise UserError(f"the noise level of embeddings is {given:g}; the U-Net was trained with 0 to {highest:g}")
+    return given
 
 
 def check_weak_unet(weak_unet: UNet1D, unet: UNet1D) -> None:
@@ -115,11 +134,18 @@ def at_loudness(audio: Tensor, loudness: float | None, sample_rate: int) -> Tens
 
 
 class CountedUNet:
-    """Runs a U-Net in its own dtype while the sampler stays in float32, and counts the items processed."""
+    """Runs a U-Net in its own dtype while the sampler stays in float32, and counts the items processed.
 
-    def __init__(self, unet: UNet1D) -> None:
+    Args:
+        noise_level: noise level of the embeddings, for a U-Net that is conditioned on it.
+    """
+
+    def __init__(self, unet: UNet1D, noise_level: float = 0.0) -> None:
         self.unet, self.items, self.dtype = unet, 0, next(unet.parameters()).dtype
+        self.noise_level = noise_level if unet.config["embedding_noise_level"] else 0.0
 
-    def __call__(self, latents: Tensor, timestep: Tensor | float, *conditions: Tensor) -> Tensor:
+    def __call__(self, latents: Tensor, timestep: Tensor | float, embedding: Tensor, *mask: Tensor) -> Tensor:
         self.items += len(latents)
-        return self.unet(latents.to(self.dtype), timestep, *conditions).float()
+        if self.noise_level:
+            embedding = F.pad(embedding, (0, 1), value=self.noise_level)
+        return self.unet(latents.to(self.dtype), timestep, embedding, *mask).float()

@@ -21,6 +21,8 @@ from diffaudio.diffusion.settings import Guidance, Projection
 from diffaudio.diffusion.training_scheduler import training_scheduler
 from diffaudio.errors import UserError
 from diffaudio.metrics.audio_checks import loudness_lufs
+from diffaudio.models.bridge.closed_form import fit_bridge
+from diffaudio.models.unet import UNet1D
 
 QUICK = {"num_inference_steps": 2, "audio_length_in_s": 0.2}
 SAMPLES = round(0.2 * SAMPLE_RATE)
@@ -523,3 +525,30 @@ def test_half_precision_on_cuda_sounds_like_the_cpu(folder, pipe):
     latents = [p("rain", generator=seeded(), output_type="latent", **QUICK).audios.cpu() for p in (pipe, fast)]
     assert torch.allclose(*latents, atol=0.05)
     assert fast("rain", **QUICK).audios.isfinite().all()
+
+
+def test_a_unet_that_takes_noise_levels_is_told_that_of_the_bridge_for_texts_and_0_for_pictures(tmp_path):
+    parts = tiny_parts(tmp_path / "clip")
+    torch.manual_seed(0)
+    config = {name: value for name, value in parts["unet"].config.items() if not name.startswith("_")}
+    parts["unet"] = UNet1D(**config | {"embedding_noise_level": 0.5}).eval()
+    embeddings = torch.nn.functional.normalize(torch.randn(9, 16), dim=1)
+    parts["bridge"] = fit_bridge("noise", embeddings, embeddings.flip(0), level=0.3)
+    pipe, told = DiffAudioPipeline(**parts), []
+
+    def forward(module, arguments):
+        told.append(None if arguments[2].shape[1] == 16 else round(arguments[2][0, -1].item(), 3))
+
+    pipe.unet.register_forward_pre_hook(forward)
+    call = {"num_inference_steps": 1, "audio_length_in_s": 0.5, "output_type": "latent", "guidance_scale": 1.0}
+    pipe("a dog", **call)
+    pipe(image=Image.new("RGB", (16, 16)), **call)
+    pipe(image=Image.new("RGB", (16, 16)), embedding_noise=0.5, **call)
+    assert told == [0.3, None, 0.5]
+    with pytest.raises(UserError, match=r"noise level of embeddings is 0.6; the U-Net was trained with 0 to 0.5"):
+        pipe("a dog", embedding_noise=0.6, **call)
+    parts["bridge"] = fit_bridge("noise", embeddings, embeddings.flip(0), level=0.7)
+    with pytest.raises(UserError, match=r"noise level of embeddings is 0.7; the U-Net was trained with 0 to 0.5"):
+        DiffAudioPipeline(**parts)("a dog", **call)
+    with pytest.raises(UserError, match=r"embedding_noise has no effect: the U-Net was not trained with noise levels"):
+        DiffAudioPipeline(**tiny_parts(tmp_path / "other"))("a dog", embedding_noise=0.1, **call)

@@ -25,7 +25,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from diffaudio.checkpoint import load_encoders
+from diffaudio.checkpoint import load_clip, load_encoders
 from diffaudio.config import Count, NonNegative, NonNegativeCount, Positive, Share
 from diffaudio.corpus.datasets.clip_order import ClipOrder
 from diffaudio.corpus.datasets.latents import LatentDataset
@@ -39,6 +39,8 @@ from diffaudio.pipeline import DiffAudioPipeline
 from diffaudio.seeding import BatchDraws
 from diffaudio.training.batches import Batch, draw_ahead, draw_noisy_batch
 from diffaudio.training.bridge_fitting import BridgeSettings, make_bridge
+from diffaudio.training.captions import CaptionedDataset, CaptionSettings, check_captions
+from diffaudio.training.conditions import check_embedding_noise
 from diffaudio.training.divergence import DivergenceGuard, check_finite
 from diffaudio.training.ema import ema_decay, update_ema
 from diffaudio.training.encoder_check import check_encoders
@@ -86,6 +88,8 @@ class TrainSettings:
         grad_clip: largest norm of the gradient; a larger one is scaled down.
         condition_dropout: how often the null embedding stands in for the frame's, for guidance.
         embedding_noise: norm of the Gaussian noise on the unit embeddings, which are normalised again.
+        embedding_noise_level: above 0, noise of random levels up to this instead, with which the U-Net is also
+            conditioned (unCLIP's noise augmentation); for the bridge `noise`.
         ema_decay: how much of the averaged weights stays at a step, once the average has warmed up.
         precision: auto is bf16 where the hardware has it.
         threads: of each process on a CPU; None shares the available ones.
@@ -106,6 +110,7 @@ class TrainSettings:
     grad_clip: Positive = 1.0
     condition_dropout: Share = 0.1
     embedding_noise: NonNegative = 0.2
+    embedding_noise_level: Share = 0.0
     ema_decay: Share = 0.999
     precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
     threads: Count | None = None
@@ -139,6 +144,7 @@ class Config:
         clip: the CLIP that encoded its frames: a folder, an hf-hub: id, or name and tag as ViT-B-32/openai.
         weights: how often clips of each corpus are drawn, in proportion; empty draws all clips equally often.
         held_out: share of the sources that are left out of training and measured instead.
+        captions: trains on texts instead of pictures, a labelled baseline.
     """
 
     data: list[Path] | Path
@@ -147,6 +153,7 @@ class Config:
     clip: str
     weights: list[float] = field(default_factory=list)
     held_out: Share = 0.0
+    captions: CaptionSettings = field(default_factory=CaptionSettings)
     unet: UNetSettings = field(default_factory=UNetSettings)
     train: TrainSettings = field(default_factory=TrainSettings)
     noise: NoiseSettings = field(default_factory=NoiseSettings)
@@ -161,6 +168,7 @@ def main(config: Config) -> None:
     device: Any = join_processes(settings.threads, patience=PATIENCE).device
     accelerator = Accelerator(mixed_precision=resolve_precision(settings.precision, device))
     # All mistakes are found before the run begins.
+    check_embedding_noise(settings.embedding_noise, settings.embedding_noise_level)
     local_batch_size(settings.batch_size, accelerator.num_processes, settings.accumulation_steps)
     dataset, held_out = open_data(config)
     order = ClipOrder(dataset.sizes, tuple(config.weights), settings.seed)
@@ -287,10 +295,14 @@ def open_data(config: Config) -> tuple[LatentDataset, LatentDataset | None]:
     folders = config.data if isinstance(config.data, list) else [config.data]
     if config.weights and len(folders) == 1:
         raise UserError("weights has no effect with one corpus; leave it out, or give several as data")
-    dataset = LatentDataset(*folders, held_out=config.held_out)
+    check_captions(config.captions, config.bridge.kind)
+    opened = LatentDataset
+    if config.captions.source is not None:
+        opened = partial(CaptionedDataset, load_clip(config.clip), config.captions)
+    dataset = opened(*folders, held_out=config.held_out)
     if not config.held_out:
         return dataset, None
-    return dataset, LatentDataset(*folders, held_out=config.held_out, split="held_out")
+    return dataset, opened(*folders, held_out=config.held_out, split="held_out")
 
 
 def build(config: Config, dataset: LatentDataset, device: torch.device) -> tuple[UNet1D, DiffAudioPipeline]:
@@ -302,7 +314,12 @@ def build(config: Config, dataset: LatentDataset, device: torch.device) -> tuple
     autoencoder, clip = load_encoders(None, autoencoder=config.autoencoder, clip=config.clip)
     check_encoders(dataset, autoencoder, clip)
     torch.manual_seed(config.train.seed)
-    unet = UNet1D(dataset.latent_channels, dataset.embedding_dim, **asdict(config.unet))
+    unet = UNet1D(
+        dataset.latent_channels,
+        dataset.embedding_dim,
+        **asdict(config.unet),
+        embedding_noise_level=config.train.embedding_noise_level,
+    )
     pipe = DiffAudioPipeline(
         unet=copy.deepcopy(unet).eval().requires_grad_(False),
         scheduler=training_scheduler(config.train.objective, config.noise),
@@ -346,6 +363,7 @@ def draw_step(
         draws = BatchDraws(settings.seed, step, settings.batch_size, range(first, first + local))
         num_frames = round(settings.duration_s * dataset.latent_rate)
         noisy = {"num_frames": num_frames, "embedding_noise": settings.embedding_noise}
+        noisy["max_noise_level"] = settings.embedding_noise_level
         batch = draw_noisy_batch(dataset, clips, draws, **noisy)
         batches.append(batch.pin_memory() if accelerator.device.type == "cuda" else batch)
     return batches

@@ -3,6 +3,7 @@
     x       noisy latents                         [batch, in_channels, frames]
     t       timestep, 0 (clean) to 1000 (noise)   [batch] or a scalar
     e       CLIP embedding, unit norm             [batch, embedding_dim]
+    l       its noise level, where trained so     [batch], 0 (clean) to 1 (noise); the last value of e's row
 
 Each level halves the number of frames. The encoder and decoder half of a level are residual blocks, then
 self-attention where `attention_levels` includes the level; the lowest level is `middle_blocks` pairs of the two.
@@ -33,6 +34,7 @@ __all__ = ["UNet1D"]
 
 _ROTARY_BASE = 1000.0
 _TIMESTEP_FEATURES = 256
+_LEVEL_STEPS = 1000  # noise levels of embeddings are encoded like timesteps
 
 
 class UNet1D(ModelMixin, ConfigMixin):
@@ -49,6 +51,8 @@ class UNet1D(ModelMixin, ConfigMixin):
         attention_window: reach of attention to either side, in latent frames.
         condition_dim: size of the conditioning vector passed to the blocks.
         dropout: applied before the second convolution of each residual block.
+        embedding_noise_level: the highest noise level of embeddings in training (unCLIP's noise augmentation, Ramesh et
+            al. 2022, arXiv:2204.06125, section 2.1); above 0, the U-Net is also conditioned on the level.
 
     Raises:
         ValueError: `attention_head_dim` is odd or does not divide the width of a level with attention,
@@ -68,6 +72,7 @@ class UNet1D(ModelMixin, ConfigMixin):
         attention_window: int = 128,
         condition_dim: int = 256,
         dropout: float = 0.1,
+        embedding_noise_level: float = 0.0,
     ) -> None:
         super().__init__()
         _check_attention(channels, attention_levels, attention_head_dim)
@@ -96,6 +101,8 @@ class UNet1D(ModelMixin, ConfigMixin):
         )
         self.norm_out = nn.LayerNorm(channels[0])
         self.conv_out = _zero(_Conv(channels[0], in_channels))
+        if embedding_noise_level:
+            self.noise_level_mlp = TimestepEmbedding(_TIMESTEP_FEATURES, condition_dim)
 
     def forward(
         self,
@@ -109,7 +116,8 @@ class UNet1D(ModelMixin, ConfigMixin):
         Args:
             latents: [batch, in_channels, frames], any number of frames from 1 up.
             timestep: [batch], or one scalar for all; 0 is clean, 1000 is noise.
-            embedding: [batch, embedding_dim], unit norm; None is unconditional.
+            embedding: [batch, embedding_dim], unit norm; None is unconditional. A U-Net with `embedding_noise_level`
+                also takes [batch, embedding_dim + 1], whose last column is the noise level; without it, that is 0.
             condition_mask: bool [batch]; rows that are False use the learned null embedding instead.
 
         Returns:
@@ -138,14 +146,21 @@ class UNet1D(ModelMixin, ConfigMixin):
     ) -> Tensor:
         """Noise level and CLIP embedding as one vector for the blocks: [batch, condition_dim]."""
         null = self.null_embedding
+        level = torch.zeros(batch, device=null.device)
+        if embedding is not None and self.config["embedding_noise_level"] and embedding.shape[1] > len(null):
+            embedding, level = embedding[:, :-1], embedding[:, -1].float()
         if embedding is None:
             embedding = null.expand(batch, -1)
         elif condition_mask is not None:
-            embedding = torch.where(condition_mask[:, None].to(null.device), embedding, null)
+            condition_mask = condition_mask.to(null.device)
+            embedding, level = torch.where(condition_mask[:, None], embedding, null), level * condition_mask
         timestep = torch.as_tensor(timestep, dtype=torch.float32, device=null.device).expand(batch)
         noise_embedding = self.timestep_mlp(self.timestep_features(timestep).to(null.dtype))
         # The entries of a unit vector are small; scaling gives them the unit variance that layers expect.
         clip_embedding = self.embedding_mlp(embedding.to(null.dtype) * math.sqrt(embedding.shape[-1]))
+        if self.config["embedding_noise_level"]:
+            level_features = self.timestep_features(_LEVEL_STEPS * level).to(null.dtype)
+            clip_embedding = clip_embedding + self.noise_level_mlp(level_features)
         return F.silu(noise_embedding + clip_embedding)
 
 

@@ -8,11 +8,11 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from diffaudio.corpus.datasets.latents import LatentDataset, draw_batch
 from diffaudio.seeding import BatchDraws
+from diffaudio.training.conditions import noisy_embeddings
 
 __all__ = ["Batch", "draw_ahead", "draw_noisy_batch"]
 
@@ -25,7 +25,7 @@ class Batch:
 
     Attributes:
         latents: [clips, channels, frames].
-        embeddings: unit norm [clips, embedding_dim].
+        embeddings: unit norm [clips, embedding_dim], or with their noise levels [clips, embedding_dim + 1].
         noise: [clips, channels, frames].
         draws: for what else is drawn for these clips.
     """
@@ -46,23 +46,27 @@ class Batch:
 
 
 def draw_noisy_batch(
-    dataset: LatentDataset, clips: np.ndarray, draws: BatchDraws, *, num_frames: int, embedding_noise: float
+    dataset: LatentDataset,
+    clips: np.ndarray,
+    draws: BatchDraws,
+    *,
+    num_frames: int,
+    embedding_noise: float,
+    max_noise_level: float = 0.0,
 ) -> Batch:
     """Draw segments, pictures and noise for some clips.
 
     Args:
         draws: for these clips; the result depends on nothing else.
         num_frames: length of the segments.
-        embedding_noise: norm of the Gaussian noise on the unit embeddings, which are normalised again.
+        embedding_noise, max_noise_level: see `noisy_embeddings`.
 
     Raises:
         ValueError: what was drawn is not finite.
     """
     latents, embeddings = draw_batch(dataset, clips, num_frames=num_frames, draws=draws)
-    if embedding_noise:
-        dim = embeddings.shape[1]
-        embeddings = embeddings + embedding_noise * dim**-0.5 * draws.normal(dim)
-    return Batch(latents, F.normalize(embeddings, dim=1), draws.normal(*latents.shape[1:]), draws)
+    embeddings = noisy_embeddings(dataset, embeddings, draws, norm=embedding_noise, max_level=max_noise_level)
+    return Batch(latents, embeddings, draws.normal(*latents.shape[1:]), draws)
 
 
 def draw_ahead(draw: Callable[[int], T], steps: Iterable[int], *, ahead: int = 2) -> Iterator[T]:

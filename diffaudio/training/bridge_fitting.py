@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from diffaudio.config import Count, Share
-from diffaudio.corpus.datasets.latents import LatentDataset
+from diffaudio.corpus.datasets.latents import MAX_PICTURES_FOR_STATISTICS, LatentDataset
 from diffaudio.errors import UserError
 from diffaudio.models.bridge.bridges import Bridge, fit_bridge
 from diffaudio.models.bridge.familiarity import divide_texts
@@ -17,8 +17,6 @@ from diffaudio.models.clip import Clip
 __all__ = ["BridgeSettings", "make_bridge", "read_lines"]
 
 Kind = Literal["none", "shift", "spread", "noise", "retrieval"]
-
-PICTURES_FOR_THE_MEAN = 100_000  # their mean is good to a third of a percent of their spread
 
 
 @dataclass
@@ -61,7 +59,7 @@ def make_bridge(settings: BridgeSettings, dataset: LatentDataset, clip: Clip) ->
     ):
         if value is not None and kind not in kinds:
             raise UserError(f"bridge.{name} has no effect with bridge.kind {settings.kind}; leave it out")
-    images = dataset.picture_embeddings(PICTURES_FOR_THE_MEAN)
+    images = dataset.picture_embeddings(MAX_PICTURES_FOR_STATISTICS)
     texts = _encode(clip, settings.texts + read_lines(settings.texts_file))
     vocabulary = None
     background = _encode(clip, read_lines(settings.background_file, "bridge.background_file"))

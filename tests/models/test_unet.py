@@ -140,3 +140,37 @@ def test_widths_that_no_head_fits_are_refused():
 def test_levels_that_are_not_there_are_refused():
     with pytest.raises(ValueError, match=r"there is no level 2 above the lowest.*choose from \[0, 1\]"):
         UNet1D(channels=(64, 64, 64), attention_levels=(2,))
+
+
+@pytest.fixture
+def told_of_noise():
+    """A tiny U-Net that is conditioned on the noise level of its embedding."""
+    torch.manual_seed(0)
+    unet = UNet1D(
+        in_channels=6, embedding_dim=10, channels=(8, 16), attention_levels=(), attention_head_dim=8, condition_dim=12,
+        embedding_noise_level=0.6,
+    )  # fmt: skip
+    for parameter in unet.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    return unet.eval()
+
+
+def with_level(embedding, level):
+    return F.pad(embedding, (0, 1), value=level)
+
+
+def test_the_noise_level_of_an_embedding_changes_the_prediction_and_is_0_when_left_out(told_of_noise):
+    latents, embedding = torch.randn(2, 6, 8), unit(2, 10)
+    plain = told_of_noise(latents, 300.0, embedding)
+    torch.testing.assert_close(told_of_noise(latents, 300.0, with_level(embedding, 0.0)), plain)
+    assert not torch.allclose(told_of_noise(latents, 300.0, with_level(embedding, 0.5)), plain, atol=1e-3)
+
+
+def test_a_dropped_embedding_takes_its_noise_level_with_it(told_of_noise):
+    latents, embedding = torch.randn(2, 6, 8), with_level(unit(2, 10), 0.5)
+    dropped = told_of_noise(latents, 300.0, embedding, torch.zeros(2, dtype=torch.bool))
+    torch.testing.assert_close(dropped, told_of_noise(latents, 300.0))
+
+
+def test_a_unet_without_noise_levels_has_no_weights_for_them(unet):
+    assert not any("noise_level" in name for name in unet.state_dict())

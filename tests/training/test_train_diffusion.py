@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from scripts import REPO, load_script
 from tiny_model import write_tiny_model
 
+from diffaudio.checkpoint import load_clip
 from diffaudio.cli.main import main
 from diffaudio.config import parse
 from diffaudio.corpus import latent_shards, store
@@ -511,3 +512,33 @@ def test_a_batch_that_the_processes_cannot_share_is_refused(data, tmp_path):
     message = "train.batch_size 3 is shared by all processes and cannot be divided among 2; choose a multiple of 2"
     assert odd.returncode and message in odd.stderr
     assert not (tmp_path / "odd").exists()
+
+
+def test_a_labelled_baseline_is_trained_on_captions_and_needs_no_bridge(data, tmp_path):
+    (tmp_path / "labels.csv").write_text("file,label\n0.mp4,a dog\n1.mp4,rain\n2.mp4,a roof\n")
+    settings = ["--captions.source", str(tmp_path / "labels.csv"), "--bridge.kind", "none", "--bridge.texts", "[]"]
+    settings += ["--held_out", "0.4", "--train.embedding_noise", "0"]
+    train(data, tmp_path / "run", *settings, "--train.steps", "2")
+    assert DiffAudioPipeline.from_pretrained(tmp_path / "run/model").bridge.config["_class_name"] == "IdentityBridge"
+    config = parse(script.Config, arguments(data, tmp_path / "run", *settings))
+    dataset, held_out = script.open_data(config)
+    of_captions = load_clip(data / "model/clip").encode_text(["a dog", "rain", "a roof"])
+    for split in (dataset, held_out):
+        embeddings = split.picture_embeddings()
+        assert ((embeddings[:, None] - of_captions).norm(dim=2).amin(dim=1) < 1e-2).all()
+    with pytest.raises(UserError, match=r"set bridge.kind to none"):
+        train(data, tmp_path / "other", "--captions.source", str(tmp_path / "labels.csv"))
+
+
+def test_a_unet_can_be_told_the_noise_level_of_its_embeddings(data, tmp_path):
+    settings = ["--train.embedding_noise", "0", "--train.embedding_noise_level", "0.5", "--train.steps", "3"]
+    bridge = ["--bridge.kind", "noise", "--bridge.noise_level", "0.4", "--held_out", "0.4", "--validation.every", "3"]
+    train(data, tmp_path / "run", *settings, *bridge)
+    pipe = DiffAudioPipeline.from_pretrained(tmp_path / "run/model")
+    assert pipe.unet.config["embedding_noise_level"] == 0.5
+    assert load_file(tmp_path / "run/model/unet/diffusion_pytorch_model.safetensors")[
+        "noise_level_mlp.linear_1.weight"
+    ].any()
+    assert "held_out_loss" in metrics(tmp_path / "run")[-1]
+    with pytest.raises(UserError, match=r"are two ways of adding noise to embeddings; set one of them to 0"):
+        train(data, tmp_path / "other", "--train.embedding_noise_level", "0.5")
