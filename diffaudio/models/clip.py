@@ -162,6 +162,40 @@ class Clip(nn.Module):
             tokens = tokens[:, : int((tokens != self.model.text.config.pad_token_id).sum(dim=1).max())]
         return self.model.encode_text(tokens, normalize=True).float()
 
+    @torch.no_grad()
+    def encode_tokens(self, texts: list[str]) -> tuple[Tensor, Tensor, Tensor]:
+        """What a pretrained diffusion prior reads of texts.
+
+        Returns:
+            The text embeddings as projected, not normalised, [texts, embedding_dim]; the last hidden states of the text
+            transformer, after its final layer norm, [texts, context_length, width]; and a mask that is True up to the
+            end of each text, [texts, context_length].
+
+        Raises:
+            ValueError: this CLIP's text tower is not a causal transformer such as OpenAI's.
+        """
+        tower = getattr(self.model, "text", self.model)
+        norm = getattr(tower, "ln_final", None)
+        if (
+            norm is None
+            or getattr(tower, "attn_mask", None) is None
+            or "hf_model_name" in self.model_config["text_cfg"]
+        ):
+            raise UserError(
+                f"CLIP '{self.name}' has no causal text transformer; a pretrained diffusion prior needs one, such as "
+                "that of ViT-L-14/openai"
+            )
+        captured: list[Tensor] = []
+        hook = norm.register_forward_hook(lambda module, inputs, output: captured.append(output))
+        try:
+            tokens = self.tokenizer(texts).to(self.device)
+            pooled = self.model.encode_text(tokens, normalize=False)
+        finally:
+            hook.remove()
+        # the end of a text has the highest token number (Radford et al. 2021)
+        mask = torch.arange(tokens.shape[1], device=tokens.device) <= tokens.argmax(dim=1, keepdim=True)
+        return pooled.float(), captured[0].float(), mask
+
     def encode_image(self, pictures: Sequence[Image.Image]) -> Tensor:
         """[len(pictures), embedding_dim]"""
         return self.encode_pixels(self.preprocess(pictures))

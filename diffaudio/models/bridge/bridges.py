@@ -67,6 +67,7 @@ class Bridge(ModelMixin, ConfigMixin):
     """
 
     config_name = "config.json"
+    reads_tokens = False  # whether it maps texts by `from_tokens`, which takes what `Clip.encode_tokens` returns
 
     def __init__(self) -> None:
         super().__init__()

@@ -2,6 +2,8 @@
 
 bridge/                    the model's own bridge: config.json, diffusion_pytorch_model.safetensors
 bridge/spread/ prior/ …    others for the same model, by the names that --bridge accepts
+
+A pretrained diffusion prior in diffusers' format is a bridge too; see `diffaudio.models.bridge.pretrained_prior`.
 """
 
 from pathlib import Path
@@ -11,13 +13,21 @@ from diffaudio.hub import fetch, is_hub_id
 from diffaudio.models.bridge.bridges import BRIDGES, Bridge, IdentityBridge
 from diffaudio.safe_loading import load_network, read_json
 
+# What is fetched from a hub: not the decoders beside a pretrained prior, which are many times its size.
+PRIOR_FILES = (
+    "config.json", "diffusion_pytorch_model.safetensors", "prior/*.safetensors", "*/config.json",
+    "*/scheduler_config.json",
+)  # fmt: skip
+
 __all__ = ["check_clip", "choose_bridge", "kind_of_bridge", "load_bridge"]
 
 
 def _classes() -> dict[str, type[Bridge]]:
-    from diffaudio.models.bridge.prior import PriorBridge  # diffusers' transformer is slow to import
+    # diffusers' transformer is slow to import
+    from diffaudio.models.bridge.pretrained_prior import PretrainedPriorBridge
+    from diffaudio.models.bridge.prior import PriorBridge
 
-    return {**BRIDGES, "prior": PriorBridge}
+    return {**BRIDGES, "prior": PriorBridge, "pretrained": PretrainedPriorBridge}
 
 
 def kind_of_bridge(bridge: Bridge) -> str:
@@ -26,20 +36,25 @@ def kind_of_bridge(bridge: Bridge) -> str:
 
 
 def load_bridge(folder: str | Path) -> Bridge:
-    """Load the bridge in a folder, of any kind.
+    """Load the bridge in a folder, of any kind, or the diffusion prior in diffusers' format.
 
     Raises:
         ValueError: config.json is missing or names a class that is not a bridge.
     """
     config_file = Path(folder) / "config.json"
+    name = read_json(config_file).get("_class_name") if config_file.is_file() else None
+    if name == "PriorTransformer" or ((Path(folder) / "prior" / "config.json").is_file() and name is None):
+        from diffaudio.models.bridge.pretrained_prior import load_pretrained_prior
+
+        return load_pretrained_prior(Path(folder))
     if not config_file.is_file():
         raise UserError(f"{folder}: not a bridge folder, config.json is missing")
-    name = read_json(config_file).get("_class_name")
     known = {bridge.__name__: bridge for bridge in BRIDGES.values()}
-    if name == "PriorBridge":
-        known = {"PriorBridge": _classes()["prior"]}
+    priors = ("PriorBridge", "PretrainedPriorBridge")
+    if name in priors:
+        known = {bridge.__name__: bridge for bridge in _classes().values()}
     if name not in known:
-        raise UserError(f"{config_file}: bridge '{name}' is unknown; choose from {', '.join(known)}, PriorBridge")
+        raise UserError(f"{config_file}: bridge '{name}' is unknown; choose from {', '.join([*known, *priors])}")
     bridge = load_network(known[name], Path(folder))
     bridge.alternatives = {path.parent.name: path.parent for path in sorted(Path(folder).glob("*/config.json"))}
     return bridge
@@ -68,7 +83,7 @@ def choose_bridge(choice: str, own: Bridge, clip_name: str) -> Bridge:
     elif Path(choice).is_dir():
         folder = Path(choice)
     elif is_hub_id(choice):
-        folder = fetch(choice)
+        folder = fetch(choice, PRIOR_FILES)
     else:
         names = ", ".join(dict.fromkeys(["none", kind_of_bridge(own), *own.alternatives]))
         raise UserError(f"bridge '{choice}' is not one of this model's ({names}), nor a folder, nor a hub id")

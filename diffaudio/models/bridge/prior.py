@@ -10,6 +10,7 @@ E ||f(z_n, n, t) - z_0||^2; CLIPSonic-PD uses it as its bridge. Transformer and 
 every CLIP provides that.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from torch import Tensor
 
 from diffaudio.models.bridge.bridges import Bridge, fixed_noise
 
-__all__ = ["PriorBridge", "prior_loss"]
+__all__ = ["PriorBridge", "prior_loss", "sample_prior"]
 
 TRAINING_LEVELS = 1000
 
@@ -70,17 +71,17 @@ class PriorBridge(Bridge):
 
     @torch.no_grad()
     def forward(self, text_embeddings: Tensor) -> Tensor:
-        text = text_embeddings.float()
-        scheduler: Any = prior_scheduler()
-        scheduler.set_timesteps(self.config["steps"])
-        latents = fixed_noise(self.config["seed"], text)
-        scale = self.config["guidance_scale"]
-        for index, level in enumerate(scheduler.timesteps):
+        text, scale = text_embeddings.float(), self.config["guidance_scale"]
+
+        def guided(latents: Tensor, level: Tensor) -> Tensor:
             predicted = self.predict(latents, level, text)
-            if scale != 1:
-                null = self.predict(latents, level, torch.zeros_like(text))
-                predicted = null + scale * (predicted - null)
-            latents = _towards(predicted, latents, scheduler, index)
+            if scale == 1:
+                return predicted
+            null = self.predict(latents, level, torch.zeros_like(text))
+            return null + scale * (predicted - null)
+
+        noise = fixed_noise(self.config["seed"], text)
+        latents = sample_prior(guided, noise, prior_scheduler(), self.config["steps"])
         return F.normalize(self.image_mean + self.image_std * latents, dim=-1).to(text_embeddings)
 
 
@@ -89,8 +90,30 @@ def prior_scheduler() -> UnCLIPScheduler:
     return UnCLIPScheduler(num_train_timesteps=TRAINING_LEVELS, prediction_type="sample", clip_sample=False)
 
 
+def sample_prior(
+    predict: Callable[[Tensor, Tensor], Tensor], noise: Tensor, scheduler: UnCLIPScheduler, steps: int
+) -> Tensor:
+    """Sample z_0 from noise in deterministic steps (DDIM, Song et al. 2021, arXiv:2010.02502, eq. 12).
+
+    Args:
+        predict: (z_n [batch, dim], n) -> predicted z_0 [batch, dim].
+        noise: [batch, dim].
+        scheduler: gives the noise levels, and the range that predictions are clipped to.
+        steps: number of noise levels, at least 2.
+    """
+    settings: Any = scheduler.config
+    scheduler.set_timesteps(steps)
+    latents = noise
+    for index, level in enumerate(scheduler.timesteps):
+        predicted = predict(latents, level)
+        if settings["clip_sample"]:
+            predicted = predicted.clamp(-settings["clip_sample_range"], settings["clip_sample_range"])
+        latents = _towards(predicted, latents, scheduler, index)
+    return latents
+
+
 def _towards(predicted: Tensor, noisy: Tensor, scheduler: Any, index: int) -> Tensor:
-    """One deterministic step (DDIM, Song et al. 2021, arXiv:2010.02502, eq. 12) from a level to the next."""
+    """One step from a level to the next."""
     levels = scheduler.timesteps
     a = scheduler.alphas_cumprod[levels[index]]
     noise = (noisy - a.sqrt() * predicted) / (1 - a).sqrt()
