@@ -176,6 +176,9 @@ class DiffAudioPipeline:
                         familiarity,
                         threshold,
                     )
+        if self.bridge.reads_tokens:
+            bridge: Any = self.bridge
+            return bridge.from_tokens(*self.clip.encode_tokens([*prompts, ""]))  # "" is what it guides away from
         return self.bridge(texts)
 
     @torch.no_grad()

@@ -12,7 +12,7 @@ from torch import Tensor
 from diffaudio.diffusion.settings import MAX_DURATION_S, Guidance
 from diffaudio.errors import UserError
 from diffaudio.metrics.audio_checks import loudness_lufs
-from diffaudio.models.bridge.closed_form import Bridge
+from diffaudio.models.bridge.bridges import Bridge
 from diffaudio.models.unet import UNet1D
 
 __all__ = [

@@ -21,7 +21,7 @@ from diffaudio.diffusion.settings import Guidance, Projection
 from diffaudio.diffusion.training_scheduler import training_scheduler
 from diffaudio.errors import UserError
 from diffaudio.metrics.audio_checks import loudness_lufs
-from diffaudio.models.bridge.closed_form import fit_bridge
+from diffaudio.models.bridge.bridges import fit_bridge
 from diffaudio.models.unet import UNet1D
 
 QUICK = {"num_inference_steps": 2, "audio_length_in_s": 0.2}

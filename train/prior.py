@@ -4,17 +4,18 @@
 
 What the prior learns from decides what it is called:
 
-- `images` with captions (CLIPSonic-PD): the captioned pictures of a folder of Parquet files.
-- `corpus`, without text: image embeddings of an encoded corpus alone. The text embedding of each is made up, as in
-  language-free training (Zhou et al. 2022, arXiv:2111.13792): the image's, moved by the difference of the means of
-  texts and images, with noise; `texts_file` says what the mean of texts is taken of.
+- `images` (CLIPSonic-PD): captioned pictures from elsewhere, a folder of Parquet files.
+- `corpus` with `captions` (CLIPSonic-SD): the pictures of the clips that the U-Net is trained on, each with a caption.
+- `corpus` alone, without text: the text embedding of each picture is made up, as in language-free training (Zhou et al.
+  2022, arXiv:2111.13792): the picture's own, moved by the difference of the means of texts and images, with noise;
+  `texts_file` says what the mean of texts is taken of.
 
 The result, in `model/`, is a folder for `--bridge`, or for the bridge/prior of a model.
 """
 
 import os
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # waiting threads sleep; OpenMP reads it when torch is loaded
 
 import torch
-import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -30,18 +30,15 @@ from tqdm import tqdm
 from diffaudio.atomic_io import atomic_folder
 from diffaudio.checkpoint import load_clip
 from diffaudio.config import Count, NonNegative, NonNegativeCount, Positive, Share
-from diffaudio.corpus.datasets.latents import LatentDataset
 from diffaudio.distributed import join_processes, run_script
-from diffaudio.errors import UserError
 from diffaudio.models.bridge.prior import PriorBridge, prior_loss
 from diffaudio.models.clip import Clip
 from diffaudio.seeding import seeded_generator
-from diffaudio.training.bridge_fitting import read_lines
-from diffaudio.training.clip.captioned_images import load_photographs
-from diffaudio.training.clip.measures import encode_photographs
+from diffaudio.training.captions import CaptionSettings
 from diffaudio.training.divergence import DivergenceGuard
 from diffaudio.training.learning_rate import learning_rate, set_learning_rate
 from diffaudio.training.metrics_log import MetricsLog
+from diffaudio.training.prior_pairs import load_pairs
 from diffaudio.training.resume import latest_state, resume, save_state
 from diffaudio.training.run_folder import open_run, run_advice
 
@@ -55,8 +52,9 @@ class Config:
     Attributes:
         clip: folder, `hf-hub:` id, or open_clip's name and tag as `ViT-B-32/openai`.
         images: folder of Parquet files with columns `image` and `captions`; leave out with `corpus`.
-        corpus: encoded corpora, whose image embeddings are learned from without text; leave out with `images`.
-        texts_file: sentences, one a line, whose mean embedding is that of texts; needed with `corpus`.
+        corpus: encoded corpora, whose image embeddings are learned from; leave out with `images`.
+        captions: captions of the corpus' clips; without them, it is learned from without text.
+        texts_file: sentences, one a line, whose mean embedding is that of texts; for a corpus without captions.
         pseudo_noise: with `corpus`, how much noise a made-up text embedding has, as a share of its norm.
         max_images: of the corpus, at most so many embeddings are learned from.
         null_share: how often the text is left out in training, for guidance.
@@ -69,6 +67,7 @@ class Config:
     clip: str
     images: Path | None = None
     corpus: list[Path] | None = None
+    captions: CaptionSettings = field(default_factory=CaptionSettings)
     texts_file: Path | None = None
     pseudo_noise: NonNegative = 0.3
     max_images: Count = 100_000
@@ -86,65 +85,6 @@ class Config:
     seed: int = 0
     save_every: Count = 500
     log_every: Count = 50
-
-
-def encode_texts(clip: Clip, texts: list[str]) -> Tensor:
-    """[texts, dim] on the CPU."""
-    return torch.cat([clip.encode_text(texts[i : i + 64]).cpu() for i in range(0, len(texts), 64)])
-
-
-class Pairs:
-    """Pairs of text and image embeddings to learn from.
-
-    Args:
-        images: [pictures, dim], unit norm.
-        texts: [texts, dim], unit norm.
-        texts_of: for each picture, the numbers of its texts; None makes texts up.
-        pseudo_noise: of a text that is made up.
-    """
-
-    def __init__(self, images: Tensor, texts: Tensor, texts_of: list[list[int]] | None, pseudo_noise: float) -> None:
-        self.images, self.texts, self.texts_of, self.pseudo_noise = images, texts, texts_of, pseudo_noise
-        self.shift = texts.mean(dim=0) - images.mean(dim=0)
-
-    def draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Text and image embeddings, [count, dim] each."""
-        chosen = torch.randint(len(self.images), (count,), generator=generator)
-        images = self.images[chosen]
-        u = torch.rand(count, generator=generator, dtype=torch.float64).tolist()
-        noise = torch.randn(images.shape, generator=generator) / images.shape[1] ** 0.5
-        if self.texts_of is None:
-            return F.normalize(images + self.shift + self.pseudo_noise * noise, dim=-1), images
-        numbers = [self.texts_of[picture] for picture in chosen.tolist()]
-        return self.texts[[n[int(x * len(n))] for n, x in zip(numbers, u, strict=True)]], images
-
-
-def load_pairs(config: Config, clip: Clip) -> Pairs:
-    """Encode what the config names.
-
-    Raises:
-        ValueError: it names none or both of `images` and `corpus`, lacks texts, or the corpus has another CLIP.
-    """
-    if (config.images is None) == (config.corpus is None):
-        raise UserError("give one of images (captioned pictures) and corpus (encoded, without text)")
-    if config.images is not None:
-        photographs = load_photographs(config.images)
-        captions = sorted({caption for photograph in photographs for caption in photograph.captions})
-        number = {caption: index for index, caption in enumerate(captions)}
-        texts_of = [[number[caption] for caption in photograph.captions] for photograph in photographs]
-        return Pairs(encode_photographs(clip, photographs), encode_texts(clip, captions), texts_of, 0.0)
-    sentences = read_lines(config.texts_file, "texts_file")
-    if not sentences:
-        raise UserError("texts_file: give sentences, one a line; the prior has to know where texts lie")
-    dataset = LatentDataset(*(config.corpus or ()))
-    if dataset.clip["name"] != clip.name:
-        raise UserError(
-            f"{dataset.folders[0]}: embeddings were made by CLIP '{dataset.clip['name']}', the prior is for "
-            f"'{clip.name}'; encode the corpus again with that one as --clip"
-        )
-    return Pairs(
-        dataset.picture_embeddings(config.max_images), encode_texts(clip, sentences), None, config.pseudo_noise
-    )
 
 
 def make_bridge(config: Config, clip: Clip, images: Tensor) -> PriorBridge:
@@ -191,7 +131,10 @@ def train(config: Config, accelerator: Accelerator) -> None:
         DivergedError: a loss or a weight is not finite.
     """
     clip = load_clip(config.clip)
-    pairs = load_pairs(config, clip)
+    pairs = load_pairs(
+        clip, images=config.images, corpus=config.corpus, captions=config.captions, texts_file=config.texts_file,
+        pseudo_noise=config.pseudo_noise, max_images=config.max_images,
+    )  # fmt: skip
     bridge = make_bridge(config, clip, pairs.images)
     optimizer = torch.optim.AdamW(
         [parameter for parameter in bridge.parameters() if parameter.requires_grad], weight_decay=config.weight_decay

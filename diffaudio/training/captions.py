@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from diffaudio.corpus import latent_parts
 from diffaudio.corpus.datasets.latents import LatentDataset
 from diffaudio.errors import UserError
 from diffaudio.models.clip import Clip, check_templates, fill
@@ -103,7 +102,8 @@ def captions_of(dataset: LatentDataset, settings: CaptionSettings) -> list[list[
     if settings.source != CORPUS:
         table = read_captions(Path(str(settings.source)), settings.file_column, settings.text_column)
     found, missing = [], []
-    for source, caption in _sources(dataset):
+    for row in dataset.describe_all("source", "caption"):
+        source, caption = row["source"], row["caption"]
         if table is None:
             texts = [caption] if caption and caption.strip() else []
         else:
@@ -116,17 +116,6 @@ def captions_of(dataset: LatentDataset, settings: CaptionSettings) -> list[list[
             f"{missing[0]}; add them, or prepare the corpus without these files"
         )
     return found
-
-
-def _sources(dataset: LatentDataset) -> list[tuple[str, str | None]]:
-    """Source file and caption of each recording."""
-    recordings = dataset.rows[dataset.starts[:-1]]
-    of_part: dict[int, list[Any]] = {}
-    for part in np.unique(recordings["part"]).tolist():
-        batches = latent_parts.read_batches(dataset.part_path(part), ["source", "caption"])
-        of_part[part] = [row for batch in batches for row in batch.to_pylist()]
-    rows = [of_part[int(row["part"])][int(row["row"])] for row in recordings]
-    return [(row["source"], row["caption"]) for row in rows]
 
 
 class CaptionedDataset(LatentDataset):

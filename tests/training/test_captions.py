@@ -5,15 +5,13 @@ from typing import Any
 
 import pytest
 import torch
+from tiny_encoded import write_encoded_corpus
 from tiny_model import write_tiny_model
 
-from diffaudio.corpus import latent_parts, store
 from diffaudio.corpus.datasets.latents import draw_batch
 from diffaudio.errors import UserError
 from diffaudio.models.clip import Clip
 from diffaudio.training.captions import CaptionedDataset, CaptionSettings, check_captions, read_captions
-
-LABELS = "file,label,other\n0.mp4,a dog,x\n1.mp4,rain,y\n1.mp4,a roof,z\n2.mp4,the sound,w\n"
 
 
 @pytest.fixture(scope="module")
@@ -21,19 +19,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny model, and a corpus of three clips of which the second has an augmented copy."""
     folder = tmp_path_factory.mktemp("captions")
     write_tiny_model(folder / "model")
-    rows = []
-    for number, copy in ((0, 0), (1, 0), (1, 1), (2, 0)):
-        row: dict[str, Any] = {"id": f"{number}", "source": f"videos/{number}.mp4", "start_s": 0.0, "duration_s": 1.0}
-        row |= {"caption": f"caption {number}", "copy": copy, "num_latent_frames": 9, "num_pictures": 2}
-        row |= {"latents": [0.5] * 72, "embeddings": [[0.25] * 16] * 2}
-        rows.append(row)
-    (folder / "corpus").mkdir()
-    latent_parts.write_part(store.part_path(folder / "corpus", "latents", 0), rows, {})
-    autoencoder = {"name": "tiny", "sample_rate": 8000, "audio_channels": 1, "latent_channels": 8, "latent_rate": 25}
-    manifest = {"format": "diffaudio-latents", "version": 3, "clip": {"name": "tiny", "embedding_dim": 16}}
-    manifest |= {"autoencoder": autoencoder, "clips": 3, "seconds": 3.0, "finished": True}
-    store.write_manifest(folder / "corpus", manifest)
-    (folder / "labels.csv").write_text(LABELS)
+    write_encoded_corpus(folder / "corpus")
     return folder
 
 

@@ -12,11 +12,14 @@ import torch.nn.functional as F
 from PIL import Image
 from safetensors.torch import load_file
 from scripts import load_script
+from tiny_encoded import write_encoded_corpus
 from tiny_model import write_tiny_clip
 
 from diffaudio.errors import UserError
 from diffaudio.models.bridge.folder import load_bridge
 from diffaudio.models.clip import Clip
+from diffaudio.training.captions import CaptionSettings
+from diffaudio.training.prior_pairs import Pairs, load_pairs
 
 
 @pytest.fixture(scope="module")
@@ -68,18 +71,18 @@ def test_a_resumed_run_equals_an_uninterrupted_one(script: ModuleType, folder: P
     assert all(torch.equal(whole[key], parts[key]) for key in whole)
 
 
-def test_a_made_up_text_is_the_picture_moved_to_where_texts_lie(script: ModuleType):
+def test_a_made_up_text_is_the_picture_moved_to_where_texts_lie():
     images = F.normalize(torch.randn(400, 16, generator=torch.Generator().manual_seed(0)) + 2, dim=-1)
     texts = F.normalize(torch.randn(300, 16, generator=torch.Generator().manual_seed(1)) - 2, dim=-1)
-    drawn, shown = script.Pairs(images, texts, None, 0.1).draw(4000, torch.Generator().manual_seed(2))
+    drawn, shown = Pairs(images, texts, None, 0.1).draw(4000, torch.Generator().manual_seed(2))
     assert (drawn.mean(0) - texts.mean(0)).norm() < 0.2 * (images.mean(0) - texts.mean(0)).norm()
     nearest = ((drawn - drawn.mean(0)) @ (shown - shown.mean(0)).T).argmax(dim=1)
     assert (shown[nearest] == shown).all(dim=1).float().mean() > 0.5
 
 
-def test_only_texts_of_the_picture_are_drawn(script: ModuleType):
+def test_only_texts_of_the_picture_are_drawn():
     images, texts = torch.eye(3), torch.eye(3) * 2
-    drawn, shown = script.Pairs(images, texts, [[0], [1, 2], [2]], 0.0).draw(60, torch.Generator().manual_seed(0))
+    drawn, shown = Pairs(images, texts, [[0], [1, 2], [2]], 0.0).draw(60, torch.Generator().manual_seed(0))
     assert {(int(a.argmax()), int(b.argmax())) for a, b in zip(shown, drawn, strict=True)} == {
         (0, 0), (1, 1), (1, 2), (2, 2),
     }  # fmt: skip
@@ -90,3 +93,34 @@ def test_what_to_learn_from_has_to_be_said(script: ModuleType, folder: Path, tmp
         train(script, folder, tmp_path / "run", 1, images=None)
     with pytest.raises(UserError, match=r"texts_file: give sentences, one a line"):
         train(script, folder, tmp_path / "run", 1, images=None, corpus=[tmp_path])
+    captions = CaptionSettings(str(tmp_path / "labels.csv"))
+    with pytest.raises(UserError, match=r"captions has no effect with images, which have captions of their own"):
+        train(script, folder, tmp_path / "run", 1, captions=captions)
+    (tmp_path / "texts.txt").write_text("rain\n")
+    with pytest.raises(UserError, match=r"texts_file has no effect where pictures have captions"):
+        train(script, folder, tmp_path / "run", 1, images=None, corpus=[tmp_path], captions=captions,
+              texts_file=tmp_path / "texts.txt")  # fmt: skip
+    with pytest.raises(UserError, match=r"captions.templates has no effect without captions.source"):
+        train(script, folder, tmp_path / "run", 1, captions=CaptionSettings(templates=["{}"]))
+
+
+def test_the_supervised_prior_learns_from_captions_of_the_corpus(script: ModuleType, folder: Path, tmp_path: Path):
+    clip = Clip.from_pretrained(folder / "clip")
+    pictures = F.normalize(torch.eye(3, 16) + 0.1, dim=-1)
+    write_encoded_corpus(tmp_path / "corpus", embeddings=pictures)
+    captions = CaptionSettings(str(tmp_path / "labels.csv"))
+    pairs = load_pairs(
+        clip, images=None, corpus=[tmp_path / "corpus"], captions=captions, texts_file=None, pseudo_noise=0.3,
+        max_images=100,
+    )  # fmt: skip
+    texts, images = pairs.draw(100, torch.Generator().manual_seed(0))
+    of_texts = clip.encode_text(["a dog", "rain", "a roof", "the sound"])
+    found = {
+        (int((image @ pictures.T).argmax()), int((of_texts - text).norm(dim=1).argmin()))
+        for text, image in zip(texts, images, strict=True)
+    }
+    assert found == {(0, 0), (1, 1), (1, 2), (2, 3)}
+    settings = {"images": None, "corpus": [tmp_path / "corpus"], "captions": captions}
+    bridge = load_bridge(train(script, folder, tmp_path / "run", 60, learning_rate=1e-2, **settings))
+    drawn = bridge(clip.encode_text(["a dog", "rain", "the sound"]))
+    assert (drawn @ pictures.T).argmax(dim=1).tolist() == [0, 1, 2]

@@ -127,9 +127,14 @@ class LatentDataset:
         embeddings = self.picture_embeddings(MAX_PICTURES_FOR_STATISTICS)
         return embeddings.mean(dim=0), embeddings.std(dim=0, correction=0).clamp(min=1e-6)
 
-    def part_path(self, part: int) -> Path:
-        """The file of a part, by the number in `rows`."""
-        return self._parts.paths[part]
+    def describe_all(self, *columns: str) -> list[dict[str, Any]]:
+        """Columns such as source and caption of each clip's row, in the order of the clips."""
+        recordings = self.rows[self.starts[:-1]]
+        of_part: dict[int, list[dict[str, Any]]] = {}
+        for part in np.unique(recordings["part"]).tolist():
+            batches = latent_shards.read_batches(self._parts.paths[part], list(columns))
+            of_part[part] = [row for batch in batches for row in batch.to_pylist()]
+        return [of_part[int(row["part"])][int(row["row"])] for row in recordings]
 
     def _row(self, clip: int) -> Any:
         if not -len(self) <= clip < len(self):

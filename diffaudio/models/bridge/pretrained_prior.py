@@ -25,7 +25,7 @@ from torch import Tensor
 
 from diffaudio.errors import UserError
 from diffaudio.library_loading import read_scheduler
-from diffaudio.models.bridge.closed_form import Bridge, fixed_noise
+from diffaudio.models.bridge.bridges import Bridge, fixed_noise
 from diffaudio.models.bridge.prior import sample_prior
 from diffaudio.safe_loading import load_network, read_json
 
@@ -63,7 +63,7 @@ class PretrainedPriorBridge(Bridge):
     ) -> None:  # fmt: skip
         super().__init__()
         self._make_vocabulary(known_size, background_size, embedding_dim)
-        self.prior = PriorTransformer(**prior or {})
+        self.transformer = PriorTransformer(**prior or {})
 
     def from_tokens(self, pooled: Tensor, hidden: Tensor, mask: Tensor) -> Tensor:
         """Image embeddings of all texts but the last, which is the empty one: [texts - 1, dim], unit norm.
@@ -76,7 +76,7 @@ class PretrainedPriorBridge(Bridge):
         Raises:
             ValueError: their sizes are not those that the prior was trained on.
         """
-        settings = self.prior.config
+        settings = self.transformer.config
         expected = settings["num_embeddings"], settings["embedding_dim"]
         if tuple(hidden.shape[1:]) != expected:
             raise UserError(
@@ -90,7 +90,7 @@ class PretrainedPriorBridge(Bridge):
             pooled_rows, hidden_rows, mask_rows = (
                 part[rows].expand(count, *part.shape[1:]) for part in (pooled, hidden, mask)
             )
-            return self.prior(
+            return self.transformer(
                 latents,
                 timestep=level,
                 proj_embedding=pooled_rows,
@@ -109,7 +109,7 @@ class PretrainedPriorBridge(Bridge):
             noise = fixed_noise(self.config["seed"], pooled[:count])
             scheduler = UnCLIPScheduler(**self.config["scheduler"] or {})
             latents = sample_prior(guided, noise, scheduler, self.config["steps"])
-            return F.normalize(self.prior.post_process_latents(latents), dim=-1)
+            return F.normalize(self.transformer.post_process_latents(latents), dim=-1)
 
     def forward(self, text_embeddings: Tensor) -> Tensor:
         raise TypeError("a pretrained prior reads the tokens of a text; call from_tokens")
@@ -148,7 +148,7 @@ def load_pretrained_prior(folder: Path) -> PretrainedPriorBridge:
         )
     scheduler = _scheduler_settings(folder)
     bridge = PretrainedPriorBridge(dim, clip_name=_clip_name(folder), prior=settings, scheduler=scheduler)
-    bridge.prior.load_state_dict(network.state_dict())
+    bridge.transformer.load_state_dict(network.state_dict())
     return bridge.eval()
 
 
