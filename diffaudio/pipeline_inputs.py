@@ -144,8 +144,9 @@ class CountedUNet:
         self.unet, self.items, self.dtype = unet, 0, next(unet.parameters()).dtype
         self.noise_level = noise_level if unet.config["embedding_noise_level"] else 0.0
 
-    def __call__(self, latents: Tensor, timestep: Tensor | float, embedding: Tensor, *mask: Tensor) -> Tensor:
+    def __call__(self, latents: Tensor, timestep: Tensor | float, *conditions: Tensor) -> Tensor:
         self.items += len(latents)
-        if self.noise_level:
-            embedding = F.pad(embedding, (0, 1), value=self.noise_level)
-        return self.unet(latents.to(self.dtype), timestep, embedding, *mask).float()
+        if self.noise_level and conditions:
+            embedding, *mask = conditions
+            conditions = F.pad(embedding, (0, 1), value=self.noise_level), *mask
+        return self.unet(latents.to(self.dtype), timestep, *conditions).float()

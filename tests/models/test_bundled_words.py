@@ -1,0 +1,51 @@
+"""Words that the bundled model's CLIP has to understand: other ways of saying what its corpus holds."""
+
+import csv
+from pathlib import Path
+
+import pytest
+import torch
+from scripts import REPO
+
+from diffaudio.models.clip import Clip
+
+HERE = Path(__file__).parent
+MIN_SHARE = 0.9
+
+
+def rows(name: str) -> list[dict[str, str]]:
+    with (HERE / name).open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def clip() -> Clip:
+    return Clip.from_pretrained(REPO / "checkpoints" / "mini" / "clip")
+
+
+def share_right(clip: Clip, paraphrases: list[dict[str, str]], kinds: list[str]) -> float:
+    prompts = [row["prompt"] for row in paraphrases]
+    batches = [clip.encode_prompts(prompts[start : start + 64]) for start in range(0, len(prompts), 64)]
+    nearest = (torch.cat(batches) @ clip.encode_prompts(kinds).T).argmax(dim=1).tolist()
+    right = [kinds[index] == row["label"] for index, row in zip(nearest, paraphrases, strict=True)]
+    return sum(right) / len(right)
+
+
+def test_nine_of_ten_paraphrases_are_nearest_to_their_own_kind(clip: Clip):
+    paraphrases = rows("paraphrases.csv")
+    kinds = sorted({row["label"] for row in paraphrases})
+    assert (len(paraphrases), len(kinds)) == (200, 25)
+    assert share_right(clip, paraphrases, kinds) >= MIN_SHARE
+
+
+def test_so_they_are_among_all_45_kinds(clip: Clip):
+    paraphrases = rows("paraphrases.csv") + rows("paraphrases_new_kinds.csv")
+    kinds = sorted({row["label"] for row in paraphrases})
+    assert (len(paraphrases), len(kinds)) == (292, 45)
+    assert share_right(clip, paraphrases, kinds) >= MIN_SHARE
+
+
+def test_no_paraphrase_stands_in_two_lists():
+    lists = ["paraphrases.csv", "paraphrases_new_kinds.csv", "familiarity/known.csv", "familiarity/other.csv"]
+    prompts = [row["prompt"] for name in lists for row in rows(name)]
+    assert len(prompts) == len(set(prompts)) == 492
