@@ -72,6 +72,9 @@ def load_pairs(
         texts, texts_of = _numbered([photograph.captions for photograph in photographs])
         return Pairs(encode_photographs(clip, photographs), _encode_texts(clip, texts), texts_of, 0.0)
 
+    sentences = read_lines(texts_file, "texts_file")
+    if captions.source is None and not sentences:
+        raise UserError("texts_file: give sentences, one a line; the prior has to know where texts lie")
     dataset = LatentDataset(*(corpus or ()))
     if dataset.clip["name"] != clip.name:
         raise UserError(
@@ -79,9 +82,6 @@ def load_pairs(
             f"'{clip.name}'; encode the corpus again with that one as --clip"
         )
     if captions.source is None:
-        sentences = read_lines(texts_file, "texts_file")
-        if not sentences:
-            raise UserError("texts_file: give sentences, one a line; the prior has to know where texts lie")
         return Pairs(dataset.picture_embeddings(max_images), _encode_texts(clip, sentences), None, pseudo_noise)
     return _captioned_pictures(clip, dataset, captions, max_images)
 

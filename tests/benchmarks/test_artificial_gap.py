@@ -17,13 +17,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from diffaudio.diffusion.loss import diffusion_loss, training_scheduler
+from diffaudio.diffusion.loss import diffusion_loss
 from diffaudio.diffusion.sampling import draw_noise, make_sampler, sample
+from diffaudio.diffusion.training_scheduler import training_scheduler
 from diffaudio.evaluation.bridges.gap import add_gap_closed
 from diffaudio.evaluation.table import Table
 from diffaudio.models.bridge.bridges import Bridge, fit_bridge
 from diffaudio.models.bridge.prior import PriorBridge, prior_loss
 from diffaudio.models.unet import UNet1D
+from diffaudio.seeding import BatchDraws
 
 KINDS, DIM, CHANNELS, FRAMES = 12, 32, 8, 8
 
@@ -79,8 +81,10 @@ def train_unet(pictures: Tensor, kinds: Tensor, steps: int) -> UNet1D:
             group["lr"] = 3e-3 * (1 - step / steps)
         pick = torch.randint(len(pictures), (64,), generator=generator)
         clean = patterns[kinds[pick]] + 0.1 * torch.randn(64, CHANNELS, FRAMES, generator=generator)
-        loss, _ = diffusion_loss(unet, clean, pictures[pick], scheduler=scheduler, generator=generator)
-        loss.mean().backward()
+        noise = torch.randn(clean.shape, generator=generator)
+        draws = BatchDraws(3, step, len(clean))
+        loss = diffusion_loss(unet, clean, pictures[pick], noise=noise, scheduler=scheduler, draws=draws)
+        loss.total.backward()
         optimizer.step()
         optimizer.zero_grad()
     return unet.eval()
