@@ -66,8 +66,8 @@ def run(arguments: list[str]) -> None:
         description="Measure a folder of sound, of diffaudio or any other program, against a folder of recordings.",
         epilog="What a sound should be is read from NAME.json beside NAME.wav (entries prompt and label), or from "
         "--labels. Distances and shares come with 95 % intervals over the sounds. `diffaudio evaluate reconstruction` "
-        "measures autoencoders, `diffaudio evaluate kinds` a model kind by kind, `diffaudio evaluate bridge` its bridges; "
-        "each has its own --help, and a folder of such a name is ./reconstruction.",
+        "measures autoencoders, `diffaudio evaluate kinds` a model kind by kind, `diffaudio evaluate bridge` its "
+        "bridges; each has its own --help, and a folder of such a name is ./reconstruction.",
         flags={"folder": ("folder",), "output": ("-o", "--output")},
     )
     check_exists(given.folder, given.reference, given.labels)
