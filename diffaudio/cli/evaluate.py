@@ -29,8 +29,8 @@ class Options:
         reference: folder of real recordings; without it, no distances are computed.
         real_row: hold out as many reference recordings as there are sounds and evaluate them too, to show what real
             sound scores; with --no-real-row, the sounds are compared with all recordings.
-        conventions: also compute the metrics as audioldm_eval defines them: inception score over 10 splits, and its KL
-            divergences.
+        conventions: also compute what other toolkits define otherwise: audioldm_eval's inception score over 10 splits
+            and its KL divergences, kadtk's bandwidth, fadtk's extrapolation.
         labels: CSV with the column file, and label or prompt or both, for sounds in either folder.
         backbone: one or more embedding models: yamnet or tagger (both bundled), the folder of a tagger, CLAP, VGGish,
             PANNs Cnn14, OpenL3 or YAMNet, or the hub id of a CLAP model.

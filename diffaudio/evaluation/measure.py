@@ -11,6 +11,7 @@ Some backbones give several embeddings per sound, one for each window. Those are
 import math
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -35,9 +36,16 @@ from diffaudio.metrics.frechet import (
     fit_gaussian,
     frechet_between,
     frechet_infinity,
+    frechet_infinity_as_fadtk,
     frechet_of_subsets,
 )
-from diffaudio.metrics.kernel import KernelReference, distance_from_kernels, kernel_between
+from diffaudio.metrics.kernel import (
+    KernelReference,
+    distance_from_kernels,
+    kernel_between,
+    kernel_distance,
+    median_distance,
+)
 from diffaudio.metrics.prdc import Balls, coverage_from_distances, densities, embedding_distances, is_precise
 from diffaudio.metrics.similarity import cosines, diversities
 
@@ -53,7 +61,7 @@ __all__ = [
 ]
 
 SIZES_IN_INTERVAL = 5  # subset sizes of the extrapolated distance, which is found anew for each half-sample
-AUDIOLDM_EVAL_SPLITS = 10
+AUDIOLDM_EVAL_SPLITS, AUDIOLDM_EVAL_SEED = 10, 2020
 TOP = 5
 
 
@@ -185,14 +193,19 @@ def divergence(embedded: AudioEmbeddings, reference: Reference, table: Table, *,
 
 
 def other_conventions(embedded: AudioEmbeddings, reference: Reference | None, table: Table) -> None:
-    """What audioldm_eval publishes: the inception score over 10 random parts, and its divergences of pairs."""
+    """What other toolkits compute where they differ on purpose; sample/EVALUATION.md has a table.
+
+    audioldm_eval: the inception score over 10 random parts, and its divergences of pairs. kadtk: the kernel distance
+    with a bandwidth of the evaluated embeddings. fadtk: the distance extrapolated from draws with replacement.
+    """
     names = {} if reference is None else {name: index for index, name in enumerate(reference.everything.names)}
     all_paired = all(sound in names for sound in embedded.names)
     for name, logits in embedded.logits.items():
         metric, count = f"inception_score_{AUDIOLDM_EVAL_SPLITS}_splits_{name}", len(logits)
         if count >= AUDIOLDM_EVAL_SPLITS:
-            order = torch.randperm(count, generator=table.generator(metric))
-            table.add_value(metric, inception_score(logits[order], splits=AUDIOLDM_EVAL_SPLITS), count)
+            order = np.random.RandomState(AUDIOLDM_EVAL_SEED).permutation(count)  # theirs, whatever ours is
+            score = inception_score(logits[torch.from_numpy(order)], splits=AUDIOLDM_EVAL_SPLITS)
+            table.add_value(metric, score, count)
         else:
             table.left_out[metric] = f"{count} sounds are too few; {AUDIOLDM_EVAL_SPLITS} are needed"
         for activation in ("softmax", "sigmoid"):
@@ -202,6 +215,18 @@ def other_conventions(embedded: AudioEmbeddings, reference: Reference | None, ta
                 table.add_mean(metric, kl_as_audioldm_eval(of_pairs, logits, activation=activation), len(names))
             else:
                 table.left_out[metric] = "not each sound has a recording of the same name in the reference"
+    if reference is None:
+        return
+    for name, windows in embedded.embeddings.items():
+        embeddings, total = torch.cat(windows), torch.cat(reference.recordings.embeddings[name])
+        if len(embeddings) > 2:
+            width = median_distance(embeddings)
+            table.add_value(f"kad_kadtk_{name}", kernel_distance(embeddings, total, bandwidth=width), len(embedded))
+            metric = f"fd_inf_fadtk_{name}"
+            extrapolated = frechet_infinity_as_fadtk(
+                embeddings, reference.fits[name].gaussian, generator=table.generator(metric)
+            )
+            table.add_value(metric, extrapolated, len(embedded))
 
 
 def text_similarity(embedded: AudioEmbeddings, table: Table) -> None:

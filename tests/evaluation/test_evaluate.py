@@ -90,6 +90,8 @@ def test_all_recordings_and_the_conventions_of_others_on_request(evaluate):
     row = report.rows[0]
     assert (row["fd_tagger_tiny"].n, row["fd_tagger_tiny"].reference_n) == (10, 16)
     assert row["inception_score_10_splits_tagger_tiny"].n == 10
+    assert row["kad_kadtk_tagger_tiny"].value != row["kad_tagger_tiny"].value
+    assert row["fd_inf_fadtk_tagger_tiny"].low is None
     reason = "not each sound has a recording of the same name in the reference"
     assert row.left_out["kl_softmax_audioldm_eval_tagger_tiny"] == reason
 
