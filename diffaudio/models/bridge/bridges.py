@@ -33,6 +33,7 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
 from diffaudio.errors import UserError
+from diffaudio.models.bridge.familiarity import familiarity
 from diffaudio.seeding import seeded_generator
 
 __all__ = [
@@ -89,15 +90,24 @@ class Bridge(ModelMixin, ConfigMixin):
     def familiarity(self, text_embeddings: Tensor) -> Tensor:
         """How close each text is to the content of the corpus, [batch]; higher is closer.
 
-        It is the similarity to the nearest text that describes the corpus, minus that to the nearest text about
-        something else. Either alone is misleading: the similarity of two texts also depends on their wording. Zero if
-        the bridge stores no such texts.
+        See `diffaudio.models.bridge.familiarity`; zero if the bridge stores no texts to compare with.
         """
         known, background = self.known_texts, self.background_texts
         if known is None or background is None:
             return torch.zeros(len(text_embeddings))
-        nearest = [(text_embeddings @ texts.to(text_embeddings).T).amax(dim=1) for texts in (known, background)]
-        return nearest[0] - nearest[1]
+        return familiarity(text_embeddings, known.to(text_embeddings), background.to(text_embeddings))
+
+    def adopt_familiarity(self, other: "Bridge") -> None:
+        """Warn about the same texts as another bridge of the model, unless this one has its own texts or threshold."""
+        own = self.known_texts is not None or self.config["familiarity_threshold"] is not None
+        if own or other.known_texts is None or other.background_texts is None:
+            return
+        sizes = {"known_size": len(other.known_texts), "background_size": len(other.background_texts)}
+        threshold = other.config["familiarity_threshold"]
+        self.register_to_config(familiarity_threshold=threshold, **sizes)
+        self._make_vocabulary(*sizes.values(), self.config["embedding_dim"])
+        self.known_texts.data.copy_(other.known_texts)
+        self.background_texts.data.copy_(other.background_texts)
 
 
 class IdentityBridge(Bridge):
