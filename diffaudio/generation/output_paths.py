@@ -36,7 +36,8 @@ def output_paths(prompts: Sequence[str], output: Path, *, plot: bool = False, ov
     """
     is_folder = output.is_dir() or not output.suffix
     folder, suffix = (output, ".wav") if is_folder else (output.parent, output.suffix)
-    check_format(folder / f"{output.stem}{suffix}")
+    if not is_folder:
+        check_format(output)
     _make_folder(folder)
     if is_folder:
         names = [slug(prompt) for prompt in prompts]

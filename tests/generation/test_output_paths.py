@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -85,3 +86,8 @@ def test_a_long_text_is_shortened_to_a_line():
     for text in ("x" * 81, "x " * 5000, " " * 5000 + "x"):
         assert len(shorten(text)) <= 80
         assert shorten(text).endswith("…")
+
+
+def test_the_working_folder_is_a_folder_like_any_other(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert output_paths(["rain"], Path(".")) == [Path("rain.wav")]
