@@ -336,7 +336,8 @@ def make_optimizer(settings: TrainSettings, unet: UNet1D, expected_loss: Expecte
     groups: list[dict[str, Any]] = [{"params": list(unet.parameters()), "weight_decay": settings.weight_decay}]
     if expected_loss is not None:
         groups.append({"params": list(expected_loss.parameters()), "weight_decay": 0.0})
-    return torch.optim.AdamW(groups, betas=settings.betas)
+    fused = next(unet.parameters()).device.type in ("cpu", "cuda")
+    return torch.optim.AdamW(groups, betas=settings.betas, fused=fused)
 
 
 def make_expected_loss(config: Config, device: torch.device) -> ExpectedLoss | None:

@@ -20,6 +20,7 @@ produce no relative distance unseen in training.
 import math
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -209,8 +210,31 @@ class _Conv(nn.Linear):
     @staticmethod
     def windows(input: Tensor) -> Tensor:
         """Each frame with its two neighbours: [batch, frames, width] -> [batch, frames, 3 * width]."""
-        padded = F.pad(input, (0, 0, 1, 1))
-        return torch.cat([padded[:, :-2], input, padded[:, 2:]], dim=2)
+        return _Windows.apply(input)
+
+
+class _Windows(torch.autograd.Function):
+    """`_Conv.windows`, whose backward pass adds in place what autograd would pad with zeros first.
+
+    That took a tenth of a training step.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, input: Tensor) -> Tensor:
+        windows = input.new_empty(*input.shape[:2], 3 * input.shape[2])
+        before, same, after = windows.chunk(3, dim=2)
+        before[:, 0], before[:, 1:] = 0, input[:, :-1]
+        same.copy_(input)
+        after[:, :-1], after[:, -1] = input[:, 1:], 0
+        return windows
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        before, same, after = gradients[0].chunk(3, dim=2)
+        total = same.clone()
+        total[:, :-1] += before[:, 1:]
+        total[:, 1:] += after[:, :-1]
+        return total
 
 
 class _ResBlock(nn.Module):
@@ -222,7 +246,7 @@ class _ResBlock(nn.Module):
         self.conv1 = _Conv(in_width, out_width)
         self.film = nn.Linear(condition_dim, 2 * out_width)
         self.norm2 = nn.LayerNorm(out_width, elementwise_affine=False)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = _Dropout(dropout)
         self.conv2 = _zero(_Conv(out_width, out_width))
         self.shortcut = nn.Identity() if in_width == out_width else nn.Linear(in_width, out_width)
 
@@ -245,18 +269,59 @@ class _Attention(nn.Module):
         self.out = _zero(nn.Linear(width, width))
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        q, k, v = self.qkv(self.norm(x)).unflatten(2, (3, -1, self.head_dim)).permute(2, 0, 3, 1, 4)
+        qkv, mask = self.qkv(self.norm(x)), _window_mask(self.window, x.shape[1], x.device)
+        if qkv.device.type == "cpu" and qkv.dtype == torch.bfloat16 and torch.is_grad_enabled():
+            with torch.autocast("cpu", enabled=False):  # in bf16, the backward pass takes four times as long
+                h = self._attend(qkv.float(), mask).to(qkv.dtype)
+        else:
+            h = self._attend(qkv, mask)
+        return x + self.out(h)
+
+    def _attend(self, qkv: Tensor, mask: Tensor | None) -> Tensor:
+        """[batch, frames, 3 * width] -> [batch, frames, width]."""
+        q, k, v = qkv.unflatten(2, (3, -1, self.head_dim)).permute(2, 0, 3, 1, 4)
         # Normalised queries and keys keep the logits within the range of half precision.
-        q, k = (_rotate(F.rms_norm(y, (self.head_dim,))).to(v.dtype) for y in (q, k))
-        h = F.scaled_dot_product_attention(q, k, v, attn_mask=_window_mask(self.window, x.shape[1], x.device))
-        return x + self.out(h.transpose(1, 2).flatten(2))
+        q, k = (_NormaliseAndRotate.apply(y).to(v.dtype) for y in (q, k))
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)
 
 
-def _rotate(x: Tensor) -> Tensor:
+class _Dropout(nn.Dropout):
+    """Dropout whose mask comes from 16 random bits an element on CPUs, in a third of the time of `nn.Dropout`."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not self.training or not 0 < self.p < 1 or input.device.type != "cpu":
+            return super().forward(input)
+        bits = torch.empty(-(-input.numel() // 4), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
+        kept = bits[: input.numel()].view(input.shape) >= round(2**16 * self.p) - 2**15
+        return input * kept.to(input.dtype).mul_(1 / (1 - self.p))
+
+
+class _NormaliseAndRotate(torch.autograd.Function):
+    """Rotated frames of unit root mean square: [batch, heads, frames, head_dim] -> the same.
+
+    The backward pass in closed form takes a third of the time of autograd's, a tenth of a training step.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return _rotate(F.rms_norm(x, x.shape[-1:]))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        gradient, y = _rotate(gradients[0].float(), -1), x.float()
+        scale = torch.rsqrt(y.square().mean(dim=-1, keepdim=True) + torch.finfo(torch.float32).eps)
+        y = y * scale
+        along = (gradient * y).mean(dim=-1, keepdim=True)
+        return torch.addcmul(gradient, y, along, value=-1).mul_(scale).to(x.dtype)
+
+
+def _rotate(x: Tensor, sign: int = 1) -> Tensor:
     """Rotate channel pairs by angles proportional to the frame index: [batch, heads, frames, head_dim] -> the same."""
     half = x.shape[-1] // 2
     rates = _ROTARY_BASE ** (-torch.arange(half, device=x.device, dtype=torch.float32) / half)
-    angles = torch.arange(x.shape[-2], device=x.device, dtype=torch.float32)[:, None] * rates
+    angles = torch.arange(x.shape[-2], device=x.device, dtype=torch.float32)[:, None] * (sign * rates)
     cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
     a, b = x.chunk(2, dim=-1)
     return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)

@@ -53,11 +53,14 @@ class PowerAverageSettings:
     Attributes:
         sigma_rel: length of each, relative to the steps done; two are enough for all lengths between about half the
             first and twice the second. Empty keeps none.
+        update_every: steps between two updates. Averages are far longer, so that up to a hundredth of the steps changes
+            nothing that can be measured, and saves the time of an update at each step.
         max_snapshots: how many steps have snapshots; the longer a run, the further apart they lie.
         precision: of the snapshots.
     """
 
     sigma_rel: tuple[float, ...] = (0.05, 0.1)
+    update_every: Count = 1
     max_snapshots: Count = 16
     precision: Literal["fp16", "fp32"] = "fp16"
 
@@ -122,13 +125,19 @@ class PowerAverages:
         }
 
     def update(self, module: nn.Module, step: int) -> None:
-        """Take in the weights after step `step`, counted from 1."""
-        for gamma, average in zip(self._gammas, self.modules.values(), strict=True):
-            update_ema(average, module, power_decay(step, gamma))
+        """Take in the weights after step `step`, counted from 1, where an update is due."""
+        every = self._settings.update_every
+        if step % every == 0:
+            for gamma, average in zip(self._gammas, self.modules.values(), strict=True):
+                update_ema(average, module, power_decay(step // every, gamma))
 
     def save_snapshot(self, folder: Path, step: int) -> None:
-        """Write `folder/step_<step>.safetensors`, and thin out what lies there; nothing where no average is kept."""
-        if not self.modules:
+        """Write `folder/step_<step>.safetensors`, and thin out what lies there; nothing where no average is kept.
+
+        The name is that of the last step that the averages took in.
+        """
+        step -= step % self._settings.update_every
+        if not self.modules or not step:
             return
         folder.mkdir(parents=True, exist_ok=True)
         dtype = torch.float16 if self._settings.precision == "fp16" else torch.float32

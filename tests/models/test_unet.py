@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
+from diffaudio.models import unet as unet_module
 from diffaudio.models.unet import UNet1D, _Attention, _Conv, _rotate
 
 
@@ -174,3 +175,62 @@ def test_a_dropped_embedding_takes_its_noise_level_with_it(told_of_noise):
 
 def test_a_unet_without_noise_levels_has_no_weights_for_them(unet):
     assert not any("noise_level" in name for name in unet.state_dict())
+
+
+def test_the_backward_passes_in_closed_form_are_those_of_autograd():
+    """Windows of convolutions, and the normalised and rotated queries and keys, against numerical derivatives."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 5, 3, dtype=torch.float64, generator=generator, requires_grad=True)
+    assert torch.autograd.gradcheck(unet_module._Windows.apply, (x,))
+    windows = unet_module._Windows.apply(x)
+    padded = torch.nn.functional.pad(x, (0, 0, 1, 1))
+    assert torch.equal(windows, torch.cat([padded[:, :-2], x, padded[:, 2:]], dim=2))
+    one = unet_module._Windows.apply(x[:, :1])
+    assert not one[..., :3].any() and not one[..., 6:].any() and torch.equal(one[..., 3:6], x[:, :1])
+
+    y = torch.randn(2, 3, 6, 8, generator=generator, requires_grad=True)
+    weights = torch.randn(y.shape, generator=generator)
+    (unet_module._NormaliseAndRotate.apply(y) * weights).sum().backward()
+    ours, y.grad = y.grad, None
+    (unet_module._rotate(torch.nn.functional.rms_norm(y, (8,))) * weights).sum().backward()
+    torch.testing.assert_close(ours, y.grad, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 1.0])
+def test_dropout_drops_the_share_it_is_asked_to_and_keeps_the_mean(share):
+    torch.manual_seed(0)
+    dropout = unet_module._Dropout(share)
+    x = torch.ones(300, 1001, requires_grad=True)
+    y = dropout(x)
+    kept = y != 0
+    assert (~kept).float().mean().item() == pytest.approx(share, abs=0.005)
+    torch.testing.assert_close(y[kept], torch.full_like(y[kept], 1 / max(1 - share, 1e-9)), rtol=1e-6, atol=0)
+    y.sum().backward()
+    assert torch.equal(x.grad, y.detach())
+    torch.manual_seed(0)
+    assert torch.equal(dropout(x), y)  # a function of the seed
+    assert torch.equal(dropout.eval()(x), x)
+
+
+def test_gradients_in_bf16_on_a_cpu_are_those_of_float32_within_its_precision():
+    torch.manual_seed(0)
+    unet = UNet1D(
+        4,
+        8,
+        channels=(32, 64),
+        blocks_per_level=1,
+        middle_blocks=1,
+        attention_head_dim=16,
+        dropout=0.0,
+        attention_levels=(0,),
+    )
+    for parameter in unet.parameters():
+        parameter.data.add_(0.05 * torch.randn_like(parameter))
+    latents, embedding = torch.randn(3, 4, 24), torch.nn.functional.normalize(torch.randn(3, 8), dim=1)
+    gradients = []
+    for enabled in (False, True):
+        unet.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            unet(latents, torch.tensor([1.0, 500.0, 900.0]), embedding).float().square().mean().backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in unet.parameters() if p.grad is not None]))
+    assert (gradients[1] - gradients[0]).norm() < 0.05 * gradients[0].norm()

@@ -89,6 +89,15 @@ def test_running_averages_are_the_power_averages_of_all_steps(tmp_path):
     assert power_decay(1, 5.0) == 0
 
 
+def test_fewer_updates_are_the_power_average_of_the_steps_that_are_taken_in(tmp_path):
+    weights = trajectory()
+    averages = record(tmp_path, weights, sigma_rel=(0.1,), update_every=8, every=30)
+    (module,) = averages.modules.values()
+    expected = power_average(weights[7::8], 0.1, STEPS // 8)
+    torch.testing.assert_close(module.weight[0].double(), expected, rtol=0, atol=1e-5)
+    assert list(snapshot_files(tmp_path))[-3:] == [328, 360, 384]  # of the saves at 330, 360 and 390
+
+
 def test_the_profile_is_that_of_the_decays():
     step, gamma = 30, 4.2
     decays = [power_decay(t, gamma) for t in range(1, step + 1)]

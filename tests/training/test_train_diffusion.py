@@ -221,7 +221,9 @@ def test_two_processes_train_one_model_on_the_batch_of_one_process(data, tmp_pat
 
 
 def test_a_model_of_another_average_is_built_after_training(data, tmp_path, capsys):
-    train(data, tmp_path / "run", *QUICK, "--train.steps", "12", "--train.save_every", "2")
+    train(
+        data, tmp_path / "run", *QUICK, "--train.steps", "12", "--train.save_every", "2", "--averages.update_every", "1"
+    )
     assert main(["average", str(tmp_path / "run"), "-o", str(tmp_path / "model"), "--sigma-rel", "0.1"]) == 0
     assert "average of relative length 0.1 at step 12, from snapshots of 6 steps" in capsys.readouterr().out
     built = load_file(tmp_path / "model/unet/diffusion_pytorch_model.safetensors")
