@@ -169,7 +169,7 @@ def train(config: Config, accelerator: Accelerator, tagger: Tagger, clips: Label
     def mean_over_processes(values: Tensor) -> Any:
         return accelerator.reduce(values, "mean")
 
-    guard = DivergenceGuard(mean_over_processes, advice=partial(run_advice, config.out))
+    guard = DivergenceGuard(mean_over_processes, advice=partial(run_advice, config.out, clips_gradients=False))
     progress = Progress(last, done, config.out / "model", visible=accelerator.is_main_process)
     progress.describe(
         tagger,

@@ -105,8 +105,13 @@ def local_batch_size(batch_size: int, num_processes: int, accumulation_steps: in
     return batch_size // shares
 
 
-def run_advice(folder: Path) -> str:
-    """What is left of a run that diverged, and what to do."""
+def run_advice(folder: Path, *, clips_gradients: bool = True) -> str:
+    """What is left of a run that diverged, and what to do.
+
+    Args:
+        clips_gradients: whether the script has a setting `train.grad_clip`.
+    """
     state = latest_state(folder / "state")
     saved = f"{state} and the model beside it are as they were" if state else "nothing was saved yet"
-    return f"{saved}; begin in another --out with a lower train.lr or train.grad_clip, or with more train.warmup_steps"
+    lower = "train.lr or train.grad_clip" if clips_gradients else "train.lr"
+    return f"{saved}; begin in another --out with a lower {lower}, or with more train.warmup_steps"

@@ -4,7 +4,8 @@
 
 TIMES=20, SEED=0 and COMMANDS=prepare,encode,train,generate,sweep in the environment say how often, when and of what.
 The small disk is a tmpfs and the share a bind mount, which only root may mount; elsewhere the test is skipped. A run
-that is hit either ends with status 2 and one line, or was at its end; it never ends with a traceback.
+that is hit either ends with status 2 and one line, or was at its end; it never ends with a traceback. The commands are
+forked from a process that has imported everything, so that failures fall into their work and not into their start.
 """
 
 import contextlib
@@ -16,18 +17,18 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
-from killing import DIFFAUDIO, start
 from media import noise, numbered_pictures, write_media
+from preloaded import start_preloaded
 from scripts import REPO
 from tiny_model import write_tiny_model
 
 TIMES, SEED = int(os.environ.get("TIMES", "20")), int(os.environ.get("SEED", "0"))
 COMMANDS = os.environ.get("COMMANDS", "prepare,encode,train,generate,sweep").split(",")
-NUM_FILES, DISK_MB = 24, 64
+NUM_FILES, NUM_PROMPTS, DISK_MB = 12, 8, 64
 TIMEOUT_S = 1800.0
-PYTHON = DIFFAUDIO[0]
 
 
 @dataclass(frozen=True)
@@ -48,30 +49,30 @@ def train(share: Path, out: Path) -> list[str | Path]:
     settings = "--train.steps 12 --train.save_every 3 --train.batch_size 2 --train.precision no --train.threads 1"
     data = ["--config", REPO / "configs/tiny/diffusion.yaml", "--data", share / "encoded", "--out", out]
     texts = ["--bridge.texts", '["a dog"]', "--samples.prompts", "[]"]
-    return [PYTHON, REPO / "train/diffusion.py", *data, *model, *settings.split(), *texts]
+    return [REPO / "train/diffusion.py", *data, *model, *settings.split(), *texts]
 
 
 SMALL = ["--clip-s", "2", "--sample-rate", "8000", "--sources-per-part", "2", "--workers", "2"]
 GRID = ["--samplers", "ddim,euler", "--steps", "2,3", "--duration", "1"]
 KNOWN = {
     "prepare": Command(
-        lambda share, out: [*DIFFAUDIO, "prepare", share / "videos", "-o", out, *SMALL], ("*.parquet", "*.csv")
+        lambda share, out: ["diffaudio", "prepare", share / "videos", "-o", out, *SMALL], ("*.parquet", "*.csv")
     ),
     "encode": Command(
-        lambda share, out: [*DIFFAUDIO, "encode", share / "clips", "-o", out, "--model", share / "model"],
+        lambda share, out: ["diffaudio", "encode", share / "clips", "-o", out, "--model", share / "model"],
         ("*.arrow",),
     ),
     "train": Command(train, ("model/**/*.safetensors",)),
     "generate": Command(
         lambda share, out: [
-            *(PYTHON, REPO / "sample/generate.py", "--prompts", share / "prompts.txt", "--out", out),
+            *(REPO / "sample/generate.py", "--prompts", share / "prompts.txt", "--out", out),
             *("--model", share / "model", "--steps", "2", "--duration", "1"),
         ],
         ("*.wav",),
     ),
     "sweep": Command(
         lambda share, out: [
-            *(*DIFFAUDIO, "sweep", "--prompts", share / "prompts.txt", "--out", out, "--model", share / "model"),
+            *("diffaudio", "sweep", "--prompts", share / "prompts.txt", "--out", out, "--model", share / "model"),
             *GRID,
         ],
         ("**/*.wav",),
@@ -88,12 +89,13 @@ def unmount(folder: Path) -> None:
 
 
 @pytest.fixture
-def place(tmp_path) -> Iterator[Path]:
-    """A folder with `share`, whose content lies in `content`, and `disk`, which is small."""
-    for name in ("share", "disk", "content"):
+def place(tmp_path, content) -> Iterator[Path]:
+    """A folder with `share`, where `content` is mounted, and `disk`, which is small."""
+    for name in ("share", "disk"):
         (tmp_path / name).mkdir()
+    (tmp_path / "content").symlink_to(content)
     try:
-        mount("--bind", tmp_path / "content", tmp_path / "share")
+        mount("--bind", content, tmp_path / "share")
         mount("-t", "tmpfs", "-o", f"size={DISK_MB}m", "tmpfs", tmp_path / "disk")
     except (OSError, subprocess.CalledProcessError):
         unmount(tmp_path / "share")
@@ -123,25 +125,37 @@ def gone(place: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        mount("--bind", place / "content", place / "share")
+        mount("--bind", (place / "content").resolve(), place / "share")
 
 
-def make_content(content: Path) -> None:
+@pytest.fixture(scope="module")
+def content(tmp_path_factory) -> Path:
+    """videos/, clips/ and encoded/ made of them, model/ and prompts.txt"""
+    content = tmp_path_factory.mktemp("content")
     (content / "videos").mkdir()
     for index in range(NUM_FILES):
         sound, pictures = noise(6, 8000, seed=index), numbered_pictures(6, first=100)
         write_media(content / "videos" / f"{index:02d}.mkv", sound=sound, pictures=pictures)
     write_tiny_model(content / "model")
-    (content / "prompts.txt").write_text("\n".join(f"rain {index}|rain-{index}" for index in range(24)))
-    run_to_its_end([*DIFFAUDIO, "prepare", content / "videos", "-o", content / "clips", *SMALL], content.parent / "log")
-    encode = [*DIFFAUDIO, "encode", content / "clips", "-o", content / "encoded", "--model", content / "model"]
+    (content / "prompts.txt").write_text("\n".join(f"rain {index}|rain-{index}" for index in range(NUM_PROMPTS)))
+    run_to_its_end(
+        ["diffaudio", "prepare", content / "videos", "-o", content / "clips", *SMALL], content.parent / "log"
+    )
+    encode = ["diffaudio", "encode", content / "clips", "-o", content / "encoded", "--model", content / "model"]
     run_to_its_end(encode, content.parent / "log")
+    return content
+
+
+def wait(process: Any) -> int | None:
+    """The exit status; None where it takes too long."""
+    process.join(TIMEOUT_S)
+    return process.exitcode
 
 
 def run_to_its_end(command: list[str | Path], log: Path) -> float:
     """Seconds that it took; it has to end well."""
     began = time.monotonic()
-    assert start(command, log).wait(timeout=TIMEOUT_S) == 0, log.read_text()[-5000:]
+    assert wait(start_preloaded(command, log)) == 0, log.read_text()[-5000:]
     return time.monotonic() - began
 
 
@@ -151,15 +165,15 @@ def compared(out: Path, command: Command) -> dict[str, bytes]:
     return {name: path.read_bytes() for name, path in found.items()}
 
 
-def disturb(command: Command, place: Path, out: Path, failure, after_s: float, log: Path) -> int:
+def disturb(command: Command, place: Path, out: Path, failure, after_s: float, log: Path) -> int | None:
     """The status of a run in which a failure happens after some time, and lasts until it has ended."""
     log.write_bytes(b"")
-    process = start(command.arguments(place / "share", out), log)
+    process = start_preloaded(command.arguments(place / "share", out), log)
     deadline = time.monotonic() + after_s
-    while process.poll() is None and time.monotonic() < deadline:
+    while process.is_alive() and time.monotonic() < deadline:
         time.sleep(0.01)
     with failure(place):
-        status = process.wait(timeout=TIMEOUT_S)
+        status = wait(process)
     return status
 
 
@@ -168,10 +182,9 @@ def disturb(command: Command, place: Path, out: Path, failure, after_s: float, l
 @pytest.mark.parametrize("name", COMMANDS)
 def test_after_a_failure_of_the_place_running_again_gives_the_undisturbed_result(place, name, failure):
     rng, log, command = random.Random(f"{SEED} {name} {failure.__name__}"), place / "log", KNOWN[name]
-    make_content(place / "content")
     took_s = run_to_its_end(command.arguments(place / "share", place / "undisturbed"), log)
     wanted = compared(place / "undisturbed", command)
-    statuses: list[int] = []
+    statuses: list[int | None] = []
     for index in range(TIMES):
         out, after_s = place / "disk" / f"out-{index}", rng.uniform(0, took_s)
         status = disturb(command, place, out, failure, after_s, log)

@@ -1,5 +1,8 @@
+import dataclasses
 import io
 import json
+import os
+import signal
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,6 +19,8 @@ from tiny_model import sentence_encoder, write_tiny_clip
 
 from diffaudio.errors import UserError
 from diffaudio.models.clip import Clip
+from diffaudio.training.clip.captioned import build_captioned
+from diffaudio.training.clip.captioned_images import load_photographs
 from diffaudio.training.resume import latest_state
 
 COLOURS = {"a dog": (200, 30, 30), "rain": (30, 30, 200), "the roof": (30, 200, 30), "barking": (220, 220, 40)}
@@ -44,13 +49,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def train(script: ModuleType, folder: Path, out: Path, steps: int, **more: Any) -> Path:
-    """Run the script in this process; the model's folder."""
+    """Run the script in this process; the model's folder. `more` may hold settings of the section `train`."""
     settings: dict[str, Any] = {
         "images": folder / "images", "text_model": folder / "text", "vocabulary_texts": [folder / "texts.txt"],
         "vocabulary_size": 150, "image_size": 16, "crop_size": 16, "image_model": "test_resnet", "batch_size": 4,
-        "warmup_steps": 2, "learning_rate": 3e-3, "log_every": 1, "precision": "no",
-    }  # fmt: skip
-    script.main(script.Config(out=out, steps=steps, **settings | more))
+        "warmup_steps": 2, "lr": 3e-3, "log_every": 1, "precision": "no", "steps": steps, "threads": 1,
+    } | more  # fmt: skip
+    of_training = {field.name for field in dataclasses.fields(script.TrainSettings)}
+    section = script.TrainSettings(**{name: settings.pop(name) for name in of_training & settings.keys()})
+    script.main(script.Config(out=out, train=section, **settings))
     return out / "model"
 
 
@@ -70,7 +77,7 @@ def test_the_image_tower_learns_the_captions_and_the_text_tower_stays(script: Mo
 
 
 def test_a_resumed_run_equals_an_uninterrupted_one(script: ModuleType, folder: Path, tmp_path: Path):
-    constant = {"learning_rate": 1e-3, "warmup_steps": 1000}  # the cosine ends at the last step, wherever that is
+    constant = {"lr": 1e-3, "warmup_steps": 1000}  # the cosine ends at the last step, wherever that is
     train(script, folder, tmp_path / "parts", 2, **constant)
     models = [train(script, folder, tmp_path / out, 4, **constant) for out in ("whole", "parts")]
     whole, parts = (load_file(model / "open_clip_model.safetensors") for model in models)
@@ -116,9 +123,7 @@ def test_only_the_projection_is_trained_in_the_first_phase(
 def test_frozen_parts_and_batch_statistics_of_a_pretrained_tower_stay(
     script: ModuleType, folder: Path, classifier: Path, tmp_path: Path
 ):
-    model = train(
-        script, folder, tmp_path, 3, image_weights=str(classifier), frozen_parts=("conv1", "bn1"), learning_rate=0.1
-    )
+    model = train(script, folder, tmp_path, 3, image_weights=str(classifier), frozen_parts=("conv1", "bn1"), lr=0.1)
     before, after = (load_file(f / "open_clip_model.safetensors") for f in (tmp_path / "initial", model))
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert any(name.startswith("visual.trunk.layer4") for name in changed)
@@ -126,35 +131,68 @@ def test_frozen_parts_and_batch_statistics_of_a_pretrained_tower_stay(
     assert not any("running" in name for name in changed)
 
 
-def test_a_run_stopped_after_the_first_phase_goes_on_as_if_it_had_not_been(
-    script: ModuleType, folder: Path, classifier: Path, tmp_path: Path
+@pytest.mark.parametrize("stopped_at", [2, 4])
+def test_a_run_stopped_by_ctrl_c_in_either_phase_goes_on_as_if_it_had_not_been(
+    script: ModuleType, folder: Path, classifier: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stopped_at: int
 ):
-    settings: dict[str, Any] = {"image_weights": str(classifier), "projection_steps": 2, "distillation_weight": 0.5}
-    whole = train(script, folder, tmp_path / "whole", 3, save_every=1, **settings)
-    real, steps = script.caption_loss, 0
+    settings: dict[str, Any] = {"image_weights": str(classifier), "projection_steps": 3, "distillation_weight": 0.5}
+    whole = train(script, folder, tmp_path / "whole", 3, **settings)
+    real, steps = script.Captioned.losses, 0
 
-    def stop(*arguments: Any) -> torch.Tensor:
+    def interrupted(*arguments: Any) -> Any:
         nonlocal steps
         steps += 1
-        if steps == 4:  # the second step of the second phase
-            raise KeyboardInterrupt
+        if steps == stopped_at:
+            os.kill(os.getpid(), signal.SIGINT)
         return real(*arguments)
 
-    script.caption_loss = stop
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            train(script, folder, tmp_path / "parts", 3, save_every=1, **settings)
-    finally:
-        script.caption_loss = real
-    assert latest_state(tmp_path / "parts" / "state") == tmp_path / "parts" / "state" / "step_00000003"
-    parts = train(script, folder, tmp_path / "parts", 3, save_every=1, **settings)
+    monkeypatch.setattr(script.Captioned, "losses", interrupted)
+    with pytest.raises(KeyboardInterrupt, match=f"step {stopped_at} is saved; the same command goes on from there"):
+        train(script, folder, tmp_path / "parts", 3, **settings)
+    monkeypatch.undo()
+    assert latest_state(tmp_path / "parts" / "state") == tmp_path / "parts" / "state" / f"step_0000000{stopped_at}"
+    assert (tmp_path / "parts" / "model" / "open_clip_config.json").is_file()
+    parts = train(script, folder, tmp_path / "parts", 3, **settings)
     one, other = (load_file(model / "open_clip_model.safetensors") for model in (whole, parts))
     assert all(torch.equal(one[key], other[key]) for key in one)
+    assert metrics(tmp_path / "parts") == metrics(tmp_path / "whole")
+    measured = [json.loads((tmp_path / run / "measures.json").read_text()) for run in ("parts", "whole")]
+    assert measured[0] == measured[1] and measured[0].keys() == {"projection", "tower"}
+
+
+def metrics(run: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_training_reports_device_data_progress_and_where_the_model_is(
+    script: ModuleType, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    train(script, folder, tmp_path / "run", 2)
+    said = capsys.readouterr().err
+    for line in (
+        "device: cpu (1 threads), float32",
+        "data: 12 pictures, 0 held out; batches of 4",
+        f"done: the model is in {tmp_path / 'run/model'}",
+    ):
+        assert f"{line}\n" in said
+    assert "step/s" in said and "loss=" in said
+
+
+def test_a_crop_depends_on_its_place_in_the_batch_and_not_on_the_process(script: ModuleType, folder: Path):
+    clip = Clip.from_pretrained(folder / "clip")
+    data = build_captioned(load_photographs(folder / "images"), clip, ["{}"], sounding_weight=1.0)
+    settings, chosen = script.TrainSettings(crop_size=8, seed=3), torch.tensor([0, 3, 3, 7])
+    whole = data.crops(chosen, settings, 5, 0)
+    assert torch.equal(
+        whole, torch.cat([data.crops(chosen[:2], settings, 5, 0), data.crops(chosen[2:], settings, 5, 2)])
+    )
+    assert not torch.equal(whole[1], whole[2])  # the same picture at two places
+    assert not torch.equal(whole, data.crops(chosen, settings, 6, 0))
 
 
 def test_changed_settings_are_refused_when_a_run_goes_on(script: ModuleType, folder: Path, tmp_path: Path):
     train(script, folder, tmp_path / "run", 2)
-    with pytest.raises(ValueError, match=r"run: the run was begun with sounding_weight 4\.0, not 9\.0"):
+    with pytest.raises(ValueError, match=r"run: the run was begun with train.sounding_weight 4\.0, not 9\.0"):
         train(script, folder, tmp_path / "run", 3, sounding_weight=9.0)
 
 
@@ -190,10 +228,10 @@ def mixed_sources(folder: Path, target: Path) -> Path:
         ({"start_from": Path("gone")}, r"start_from: gone is not a CLIP folder, open_clip_config.json is missing"),
         ({"image_weights": "gone.safetensors"}, r"image_weights: gone.safetensors is missing; give a safetensors file"),
         ({"image_model": "resnet_9000"}, r"image_model 'resnet_9000' is not a model of timm's"),
-        ({"distillation_weight": 0.5}, r"distillation_weight needs a pretrained classifier"),
-        ({"class_sounds": Path("sounds.yaml")}, r"class_sounds has no effect where distillation_weight is 0"),
-        ({"projection_steps": 3}, r"projection_steps would train on the features of a random tower"),
-        ({"frozen_parts": ("stem",)}, r"frozen_parts: 'stem' is not a part of test_resnet; its parts: conv1"),
+        ({"distillation_weight": 0.5}, r"train.distillation_weight needs a pretrained classifier"),
+        ({"class_sounds": Path("sounds.yaml")}, r"class_sounds has no effect where train.distillation_weight is 0"),
+        ({"projection_steps": 3}, r"train.projection_steps would train on a random tower's features"),
+        ({"frozen_parts": ("stem",)}, r"train.frozen_parts: 'stem' is not a part of the image model; its parts: conv1"),
         ({"vocabulary_texts": [Path("gone.txt")]}, r"vocabulary_texts: gone.txt cannot be read"),
         ({"kinds": Path("gone.yaml")}, r"kinds: gone.yaml cannot be read"),
     ],

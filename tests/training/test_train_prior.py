@@ -1,5 +1,8 @@
+import dataclasses
 import io
 import json
+import os
+import signal
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -43,12 +46,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def train(script: ModuleType, folder: Path, out: Path, steps: int, **more: Any) -> Path:
-    """Run the script in this process; the bridge's folder."""
+    """Run the script in this process; the bridge's folder. `more` may hold settings of the section `train`."""
     settings: dict[str, Any] = {
         "clip": str(folder / "clip"), "images": folder / "images", "num_layers": 1, "num_attention_heads": 2,
-        "attention_head_dim": 8, "batch_size": 16, "warmup_steps": 2, "learning_rate": 3e-3, "log_every": 1,
-    }  # fmt: skip
-    script.main(script.Config(out=out, steps=steps, **settings | more))
+        "threads": 1, "attention_head_dim": 8, "batch_size": 16, "warmup_steps": 2, "lr": 3e-3, "log_every": 1,
+        "steps": steps,
+    } | more  # fmt: skip
+    of_training = {field.name for field in dataclasses.fields(script.TrainSettings)}
+    section = script.TrainSettings(**{name: settings.pop(name) for name in of_training & settings.keys()})
+    script.main(script.Config(out=out, train=section, **settings))
     return out / "model"
 
 
@@ -69,6 +75,35 @@ def test_a_resumed_run_equals_an_uninterrupted_one(script: ModuleType, folder: P
     models = [train(script, folder, tmp_path / out, 4, **constant) for out in ("whole", "parts")]
     whole, parts = (load_file(model / "diffusion_pytorch_model.safetensors") for model in models)
     assert all(torch.equal(whole[key], parts[key]) for key in whole)
+
+
+def test_ctrl_c_finishes_the_step_saves_it_and_says_so(
+    script: ModuleType,
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    whole = train(script, folder, tmp_path / "whole", 4)
+    said = capsys.readouterr().err
+    assert "device: cpu (1 threads), float32\n" in said and "data: 2 image embeddings; batches of 16\n" in said
+    assert "step/s" in said and f"done: the model is in {whole}\n" in said
+    real, calls = script.prior_loss, 0
+
+    def interrupted(*arguments: Any, **more: Any) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return real(*arguments, **more)
+
+    monkeypatch.setattr(script, "prior_loss", interrupted)
+    with pytest.raises(KeyboardInterrupt, match="step 2 is saved; the same command goes on from there"):
+        train(script, folder, tmp_path / "parts", 4)
+    monkeypatch.undo()
+    parts = train(script, folder, tmp_path / "parts", 4)
+    one, other = (load_file(model / "diffusion_pytorch_model.safetensors") for model in (whole, parts))
+    assert all(torch.equal(one[key], other[key]) for key in one)
 
 
 def test_a_made_up_text_is_the_picture_moved_to_where_texts_lie():

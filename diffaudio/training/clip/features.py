@@ -13,13 +13,13 @@ from diffaudio.atomic_io import atomic_file
 from diffaudio.seeding import seeded_generator
 from diffaudio.training.clip.captioned_images import Photograph, draw_crops
 
-__all__ = ["CropSettings", "stored_features"]
+__all__ = ["FeatureSettings", "stored_features"]
 
 BATCH = 64
 
 
-class CropSettings(Protocol):
-    """What of a training's settings decides about the crops."""
+class FeatureSettings(Protocol):
+    """The training settings that determine the features."""
 
     crop_size: int
     min_crop: float
@@ -31,7 +31,7 @@ class CropSettings(Protocol):
 def stored_features(
     trunk: nn.Module,
     photographs: Sequence[Photograph],
-    settings: CropSettings,
+    settings: FeatureSettings,
     normalisation: tuple[Tensor, Tensor],
     folder: Path,
     accelerator: Any,
