@@ -40,13 +40,13 @@ from diffaudio.distributed import PATIENCE, StopRequest, join_processes, run_scr
 from diffaudio.errors import UserError
 from diffaudio.models.clip import Clip
 from diffaudio.seeding import seeded_generator
-from diffaudio.training.clip.captioned import Captioned, build_captioned, encode_texts
 from diffaudio.training.clip.captioned_images import hold_out, load_photographs
 from diffaudio.training.clip.features import stored_features
 from diffaudio.training.clip.initial_model import save_model, write_initial_folder
 from diffaudio.training.clip.measures import HeldOut
 from diffaudio.training.clip.objective import Teacher
 from diffaudio.training.clip.tower import ImageTower
+from diffaudio.training.clip.training_set import TrainingSet, build_training_set, encode_texts
 from diffaudio.training.divergence import DivergenceGuard
 from diffaudio.training.learning_rate import learning_rate, set_learning_rate
 from diffaudio.training.metrics_log import MetricsLog
@@ -276,7 +276,7 @@ def train(config: Config, accelerator: Accelerator) -> None:
     progress.finish()
 
 
-def load_data(config: Config, clip: Clip, accelerator: Accelerator) -> tuple[Captioned, HeldOut]:
+def load_data(config: Config, clip: Clip, accelerator: Accelerator) -> tuple[TrainingSet, HeldOut]:
     """The pictures to train on, and those held out to measure with."""
     settings, texts = config.train, partial(encode_texts, clip)
     photographs = load_photographs(config.images)
@@ -290,7 +290,7 @@ def load_data(config: Config, clip: Clip, accelerator: Accelerator) -> tuple[Cap
         )
     )
     measured = HeldOut.build(held_out, general, config.kinds, config.paraphrases, config.templates, texts)
-    data = build_captioned(training, clip, config.templates, sounding_weight=settings.sounding_weight)
+    data = build_training_set(training, clip, config.templates, sounding_weight=settings.sounding_weight)
     if settings.distillation_weight:
         weights = str(config.image_weights)
         data.teacher = Teacher.build(config.image_model, weights, config.class_sounds, texts).to(accelerator.device)
@@ -299,7 +299,7 @@ def load_data(config: Config, clip: Clip, accelerator: Accelerator) -> tuple[Cap
 
 def train_projection(
     steps: Iterator[int], tower: ImageTower, optimizer: torch.optim.Optimizer, settings: TrainSettings,
-    features: Tensor, data: Captioned, guard: DivergenceGuard, finish_step: FinishStep,
+    features: Tensor, data: TrainingSet, guard: DivergenceGuard, finish_step: FinishStep,
 ) -> None:  # fmt: skip
     """The first phase, the same on every process.
 
@@ -331,7 +331,7 @@ def train_projection(
 
 def train_tower(
     steps: Iterator[int], tower: ImageTower, optimizer: torch.optim.Optimizer, settings: TrainSettings,
-    data: Captioned, accelerator: Accelerator, guard: DivergenceGuard, finish_step: FinishStep,
+    data: TrainingSet, accelerator: Accelerator, guard: DivergenceGuard, finish_step: FinishStep,
 ) -> None:  # fmt: skip
     """The second phase."""
     network, optimizer = accelerator.prepare(tower, optimizer)

@@ -19,8 +19,8 @@ from tiny_model import sentence_encoder, write_tiny_clip
 
 from diffaudio.errors import UserError
 from diffaudio.models.clip import Clip
-from diffaudio.training.clip.captioned import build_captioned
 from diffaudio.training.clip.captioned_images import load_photographs
+from diffaudio.training.clip.training_set import build_training_set
 from diffaudio.training.resume import latest_state
 
 COLOURS = {"a dog": (200, 30, 30), "rain": (30, 30, 200), "the roof": (30, 200, 30), "barking": (220, 220, 40)}
@@ -137,7 +137,7 @@ def test_a_run_stopped_by_ctrl_c_in_either_phase_goes_on_as_if_it_had_not_been(
 ):
     settings: dict[str, Any] = {"image_weights": str(classifier), "projection_steps": 3, "distillation_weight": 0.5}
     whole = train(script, folder, tmp_path / "whole", 3, **settings)
-    real, steps = script.Captioned.losses, 0
+    real, steps = script.TrainingSet.losses, 0
 
     def interrupted(*arguments: Any) -> Any:
         nonlocal steps
@@ -146,7 +146,7 @@ def test_a_run_stopped_by_ctrl_c_in_either_phase_goes_on_as_if_it_had_not_been(
             os.kill(os.getpid(), signal.SIGINT)
         return real(*arguments)
 
-    monkeypatch.setattr(script.Captioned, "losses", interrupted)
+    monkeypatch.setattr(script.TrainingSet, "losses", interrupted)
     with pytest.raises(KeyboardInterrupt, match=f"step {stopped_at} is saved; the same command goes on from there"):
         train(script, folder, tmp_path / "parts", 3, **settings)
     monkeypatch.undo()
@@ -180,7 +180,7 @@ def test_training_reports_device_data_progress_and_where_the_model_is(
 
 def test_a_crop_depends_on_its_place_in_the_batch_and_not_on_the_process(script: ModuleType, folder: Path):
     clip = Clip.from_pretrained(folder / "clip")
-    data = build_captioned(load_photographs(folder / "images"), clip, ["{}"], sounding_weight=1.0)
+    data = build_training_set(load_photographs(folder / "images"), clip, ["{}"], sounding_weight=1.0)
     settings, chosen = script.TrainSettings(crop_size=8, seed=3), torch.tensor([0, 3, 3, 7])
     whole = data.crops(chosen, settings, 5, 0)
     assert torch.equal(

@@ -12,7 +12,7 @@ from diffaudio.seeding import seeded_generator
 from diffaudio.training.clip.captioned_images import Photograph, draw_crops, sampling_weights
 from diffaudio.training.clip.objective import CaptionBank, Teacher, caption_loss, distillation_loss
 
-__all__ = ["Captioned", "build_captioned", "encode_texts"]
+__all__ = ["TrainingSet", "build_training_set", "encode_texts"]
 
 TEXTS_AT_ONCE = 64
 
@@ -26,7 +26,7 @@ class CropSettings(Protocol):
 
 
 @dataclass
-class Captioned:
+class TrainingSet:
     """Pictures with captions.
 
     Attributes:
@@ -90,14 +90,14 @@ class Captioned:
         return values
 
 
-def build_captioned(
+def build_training_set(
     photographs: Sequence[Photograph], clip: Clip, templates: Sequence[str], *, sounding_weight: float
-) -> Captioned:
+) -> TrainingSet:
     """Encode the captions in all templates; see `sampling_weights` for `sounding_weight`."""
     distinct = sorted({photograph.captions for photograph in photographs})
     number = {captions: index for index, captions in enumerate(distinct)}
     mean, std = (torch.tensor(clip.model.visual.preprocess_cfg[name]).view(3, 1, 1) for name in ("mean", "std"))
-    return Captioned(
+    return TrainingSet(
         photographs=photographs,
         caption_set=torch.tensor([number[photograph.captions] for photograph in photographs]),
         weights=sampling_weights([photograph.captions for photograph in photographs], sounding_weight),
