@@ -9,17 +9,11 @@ import errno
 import glob
 import os
 import shutil
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-try:
-    import fcntl
-except ImportError:  # no such locks on Windows
-    fcntl = None
-
-__all__ = ["atomic_file", "atomic_folder", "locked", "scratch_file"]
+__all__ = ["atomic_file", "atomic_folder", "scratch_file"]
 
 
 @contextmanager
@@ -76,40 +70,6 @@ def scratch_file(target: Path) -> Iterator[Path]:
         yield temporary
     finally:
         temporary.unlink(missing_ok=True)
-
-
-@contextmanager
-def locked(path: Path, patience_s: float) -> Iterator[bool]:
-    """Hold a lock while the block runs; it is released as soon as this process ends, however it ends.
-
-    Args:
-        path: the lock file, which exists only while the lock is held.
-        patience_s: how long to wait for another process that holds it.
-
-    Yields:
-        Whether the lock was acquired. On file systems without locks, always True.
-    """
-    until = time.monotonic() + patience_s
-    with path.open("w") as file:
-        while not (free := _lock(file.fileno())) and time.monotonic() < until:
-            time.sleep(0.1)
-        try:
-            yield free
-        finally:
-            if free:
-                path.unlink(missing_ok=True)
-
-
-def _lock(file: int) -> bool:
-    if fcntl is None:
-        return True
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:  # a file system without locks
-        return True
-    return True
 
 
 def _flush_tree(folder: Path) -> None:

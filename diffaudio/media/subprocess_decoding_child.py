@@ -18,6 +18,7 @@ from PIL import Image
 from diffaudio.media import images
 from diffaudio.media.audio_decoder import decode_chunks
 from diffaudio.media.container import MediaError
+from diffaudio.media.memory_limit import is_machine_short_of_memory, limit_memory
 
 __all__ = ["OPERATIONS", "serve"]
 
@@ -57,7 +58,7 @@ def serve() -> None:
     os.dup2(2, 1)  # what a library prints is no reply
     start = json.loads(sys.stdin.buffer.readline())
     threading.Thread(target=_end_with, args=(start["parent"],), daemon=True).start()
-    _limit_memory(start["max_memory_mb"])
+    limit_memory(start["max_memory_mb"])
     Image.MAX_IMAGE_PIXELS = None  # `images` looks at the size itself
     gc.freeze()
     for line in sys.stdin.buffer:
@@ -73,6 +74,8 @@ def _answer(replies: Any, operation: str, path: Path, arguments: dict[str, Any])
     except MediaError as error:
         return {"kind": "media_error", "message": str(error)}
     except MemoryError:
+        if is_machine_short_of_memory():
+            return {"kind": "os_error", "errno": errno.ENOMEM, "message": os.strerror(errno.ENOMEM)}
         return {"kind": "memory_error"}
     except BrokenPipeError:
         os._exit(0)  # the parent is gone
@@ -101,11 +104,3 @@ def _end_with(parent: int) -> None:
     while os.name == "nt" or os.getppid() == parent:
         time.sleep(2.0)
     os._exit(1)
-
-
-def _limit_memory(max_memory_mb: int) -> None:
-    """Let allocations fail beyond the bound. Linux counts all private memory as data; others need not."""
-    if sys.platform == "linux":
-        import resource
-
-        resource.setrlimit(resource.RLIMIT_DATA, (max_memory_mb << 20, max_memory_mb << 20))

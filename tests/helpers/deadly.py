@@ -1,8 +1,10 @@
 """Paths that do something to the worker process which opens them, in the place of files that do it to a decoder."""
 
 import os
+import resource
 import signal
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 
@@ -63,4 +65,14 @@ class Full(_Path):
                 raise OSError(28, "Error writing bytes to file. Detail: [errno 28] No space left on device")
 
         fragments.pa = SimpleNamespace(RecordBatch=Batch)
+        return self[:]
+
+
+class Starved(_Path):
+    """The machine refuses its worker more than some 60 MB, although the worker may have more."""
+
+    def __str__(self) -> str:
+        lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines() if ":" in line)
+        limit = (int(lines["VmSize"].split()[0]) << 10) + (60 << 20)
+        resource.setrlimit(resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
         return self[:]

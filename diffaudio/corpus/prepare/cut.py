@@ -25,10 +25,12 @@ from diffaudio.corpus.prepare.fragments import CutReport
 from diffaudio.corpus.prepare.quality_filters import DropReason
 from diffaudio.corpus.prepare.segments import ClipPlan, ClipWindow
 from diffaudio.corpus.prepare.settings import PrepareSettings
+from diffaudio.corpus.prepare.source_guard import SourceUnavailableError
 from diffaudio.corpus.prepare.sources import Media
 from diffaudio.media.audio_decoder import AudioTrack
 from diffaudio.media.audio_numpy import encode_flac, mix_channels, resample
 from diffaudio.media.container import PREROLL_S, SEEK_S, MediaError, OpenMedia, open_media
+from diffaudio.media.memory_limit import is_machine_short_of_memory
 from diffaudio.media.video_decoder import Take, VideoTrack
 from diffaudio.media.video_frames import read_frames
 
@@ -40,6 +42,9 @@ MAX_OPEN = 64  # clips begun and not finished, before frames are fetched in a pa
 TOLERANCE_S = 0.25  # between the length of a clip and what the header says, before its frames are fetched again
 MIN_LOST_S = 1.0  # of audio at times that have other audio, before it is recorded
 PACKETS_PER_SIGN = 500  # after which `alive` is called
+SHORT_OF_MEMORY = (
+    "the machine refuses memory that a worker may have; free some, or use fewer workers or a lower --max-memory-mb"
+)
 
 
 @dataclass
@@ -82,6 +87,9 @@ def cut_clips(
         media: a local file.
         report: filled while rows are taken.
         alive: called every now and then while the file is read.
+
+    Raises:
+        SourceUnavailableError: the machine is short of memory.
     """
 
     def drop(drop_reason: DropReason, duration_s: float | None = None) -> None:
@@ -95,7 +103,9 @@ def cut_clips(
                 drop(drop_reason, opened.info.duration_s)
             else:
                 yield from _Cutter(media, settings, report, opened).rows(alive)
-    except MemoryError:
+    except MemoryError as error:
+        if is_machine_short_of_memory():
+            raise SourceUnavailableError(SHORT_OF_MEMORY) from error
         drop(("out_of_memory", "more memory than a worker may have"))
     except Exception as error:  # decoders fail in ways that nobody lists, and one file must not end the run
         report.read_to = 0

@@ -86,10 +86,11 @@ def start_worker(parent: int, settings: bytes, limits: WorkerLimits) -> None:
     import pyarrow as pa
 
     from diffaudio.corpus.prepare import cut, source_guard  # noqa: F401  (before memory is limited)
+    from diffaudio.media.memory_limit import limit_memory
 
     pa.set_cpu_count(1)
     _settings, _limits = pickle.loads(settings), limits
-    _limit_memory(limits.max_memory_mb)
+    limit_memory(limits.max_memory_mb)
     _reuse_memory()
     gc.freeze()  # what is imported stays
 
@@ -231,14 +232,6 @@ def _end_with(parent: int) -> None:
         ctypes.CDLL(None).prctl(set_death_signal, signal.SIGKILL)
         if os.getppid() != parent:
             os._exit(1)
-
-
-def _limit_memory(max_memory_mb: int) -> None:
-    """Let allocations fail beyond the bound. Linux counts all private memory as data; others need not."""
-    if sys.platform == "linux":
-        import resource
-
-        resource.setrlimit(resource.RLIMIT_DATA, (max_memory_mb << 20, max_memory_mb << 20))
 
 
 def _reuse_memory() -> None:

@@ -94,6 +94,16 @@ def test_nothing_is_recorded_of_a_file_that_the_place_failed_and_not_the_file(cu
     assert all(rows == dropped == [] for _, rows, dropped, why in cut[1] if why)
 
 
+def test_memory_that_the_machine_refuses_is_no_failure_of_the_file(tmp_path):
+    huge = write_huge_picture(tmp_path / "huge.mkv")
+    media = [Media("starved", deadly.Starved(huge))]
+    ((_, rows, dropped, why),) = cut_all(media, tmp_path / "work")
+    assert rows == dropped == []
+    assert why and why.startswith("the machine refuses memory that a worker may have; free some, or use fewer workers")
+    ((_, rows, dropped, why),) = cut_all([Media("huge", str(huge))], tmp_path / "work")
+    assert why is None and "out_of_memory" not in {row["reason"] for row in dropped}
+
+
 def test_rows_do_not_depend_on_which_worker_makes_them(cut, files, tmp_path):
     here = cut_all([Media(path.name, str(path)) for path in files], tmp_path / "work")
     there = [found for found in cut[1] if found[0].path in {str(path) for path in files}]
