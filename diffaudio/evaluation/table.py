@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from diffaudio.evaluation.report import Metric
-from diffaudio.metrics.confidence import Interval, bootstrap_mean, half_samples, jackknife, wilson
+from diffaudio.metrics.confidence import Interval, bootstrap_mean, jackknife, wilson
 
 __all__ = ["Table"]
 
@@ -80,30 +80,29 @@ class Table:
     def add_extrapolated(
         self,
         name: str,
-        statistic: Callable[[Tensor, int], float],
+        statistic: Callable[[Tensor], float],
+        cheaper: Callable[[Tensor], float],
         n: int,
         reference_n: int | None = None,
         *,
-        sizes: tuple[int, int],
         min_sounds: int,
     ) -> None:
-        """A number extrapolated from random subsets, with an interval by half-samples.
+        """A number extrapolated from random subsets, with the jackknife's interval of a cheaper form laid around it.
 
         Args:
-            statistic: gives it for some of the n sounds, by their indices and how many subset sizes to use.
-            sizes: how many for the value, and how many for each half-sample.
+            statistic: gives it for all of the n sounds, by their indices (int64).
+            cheaper: the same from fewer subsets, for some of them.
         """
         if self._has_too_few(name, n, min_sounds):
             return
-        value = statistic(torch.arange(n), sizes[0])
-        interval = half_samples(
-            lambda sounds: statistic(sounds, sizes[1]),
-            value,
-            n,
-            generator=self.generator(name),
-            resamples=self.resamples,
-            min_sounds=min_sounds,
+        everything = torch.arange(n)
+        value, centre = statistic(everything), cheaper(everything)
+        interval = jackknife(
+            cheaper, centre, n, generator=self.generator(name), min_sounds=min_sounds, pairs_matter=True
         )
+        if interval is not None:
+            low, high = interval.low + value - centre, interval.high + value - centre
+            interval = Interval(low, high, interval.method)
         self._add(name, value, interval, n, reference_n)
 
     def add_value(self, name: str, value: float, n: int) -> None:

@@ -11,8 +11,8 @@ distance of 25 sounds. `sample/EVALUATION.md` has the simulated coverage of each
   Its variance is too large where pairs of sounds matter, as they do in a distance that is close to 0; their second
   differences (eq. 4.3) take that off again. Sampling with replacement would not do: neighbours, kernels and
   covariances count a sound that comes twice as likeness.
-- Extrapolated distance: half-samples (Shao & Wu 1989, Annals of Statistics 17(3)), since leaving few sounds out
-  changes an extrapolation by less than its own random subsets do.
+- Extrapolated distance: the jackknife as well, with subsets that the replicates have in common (see
+  `frechet.frechet_infinity_of_subsets`): other random subsets would move it by more than the sounds left out do.
 """
 
 import math
@@ -23,7 +23,7 @@ import torch
 from scipy.stats import norm, t
 from torch import Tensor
 
-__all__ = ["CONFIDENCE", "Interval", "bootstrap_mean", "half_samples", "jackknife", "wilson"]
+__all__ = ["CONFIDENCE", "Interval", "bootstrap_mean", "jackknife", "wilson"]
 
 CONFIDENCE = 0.95
 JACKKNIFE_GROUPS = 16  # 16 + 16 * 15 / 2 = 136 evaluations of the statistic
@@ -31,7 +31,7 @@ JACKKNIFE_GROUPS = 16  # 16 + 16 * 15 / 2 = 136 evaluations of the statistic
 
 @dataclass(frozen=True)
 class Interval:
-    """Both ends, and which of this module's methods found them: bootstrap, wilson, jackknife, half-samples."""
+    """Both ends, and which of this module's methods found them: bootstrap, wilson, jackknife."""
 
     low: float
     high: float
@@ -113,33 +113,6 @@ def jackknife(
     half_width = quantile * math.sqrt(variance)
     low, high = max(value - half_width, bounds[0]), min(value + half_width, bounds[1])
     return Interval(min(low, value), max(high, value), "jackknife")
-
-
-def half_samples(
-    statistic: Callable[[Tensor], float],
-    value: float,
-    n: int,
-    *,
-    generator: torch.Generator,
-    resamples: int,
-    min_sounds: int = 2,
-) -> Interval | None:
-    """Interval of a number of `n` sounds from its spread over halves drawn without replacement, laid around `value`.
-
-    Args:
-        statistic: the number for some of the sounds, given by their indices [n // 2] (int64).
-        value: the number for all of them.
-        min_sounds: how many sounds the statistic needs.
-
-    Returns:
-        None where half of the sounds are too few.
-    """
-    if n // 2 < min_sounds:
-        return None
-    halves = [torch.randperm(n, generator=generator)[: n // 2] for _ in range(resamples)]
-    numbers = torch.tensor([statistic(half) for half in halves], dtype=torch.float64)
-    low, high = _quantiles(numbers - numbers.mean() + value, n)
-    return Interval(min(low, value), max(high, value), "half-samples")
 
 
 def _quantiles(numbers: Tensor, n: int) -> tuple[float, float]:

@@ -26,6 +26,7 @@ __all__ = [
     "frechet_distance",
     "frechet_infinity",
     "frechet_infinity_as_fadtk",
+    "frechet_infinity_of_subsets",
     "frechet_of_subsets",
 ]
 
@@ -120,14 +121,36 @@ def frechet_infinity(
     Raises:
         ValueError: fewer than 8 sounds.
     """
-    if num_sounds < MIN_SOUNDS_TO_EXTRAPOLATE:
-        raise UserError(
-            f"{num_sounds} sounds are too few to extrapolate from; give at least {MIN_SOUNDS_TO_EXTRAPOLATE}"
-        )
-    counts = sorted({round(size) for size in torch.linspace(num_sounds // 2, num_sounds, sizes).tolist()})
-    distances = [distance(torch.randperm(num_sounds, generator=generator)[:count]) for count in counts]
-    slope_and_value = linregress([1 / count for count in counts], distances)
-    return float(slope_and_value.intercept)  # pyright: ignore[reportAttributeAccessIssue]
+    return frechet_infinity_of_subsets(distance, num_sounds, generator=generator, sizes=sizes)(torch.arange(num_sounds))
+
+
+def frechet_infinity_of_subsets(
+    distance: Callable[[Tensor], float], num_sounds: int, *, generator: torch.Generator, sizes: int = SIZES
+) -> Callable[[Tensor], float]:
+    """The function that extrapolates from some of the sounds [at least 8] (int64), for intervals.
+
+    All of them are put into one random order for each size, from which every subset takes its first members. So two
+    sets that differ by a few sounds differ by what these change, and not by other random subsets.
+
+    Args: see `frechet_infinity`.
+
+    Raises:
+        ValueError: fewer than 8 sounds.
+    """
+    orders = [torch.randperm(num_sounds, generator=generator) for _ in range(sizes)]
+
+    def extrapolated(sounds: Tensor) -> float:
+        n = len(sounds)
+        if n < MIN_SOUNDS_TO_EXTRAPOLATE:
+            raise UserError(f"{n} sounds are too few to extrapolate from; give at least {MIN_SOUNDS_TO_EXTRAPOLATE}")
+        chosen = torch.zeros(num_sounds, dtype=torch.bool)
+        chosen[sounds] = True
+        counts = sorted({round(size) for size in torch.linspace(n // 2, n, sizes).tolist()})
+        distances = [distance(order[chosen[order]][:count]) for count, order in zip(counts, orders, strict=False)]
+        slope_and_value = linregress([1 / count for count in counts], distances)
+        return float(slope_and_value.intercept)  # pyright: ignore[reportAttributeAccessIssue]
+
+    return extrapolated
 
 
 def frechet_infinity_as_fadtk(embeddings: Tensor, reference: Gaussian, *, generator: torch.Generator) -> float:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from diffaudio.metrics.confidence import bootstrap_mean, half_samples, jackknife, wilson
+from diffaudio.metrics.confidence import bootstrap_mean, jackknife, wilson
 
 
 def seeded(seed: int) -> torch.Generator:
@@ -84,20 +84,7 @@ def test_the_jackknife_leaves_out_groups_of_distinct_sounds_and_keeps_to_the_bou
     assert interval is not None and (interval.low, interval.high) == (19, 20)
 
 
-def test_half_samples_hold_each_sound_once():
-    drawn = []
-
-    def statistic(some):
-        drawn.append(some)
-        return float(some.double().mean())
-
-    interval = half_samples(statistic, 4.5, 10, generator=seeded(0), resamples=50)
-    assert all(len(set(some.tolist())) == 5 for some in drawn)
-    assert interval is not None and interval.low < 4.5 < interval.high
-
-
 def test_too_few_sounds_have_no_interval():
     assert bootstrap_mean(torch.ones(1), generator=seeded(0), resamples=20) is None
-    assert half_samples(lambda some: 1.0, 1.0, 11, generator=seeded(0), resamples=20, min_sounds=6) is None
     assert jackknife(lambda some: 1.0, 1.0, 7, generator=seeded(0), min_sounds=6) is None
     assert jackknife(lambda some: 1.0, 1.0, 2, generator=seeded(0)) is None

@@ -23,6 +23,7 @@ from diffaudio.metrics.frechet import (
     frechet_between,
     frechet_distance,
     frechet_infinity,
+    frechet_infinity_of_subsets,
     frechet_of_subsets,
 )
 from diffaudio.metrics.kernel import distance_from_kernels, fit_kernel, kernel_between, kernel_distance, median_distance
@@ -112,6 +113,21 @@ def test_extrapolation_keeps_a_distance_that_is_there():
     reference = fit_gaussian(normal(20_000, 16, 99))
     corrected = [extrapolated(normal(60, 16, s) + 0.5, reference) for s in range(20)]
     assert sum(corrected) / 20 == pytest.approx(4, abs=0.4)
+
+
+def test_sets_that_differ_by_one_sound_are_extrapolated_from_the_same_subsets():
+    seen: list[list[int]] = []
+
+    def distance(rows: Tensor) -> float:
+        seen.append(rows.tolist())
+        return 1.0
+
+    of = frechet_infinity_of_subsets(distance, 16, generator=generator(), sizes=5)
+    of(torch.arange(16))
+    of(torch.tensor([sound for sound in range(16) if sound != 3]))
+    assert [len(rows) for rows in seen] == [8, 10, 12, 14, 16, 7, 9, 11, 13, 15]
+    for every, without in zip(seen[:5], seen[5:], strict=True):
+        assert [sound for sound in every if sound != 3][: len(without)] == without
 
 
 def test_extrapolation_of_the_same_sounds_with_the_same_seed_is_the_same():
