@@ -59,6 +59,9 @@ LEGACY_TRANSFORMERS_KEYS = {
     "tf_legacy_loss", "tie_encoder_decoder", "tie_word_embeddings", "tokenizer_class", "top_k", "top_p", "torch_dtype",
     "torchscript", "transformers_version", "type_vocab_size", "typical_p", "use_bfloat16", "use_cache",
 }  # fmt: skip
+# Keys of a tokenizer_config.json that name its files, or are handed on to libraries that open files.
+TOKENIZER_FILE_KEYS = {"merges", "vocab"}
+TOKENIZER_FILE_ENDINGS = ("_file", "_files", "_kwargs", "_spm")
 DTYPES = (None, "float32", "float16", "bfloat16")
 
 
@@ -78,6 +81,7 @@ def load_open_clip(folder: Path) -> tuple[Any, Any, dict[str, Any]]:
     file = folder / "open_clip_config.json"
     content = read_json(file)
     check_folder(folder)
+    _refuse_adapter(folder)
     config, preprocessing = content.get("model_cfg"), content.get("preprocess_cfg") or {}
     if not isinstance(config, dict) or not isinstance(preprocessing, dict):
         raise UserError(f"{file}: model_cfg is missing, or preprocess_cfg holds no settings")
@@ -222,6 +226,7 @@ def load_library_network(network: Any, folder: Path, *, may_hold_more: bool = Fa
     """
     if not any(folder.glob("*.safetensors")):
         raise UserError(f"{folder}: has no weights as *.safetensors; pickles are not read, convert them first")
+    _refuse_adapter(folder)
     file = folder / "config.json"
     if network.__module__.startswith("transformers."):
         check_transformers_config(file, {network.config_class.model_type})
@@ -249,6 +254,13 @@ def load_library_network(network: Any, folder: Path, *, may_hold_more: bool = Fa
     return loaded.eval().requires_grad_(False).float()
 
 
+def _refuse_adapter(folder: Path) -> None:
+    """Refuse a folder that makes transformers read the weights of another place, where peft is installed."""
+    adapter = folder / "adapter_config.json"
+    if adapter.exists() or adapter.is_symlink():
+        raise UserError(f"{adapter}: is refused: it names another model to be read; merge the adapter into the weights")
+
+
 def check_tokenizer(folder: Path) -> None:
     """Check the files from which transformers' `AutoTokenizer` makes a tokenizer.
 
@@ -265,7 +277,8 @@ def check_tokenizer(folder: Path) -> None:
             continue
         refuse_remote_code(config, file)
         for key, value in config.items():
-            if key.endswith(("_file", "_files")) and key != "special_tokens_map_file" and value:
+            names_files = key in TOKENIZER_FILE_KEYS or key.endswith(TOKENIZER_FILE_ENDINGS)
+            if name == "tokenizer_config.json" and names_files and key != "special_tokens_map_file" and value:
                 raise UserError(f"{file}: {key} is refused: the tokenizer's files lie beside it, under their own names")
         kind = config.get("tokenizer_class")
         if kind is not None and not (isinstance(kind, str) and re.fullmatch(r"\w+", kind)):

@@ -112,7 +112,7 @@ def read_json(file: Path, *, may_be_infinite: bool = False) -> dict[str, Any]:
 
 
 def check_folder(folder: Path) -> None:
-    """Refuse a folder with symbolic links that lead out of it, and with what is neither file nor folder.
+    """Refuse a folder with symbolic links that lead out of it, and with what is neither file nor folder, at any depth.
 
     A snapshot of the Hugging Face hub's cache may link to the files of its own repository, which lie beside it.
 
@@ -124,12 +124,19 @@ def check_folder(folder: Path) -> None:
     for parent in (root, *root.parents):
         if parent.parent.name == "snapshots" and parent.parents[1].name.startswith("models--"):
             allowed.append(parent.parents[1] / "blobs")
-    for entry in folder.iterdir() if folder.is_dir() else ():
-        target = entry.resolve()
+    for entry in folder.rglob("*") if folder.is_dir() else ():
+        target = _resolve(entry)
         if not any(target.is_relative_to(place) for place in allowed):
             raise UserError(f"{entry}: leads out of the folder, to {target}; a model holds its own files")
         if not (target.is_file() or target.is_dir()):
             raise UserError(f"{entry}: is neither file nor folder")
+
+
+def _resolve(entry: Path) -> Path:
+    try:
+        return entry.resolve()
+    except (OSError, RuntimeError) as error:  # links that go round in a circle
+        raise UserError(f"{entry}: cannot be followed: {error}") from error
 
 
 def refuse_remote_code(config: Any, file: Path | str, above: str = "") -> None:
@@ -189,7 +196,9 @@ class Weights:
         """
         file, index = folder / f"{stem}.safetensors", folder / f"{stem}.safetensors.index.json"
         files = [file]
-        if not file.exists() and index.exists():
+        if file.exists() and index.exists():  # libraries differ in which they read
+            raise UserError(f"{index}: is refused beside {file.name}; weights are one file, or shards with an index")
+        if index.exists():
             shards = read_json(index).get("weight_map")
             if not isinstance(shards, dict) or not all(isinstance(shard, str) for shard in shards.values()):
                 raise UserError(f"{index}: is damaged, weight_map is no list of files")

@@ -151,6 +151,11 @@ ELSEWHERE = {"AutoTokenizer": ["owner/repo--code.Evil", None]}
         (TOKENIZER, "trust_remote_code", True, "trust_remote_code is refused"),
         (TOKENIZER, "tokenizer_file", "/etc/passwd", "tokenizer_file is refused"),
         (TOKENIZER, "vocab_file", "../../secret.txt", "vocab_file is refused"),
+        (TOKENIZER, "source_spm", "/etc/passwd", "source_spm is refused"),
+        (TOKENIZER, "vocab", "/etc/passwd", "vocab is refused"),
+        (TOKENIZER, "sp_model_kwargs", {"model_file": "/etc/passwd"}, "sp_model_kwargs is refused"),
+        (TOKENIZER, "mecab_kwargs", {"mecab_option": "-r /etc/passwd"}, "mecab_kwargs is refused"),
+        (BERT, "transformers_weights", "../unet/x.safetensors", "unknown key 'transformers_weights'"),
         (TOKENIZER, "tokenizer_class", "code.Evil", "expected the name of a class"),
         ("unet/config.json", "quantization_config", {"quant_method": "gguf"}, "unknown key 'quantization_config'"),
         ("unet/config.json", "auto_map", REMOTE, "unknown key 'auto_map'"),
@@ -186,6 +191,47 @@ def test_a_part_that_is_a_link_elsewhere_is_refused(folder, tmp_path, part):
     (folder / part).rename(tmp_path / "elsewhere")
     (folder / part).symlink_to(tmp_path / "elsewhere")
     assert "leads out of the folder" in refusal(folder)
+
+
+@pytest.mark.parametrize("part", ["clip", "unet"])
+def test_links_out_of_the_folder_and_pipes_are_refused_at_any_depth(folder, tmp_path, part):
+    """transformers reads the templates in such a folder."""
+    (tmp_path / "outside").write_text("secret")
+    templates = folder / part / "additional_chat_templates"
+    templates.mkdir()
+    (templates / "a.jinja").symlink_to(tmp_path / "outside")
+    assert "leads out of the folder" in refusal(folder)
+    (templates / "a.jinja").unlink()
+    (templates / "a.jinja").symlink_to(templates / "a.jinja")
+    assert "a.jinja" in refusal(folder)
+    (templates / "a.jinja").unlink()
+    os.mkfifo(templates / "a.jinja")
+    assert "is neither file nor folder" in refusal(folder)
+
+
+def test_an_adapter_that_names_another_model_is_refused(folder):
+    (folder / "clip/adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "owner/name"}))
+    assert "adapter_config.json: is refused: it names another model" in refusal(folder)
+
+
+@pytest.mark.parametrize("file", WEIGHTS)
+def test_an_index_beside_a_whole_file_is_refused_since_libraries_differ_in_which_they_read(folder, file):
+    weights = folder / file
+    index = weights.with_name(f"{weights.name}.index.json")
+    index.write_text(json.dumps({"weight_map": {"a": "../outside.safetensors"}}))
+    assert f"{index.name}: is refused beside {weights.name}" in refusal(folder)
+
+
+def test_a_tokenizer_beside_a_text_tower_of_open_clip_is_held_to_the_same(folder, tmp_path):
+    """Nothing but the tokenizer would read config.json there."""
+    (folder / "clip/code.py").write_text(MARKER.format(str(tmp_path / "ran")))
+    edit(folder / BERT, "auto_map", REMOTE)
+    edit(folder / BERT, "model_type", "evil")
+    content = json.loads((folder / OPEN_CLIP).read_text())
+    content["model_cfg"]["text_cfg"] = {"hf_tokenizer_name": ".", "width": 8, "heads": 1, "layers": 1, "vocab_size": 64}
+    (folder / OPEN_CLIP).write_text(json.dumps(content))
+    assert refusal(folder)
+    assert not (tmp_path / "ran").exists()
 
 
 def test_links_within_the_hubs_cache_are_read(original, tmp_path):

@@ -244,6 +244,19 @@ def test_the_note_says_how_much_sound_was_looked_at(film):
     assert report.media_seconds == pytest.approx(7)
 
 
+def test_silence_is_judged_by_the_sound_that_the_clip_has_after_its_channels_were_mixed(tmp_path):
+    """The channels cancel out in the first clip, and differ in the second."""
+    left = noise(4, 8000)
+    right = np.concatenate([-left[:, :16000], 0.5 * left[:, 16000:]], axis=1)
+    path = write_media(tmp_path / "a.mkv", sound=np.concatenate([left, right]), pictures=numbered_pictures(4))
+    rows, dropped = cut_file(path)
+    assert spans(rows) == [(2, 2)] and reasons(dropped) == [(0, "silent")]
+    rows, dropped = cut_file(path, replace(SMALL, channels=2))
+    assert spans(rows) == [(0, 2), (2, 2)] and dropped == []
+    (row, _), dropped = cut_file(path, replace(SMALL, keep_dropped=True))
+    assert row["reason"] == "silent" and np.abs(decode_flac(row["audio"])[0].numpy()).max() < 1e-3
+
+
 def test_a_decoder_without_memory_drops_the_file_for_that(film, monkeypatch):
     def fail(*_):
         raise MemoryError
