@@ -60,6 +60,7 @@ _EXPECTED = {
     "bool": "true or false",
     "NoneType": "none",
     "pathlib.Path": "a path",
+    "tuple[float, float]": "two numbers, LOW:HIGH on the line of a command and [LOW, HIGH] elsewhere",
 }
 
 
@@ -349,7 +350,7 @@ def _explain(message: str, origins: Mapping[str, str], known: Sequence[Setting])
 def _explain_value(message: str) -> str:
     message = re.sub(r"<class '(?:jsonargparse\.typing\.)?([^']+)'>", r"\1", message)
     if union := re.search(r"Subtypes: \[(.*?)\]\n.*Given value: (.*)", message, re.DOTALL):
-        names = [_EXPECTED.get(name.strip(), name.strip()) for name in union[1].split(",")]
+        names = [_EXPECTED.get(name, name) for name in re.findall(r"(?:[^,\[\s]|\[[^\]]*\])+", union[1])]
         return f"expected {' or '.join(names)}, got {union[2].split(chr(10))[0].strip()!r}"
     if ranged := re.search(r"Not of type (\w+): (?:.*'(.*)'|(\S+) does not conform)", message):
         return f"expected {_EXPECTED.get(ranged[1], ranged[1])}, got {ranged[2] or ranged[3]!r}"

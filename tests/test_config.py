@@ -222,6 +222,9 @@ class Command:
     inner: Inner | None = None
 
 
+PAIR = "two numbers, LOW:HIGH on the line of a command and [LOW, HIGH] elsewhere"
+
+
 def command(*arguments):
     flags = {"names": ("name",), "out": ("-o", "--out"), "inner.scale": ("--inner-scale",)}
     return parse_command(Command, list(arguments), program="do", description="Do it.", flags=flags)
@@ -256,6 +259,8 @@ def test_a_file_fills_a_command_too(write):
     [
         (["x", "--loued"], "command line: unknown option '--loued'; did you mean '--loud'?"),
         (["x", "--limit", "much"], "command line: --limit: expected a number or none, got 'much'"),
+        (["x", "--band", "0.2"], f"command line: --band: expected {PAIR} or none, got '0.2'"),
+        (["x", "--band", "0.2:0.4:0.6"], f"command line: --band: expected {PAIR} or none, got '0.2:0.4:0.6'"),
         (["x", "--loud=maybe"], "command line: --loud: expected true or false, got 'maybe'"),
         (["x", "--inner-scale", "x"], "command line: --inner-scale: expected a number, got 'x'"),
         ([], "command line: name must be given"),

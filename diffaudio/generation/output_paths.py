@@ -4,7 +4,7 @@ A sound's companions, its settings (.json) and spectrogram (.png), share its nam
 request.
 """
 
-import os
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -70,5 +70,8 @@ def _make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
         raise UserError(f"{folder}: is no folder; choose another place") from None
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise UserError(f"{folder}: this folder cannot be written to")
+    try:
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".", suffix=".part"):  # permissions alone do not say it
+            pass
+    except OSError as error:
+        raise UserError(f"{folder}: this folder cannot be written to ({error.strerror})") from None

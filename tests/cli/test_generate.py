@@ -1,7 +1,9 @@
 """The `diffaudio` command: files, sidecars, and one clear line for whatever is wrong."""
 
+import errno
 import inspect
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -294,8 +296,12 @@ def test_levels_are_kept_where_no_loudness_is_wanted(generate):
 
 
 def test_a_folder_that_cannot_be_written_to_is_refused_before_anything_is_made(generate, monkeypatch):
-    monkeypatch.setattr("os.access", lambda *_: False)
-    assert generate("rain", "-o", "rain.wav") == (2, "", "diffaudio: error: .: this folder cannot be written to\n")
+    def read_only(**_):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr("tempfile.NamedTemporaryFile", read_only)
+    message = "diffaudio: error: .: this folder cannot be written to (Read-only file system)\n"
+    assert generate("rain", "-o", "rain.wav") == (2, "", message)
 
 
 def test_a_full_disk_leaves_no_file_of_the_sound_behind(generate, monkeypatch):

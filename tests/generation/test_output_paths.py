@@ -1,8 +1,10 @@
 """Where `diffaudio generate` writes: names that are free, and nothing overwritten unless asked."""
 
+import errno
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -58,6 +60,10 @@ def test_missing_folders_are_made(tmp_path, output):
     assert path.parent.is_dir()
 
 
+def read_only(**_):
+    raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+
 def test_a_place_that_cannot_hold_sounds_is_refused(tmp_path, monkeypatch):
     (tmp_path / "file.txt").touch()
     with pytest.raises(UserError, match=r"out.aac: cannot write .aac; choose .wav, .flac, .ogg, .opus or .mp3"):
@@ -65,8 +71,8 @@ def test_a_place_that_cannot_hold_sounds_is_refused(tmp_path, monkeypatch):
     for output in ("file.txt/out.wav", "file.txt/a/out.wav"):
         with pytest.raises(UserError, match="is no folder; choose another place"):
             output_paths(["rain"], tmp_path / output)
-    monkeypatch.setattr(os, "access", lambda *_: False)
-    with pytest.raises(UserError, match="this folder cannot be written to"):
+    monkeypatch.setattr(tempfile, "NamedTemporaryFile", read_only)
+    with pytest.raises(UserError, match=r"this folder cannot be written to \(Read-only file system\)"):
         output_paths(["rain"], tmp_path)
 
 
