@@ -127,7 +127,7 @@ class OpenMedia:
         Returns:
             False where the file cannot be sought in and stays where it is.
         """
-        if self._timestamps and (self._timestamps.restarted or self._has_wrong_timestamps()):
+        if self._timestamps and (self._timestamps.is_raw or self._timestamps.restarted or self._has_wrong_timestamps()):
             return False
         back_s = 0.0
         while self._land(time_s - back_s, stream):

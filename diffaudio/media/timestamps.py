@@ -3,6 +3,8 @@
     restart   files joined end to end: the stamps of every stream begin again, and what follows goes after what came
     wrap      program and transport streams count time in 33 bits, which start again after 26.5 hours
     false     AVI headers that misstate the rate of the sound: its frames are counted instead
+    raw       streams without a container have no stamps; FFmpeg makes them up from the rate of the first frame, which
+              may change: each frame follows the one before
 
 Containers that keep an index of all their packets (MP4, Matroska) have neither.
 """
@@ -15,6 +17,7 @@ from typing import Any
 __all__ = ["Timestamps", "can_be_wrong"]
 
 UNINDEXED = ("mpeg", "mpegts", "flv", "ogg", "avi", "asf", "nsv", "rm")
+RAW = ("aac", "ac3", "amr", "dts", "eac3", "loas", "mlp", "mp3", "truehd")
 RESTART_S = 0.5  # decoding time stamps never go back within a recording; this much is no rounding
 UNORDERED_S = 3.0  # presentation stamps do, by the reordering of pictures
 WRAP_S = 2**33 / 90_000
@@ -24,7 +27,7 @@ NUM_COUNTED = 16  # packets of sound whose stamps are compared with what they ho
 
 def can_be_wrong(format_name: str) -> bool:
     """Whether files of a container format, named as FFmpeg names it, need `Timestamps`."""
-    return format_name in UNINDEXED
+    return format_name in (*UNINDEXED, *RAW)
 
 
 class _Stream:
@@ -45,11 +48,13 @@ class Timestamps:
 
     Attributes:
         restarted: whether stamps have begun again so far.
+        is_raw: whether the stamps are made up by FFmpeg.
     """
 
     def __init__(self, container: Any) -> None:
         is_avi = container.format.name == "avi"
         self._streams = {stream.index: _Stream(stream, is_avi) for stream in container.streams}
+        self.is_raw = container.format.name in RAW
         self._wraps = container.format.name in ("mpeg", "mpegts")
         self._near_s = (container.start_time or 0) / 1e6  # an unwrapped stamp of the packets just read
         self._offsets_s = [0.0]  # of each part
@@ -66,6 +71,9 @@ class Timestamps:
 
     def corrected(self, packets: Iterable[Any]) -> Iterator[Any]:
         """The same packets, with stamps that never begin again."""
+        if self.is_raw:
+            yield from self._in_sequence(packets)
+            return
         held: deque[Any] = deque()  # since a packet whose stamp goes back
         for packet in packets:
             if self._wraps:
@@ -81,6 +89,14 @@ class Timestamps:
             else:
                 yield self._rewritten(packet)
         yield from self._release(held, is_restart=False)
+
+    @staticmethod
+    def _in_sequence(packets: Iterable[Any]) -> Iterator[Any]:
+        """Without stamps after the first packet."""
+        for count, packet in enumerate(packets):
+            if count:
+                packet.pts = packet.dts = None
+            yield packet
 
     def _unwrap(self, packet: Any) -> None:
         """Bring the stamps of a packet near those before it."""

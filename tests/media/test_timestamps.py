@@ -117,6 +117,36 @@ def test_channels_that_change_midway_are_mixed_as_they_are_at_each_moment(tmp_pa
     assert raw.shape == x.shape
 
 
+def write_raw(path, codec, rate, layout, frequency):
+    """Two seconds of a tone in a stream without a container."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=rate)
+        stream.codec_context.layout = layout
+        channels = stream.codec_context.layout.nb_channels
+        packed = np.repeat(tone(2, rate, frequency=frequency).T, channels, axis=1).reshape(1, -1)
+        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(packed), format="flt", layout=layout)
+        frame.rate = rate
+        resampler = av.AudioResampler(stream.codec_context.format, layout, rate, stream.codec_context.frame_size)
+        for part in [*resampler.resample(frame), *resampler.resample(None), None]:
+            container.mux(stream.encode(part))
+    return path
+
+
+@pytest.mark.parametrize("codec", ["aac", "ac3"])
+def test_a_rate_that_changes_midway_in_a_raw_stream_leaves_no_holes(tmp_path, codec):
+    """FFmpeg makes the stamps up, as if the first rate were that of all."""
+    slow = write_raw(tmp_path / f"a.{codec}", codec, 32000, "mono", 440)
+    fast = write_raw(tmp_path / f"b.{codec}", codec, 48000, "5.1", 1000)
+    for parts in ((slow, fast), (fast, slow)):
+        x, rate = decode_audio(joined(tmp_path / f"c.{codec}", *parts), channels=1)
+        assert x.shape[1] / rate == pytest.approx(4, abs=0.2)
+        heard = [dominant_hz(x[:, round(s * rate) : round((s + 1.4) * rate)], rate) for s in (0.3, 2.3)]
+        assert heard == pytest.approx([440, 1000] if parts[0] == slow else [1000, 440], abs=3)
+        late, _ = decode_audio(tmp_path / f"c.{codec}", start_s=2.5, duration_s=1.0, channels=1)
+        assert late.shape[1] == rate
+        assert dominant_hz(late, rate) == pytest.approx(1000 if parts[0] == slow else 440, abs=3)
+
+
 def test_a_time_stamp_hours_away_does_not_fill_the_memory(tmp_path):
     path = write_media(tmp_path / "a.ts", sound=tone(2, 44100), pictures=numbered_pictures(2))
     late = write_media(tmp_path / "b.ts", sound=tone(2, 44100), pictures=numbered_pictures(2), begin_s=20_000)
