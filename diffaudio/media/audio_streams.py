@@ -1,9 +1,12 @@
 """Sound files as streams of numpy arrays, in bounded memory.
 
 What libsndfile reads (WAV, FLAC, Ogg) is read in this process, without believing what its header says about its
-length. All else, and what libsndfile gives up on, is decoded by FFmpeg in a child process.
+length. All else, and what libsndfile gives up on, is decoded by FFmpeg in a child process; so is Ogg of several links,
+of which libsndfile reads the first.
 """
 
+import mmap
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +21,8 @@ __all__ = ["stream_audio"]
 
 DIRECT_SUFFIXES = (".wav", ".flac", ".ogg")
 BLOCK_VALUES = 1 << 20  # samples of all channels that are read at once
+OGG_PAGE = re.compile(rb"OggS\x00[\x00\x01\x04\x05]")  # any but the first of a stream
+OGG_FIRST_PAGE = re.compile(rb"OggS\x00[\x02\x03\x06\x07]")
 UNKNOWN_LENGTH = 1 << 62  # what libsndfile gives where a header does not say
 
 
@@ -39,7 +44,7 @@ def stream_audio(
         MediaError: the file is not there, has no sound, or cannot be read.
     """
     check_is_file(path)
-    if path.suffix.lower() not in DIRECT_SUFFIXES:
+    if path.suffix.lower() not in DIRECT_SUFFIXES or _is_chained_ogg(path):
         yield from _with_ffmpeg(path, start_s, duration_s, channels)
         return
     num_read, rate = 0, 0
@@ -56,6 +61,15 @@ def stream_audio(
     except MediaError as error:
         if not num_read:  # else the sound ends where the damage begins
             raise MediaError(f"{path}: cannot be read as a sound file ({reason})") from error
+
+
+def _is_chained_ogg(path: Path) -> bool:
+    """Whether streams begin again after others, as in a recording of a radio station (RFC 3533, section 4)."""
+    if path.suffix.lower() != ".ogg" or not path.stat().st_size:
+        return False
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        page = OGG_PAGE.search(content)
+        return page is not None and OGG_FIRST_PAGE.search(content, page.end()) is not None
 
 
 def _with_soundfile(path: Path, start_s: float, duration_s: float | None) -> Iterator[tuple[int, np.ndarray]]:

@@ -82,6 +82,23 @@ def test_rates_without_a_common_divisor_take_no_gigabytes(tmp_path):
     )
 
 
+def test_every_link_of_a_chained_ogg_is_read(tmp_path):
+    """As a recording of a radio station has them; libsndfile reads the first."""
+    links = []
+    for index, (frequency, rate) in enumerate([(440, 48000), (1000, 48000), (2000, 48000)]):
+        link = tmp_path / f"{index}.ogg"
+        soundfile.write(link, tone(2, rate, frequency=frequency)[0], rate, format="OGG", subtype="VORBIS")
+        links.append(link.read_bytes())
+    (tmp_path / "chain.ogg").write_bytes(b"".join(links))
+    x, rate = read_audio(tmp_path / "chain.ogg")
+    assert rate == 48000 and x.shape[1] / rate == pytest.approx(6, abs=0.1)
+    for index, frequency in enumerate((440, 1000, 2000)):
+        part = x[0, round((2 * index + 0.5) * rate) : round((2 * index + 1.5) * rate)]
+        assert np.abs(np.fft.rfft(part)).argmax() == pytest.approx(frequency, abs=2)
+    whole, _ = read_audio(tmp_path / "0.ogg")
+    assert whole.shape[1] == 2 * 48000
+
+
 def test_what_libsndfile_does_not_know_is_tried_with_ffmpeg(tmp_path):
     with av.open(str(tmp_path / "a.ogg"), "w", format="ogg") as container:
         stream = container.add_stream("flac", rate=8000, layout="mono")
