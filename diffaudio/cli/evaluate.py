@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["run"]
 
-SUBCOMMANDS = ("bridge", "kinds", "reconstruction")
+SUBCOMMANDS = ("bridge", "kinds", "ranking", "reconstruction")
 
 
 @dataclass(kw_only=True)
@@ -67,7 +67,8 @@ def run(arguments: list[str]) -> None:
         epilog="What a sound should be is read from NAME.json beside NAME.wav (entries prompt and label), or from "
         "--labels. Distances and shares come with 95 % intervals over the sounds. `diffaudio evaluate reconstruction` "
         "measures autoencoders, `diffaudio evaluate kinds` a model kind by kind, `diffaudio evaluate bridge` its "
-        "bridges; each has its own --help, and a folder of such a name is ./reconstruction.",
+        "bridges, and `diffaudio evaluate ranking` compares reports; each has its own --help, and a folder of such a "
+        "name is ./reconstruction.",
         flags={"folder": ("folder",), "output": ("-o", "--output")},
     )
     check_exists(given.folder, given.reference, given.labels)
