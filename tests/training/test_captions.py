@@ -5,14 +5,18 @@ from typing import Any
 
 import pytest
 import torch
+from scripts import REPO, load_script
 from tiny_encoded import write_encoded_corpus
 from tiny_model import write_tiny_model
 
+from diffaudio.cli import evaluate_bridge
+from diffaudio.config import parse
 from diffaudio.corpus.datasets.latents import draw_batch
 from diffaudio.errors import UserError
 from diffaudio.models.clip import Clip
 from diffaudio.seeding import BatchDraws
 from diffaudio.training.captions import CaptionedDataset, CaptionSettings, check_captions, read_captions
+from diffaudio.training.conditions import check_embedding_noise
 
 
 @pytest.fixture(scope="module")
@@ -81,3 +85,25 @@ def test_settings_that_would_have_no_effect_or_spoil_the_texts_are_refused():
         check_captions(CaptionSettings("labels.csv", templates=["a sound"]), "none")
     with pytest.raises(UserError, match=r"have no effect with the corpus' own captions"):
         check_captions(CaptionSettings("corpus", text_column="text"), "none")
+
+
+def test_the_configs_of_the_baselines_are_valid(tmp_path: Path):
+    configs = REPO / "configs" / "baselines"
+    given = ["--config", str(configs / "clip_tta.yaml"), "--data", "a", "--out", "b", "--captions.source", "labels.csv"]
+    tta = parse(load_script("train/diffusion.py").Config, given)
+    check_captions(tta.captions, tta.bridge.kind)
+    assert (tta.captions.source, tta.bridge.kind, tta.bridge.texts) == ("labels.csv", "none", [])
+    given = ["--config", str(configs / "prior_sd.yaml"), "--clip", "c", "--corpus", '["a"]', "--out", "b"]
+    prior = parse(load_script("train/prior.py").Config, [*given, "--captions.source", "labels.csv"])
+    check_captions(prior.captions, "none")
+    assert prior.corpus == [Path("a")] and prior.images is None
+    for name in ("prior", "prior_text_free"):
+        parse(load_script("train/prior.py").Config, ["--config", str(REPO / f"configs/clip/{name}.yaml"), *given[2:]])
+    given = ["--config", str(configs / "image_query.yaml"), "--data", "a", "--labels", "b"]
+    assert parse(evaluate_bridge.Options, given).bridge == ["none"]
+    noisy = parse(
+        load_script("train/diffusion.py").Config,
+        ["--config", str(REPO / "configs/mini/embedding_noise.yaml"), "--data", "a", "--out", "b"],
+    )
+    check_embedding_noise(noisy.train.embedding_noise, noisy.train.embedding_noise_level)
+    assert noisy.bridge.noise_level is not None and noisy.bridge.noise_level <= noisy.train.embedding_noise_level
