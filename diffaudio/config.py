@@ -144,7 +144,7 @@ def _parse(
             tokens += _tokens(setting, from_files[setting.path][0], is_command=flags is not None)
     parser.add_argument("--config", type=Path, help="YAML file with settings; the command line overrides it")
     _add_arguments(parser, known, groups, is_command=flags is not None)
-    own = arguments[:end] if flags is None else _command_tokens(arguments[:end], by_flag)
+    own = arguments[:end] if flags is None else _command_tokens(_merged(arguments[:end], by_flag), by_flag)
     try:
         parsed = parser.instantiate(parser.parse_args([*own, *tokens, *arguments[end:]]))
     except argparse.ArgumentError as error:
@@ -173,7 +173,8 @@ def _add_arguments(
         else:
             how["default"] = setting.default
         if is_command and setting.is_list:
-            how |= {"nargs": "+", "type": get_args(setting.kind)[0]}
+            may_be_absent = setting.is_positional and setting.default is not MISSING
+            how |= {"nargs": "*" if may_be_absent else "+", "type": get_args(setting.kind)[0]}
         if is_command and setting.kind is bool:
             how |= {"nargs": "?", "const": True, "metavar": "true|false"}
         if is_command and setting.is_pair:
@@ -181,6 +182,26 @@ def _add_arguments(
         if setting.is_positional:
             how["metavar"] = setting.flag.upper()
         (titled[title] if title else parser).add_argument(*setting.flags, **how)
+
+
+def _merged(arguments: list[str], by_flag: Mapping[str, Setting]) -> list[str]:
+    """Move the values of a list option that is repeated behind its first occurrence: argparse would keep the last."""
+    groups: list[list[str]] = [[]]  # each option with what follows it
+    group, of_lists = groups[0], dict[str, list[str]]()
+    for argument in arguments:
+        flag, equals, value = argument.partition("=")
+        setting = by_flag.get(flag) if argument.startswith("-") else None
+        if setting is not None and setting.is_list:
+            if setting.path not in of_lists:
+                groups.append([flag])
+            group = of_lists.setdefault(setting.path, groups[-1])
+            group += [value] if equals else []
+        elif setting is not None or argument.startswith("--"):
+            groups.append([argument])
+            group = groups[-1]
+        else:
+            group.append(argument)
+    return [argument for group in groups for argument in group]
 
 
 def _command_tokens(arguments: list[str], by_flag: Mapping[str, Setting]) -> list[str]:

@@ -23,10 +23,9 @@ from torch import Tensor
 from diffaudio.checkpoint import bundled_model, find_model, load_parts, save_parts
 from diffaudio.diffusion.latent_edit import LatentEdit
 from diffaudio.diffusion.sampling import make_sampler, num_steps, sample
-from diffaudio.diffusion.settings import GenerationSettings, Guidance, check_loudness, check_prompt
+from diffaudio.diffusion.settings import GenerationSettings, Guidance, check_loudness
 from diffaudio.errors import UserError
-from diffaudio.file_names import shorten
-from diffaudio.media.images import Picture, Video, read_image, read_video
+from diffaudio.media.images import Picture, Video
 from diffaudio.models.autoencoders import Autoencoder
 from diffaudio.models.bridge.bridges import Bridge
 from diffaudio.models.clip import Clip
@@ -46,12 +45,15 @@ from diffaudio.pipeline_inputs import (
     CountedUNet,
     at_loudness,
     check_numbers,
+    check_only_embeds,
     check_weak_unet,
     embedding_noise_level,
     one_generator_each,
     with_rescale,
 )
 from diffaudio.pipeline_recordings import Recording
+from diffaudio.query import Query, queries_of
+from diffaudio.query_embedding import QueryEncoder
 
 __all__ = ["DiffAudioPipeline", "bundled_model"]
 
@@ -145,13 +147,29 @@ class DiffAudioPipeline:
             torch.nn.Module.to(part, device=device)
         return self
 
+    def query_encoder(
+        self, *, bridge: str | None = None, templates: Sequence[str] | None = None, image_bridge: str | None = None
+    ) -> QueryEncoder:
+        """What computes the embeddings of queries; see `__call__` for the arguments."""
+        return QueryEncoder.choose(
+            self.clip, self.bridge, bridge=bridge, templates=templates, image_bridge=image_bridge
+        )
+
     @torch.no_grad()
-    def encode_prompt(self, prompts: str | list[str], *, warn_if_far: bool = False) -> Tensor:
+    def encode_prompt(
+        self,
+        prompts: str | list[str],
+        *,
+        warn_if_far: bool = False,
+        bridge: str | None = None,
+        templates: Sequence[str] | None = None,
+    ) -> Tensor:
         """The condition of the U-Net for each text: the CLIP text embedding, mapped by the bridge.
 
         Args:
             prompts: one text or several.
             warn_if_far: log a warning for a prompt that is far from all training data.
+            bridge, templates: see `__call__`.
 
         Returns:
             [prompts, embedding_dim]
@@ -162,33 +180,21 @@ class DiffAudioPipeline:
         prompts = [prompts] if isinstance(prompts, str) else prompts
         if not prompts:
             raise UserError("the list of prompts is empty")
-        for prompt in prompts:
-            check_prompt(prompt)
-        texts = self.clip.encode_text(prompts)
-        threshold = self.bridge.config.get("familiarity_threshold")
-        if warn_if_far and threshold is not None:
-            for prompt, familiarity in zip(prompts, self.bridge.familiarity(texts).tolist(), strict=True):
-                if familiarity < threshold:
-                    logger.warning(
-                        "%r lies far from everything this model was trained on (familiarity %.2f, usually above %.2f); "
-                        "the sound may have little to do with it",
-                        shorten(prompt),
-                        familiarity,
-                        threshold,
-                    )
-        if self.bridge.reads_tokens:
-            bridge: Any = self.bridge
-            return bridge.from_tokens(*self.clip.encode_tokens([*prompts, ""]))  # "" is what it guides away from
-        return self.bridge(texts)
+        return self.query_encoder(bridge=bridge, templates=templates).encode_texts(prompts, warn_if_far=warn_if_far)
 
     @torch.no_grad()
     def __call__(
         self,
-        prompt: str | list[str] | None = None,
+        prompt: str | Query | list[str | Query] | None = None,
         *,
-        negative_prompt: str | list[str] | None = None,
+        negative_prompt: str | Query | list[str | Query] | None = None,
+        negative_image: Picture | list[Picture] | None = None,
         image: Picture | list[Picture] | None = None,
         video: Video | None = None,
+        weights: Sequence[float] | None = None,
+        bridge: str | None = None,
+        templates: Sequence[str] | None = None,
+        image_bridge: str | None = None,
         num_inference_steps: int = GenerationSettings.steps,
         guidance_scale: float = GenerationSettings.guidance_scale,
         guidance_rescale: float = 0.0,
@@ -217,14 +223,23 @@ class DiffAudioPipeline:
         output_type: str = "pt",
         return_dict: bool = True,
     ) -> Any:
-        """Generate sounds from exactly one of texts, pictures, a video or embeddings.
+        """Generate sounds from exactly one of texts, images, a video or embeddings, or from one mixture of them.
 
         Args:
-            prompt: one text or several.
+            prompt: one text or several; a `Query` may stand in place of a text.
             negative_prompt: what to guide away from, one for all prompts or one per prompt; needs a guidance scale
                 above 1.
-            image: PIL images or files; each is one prompt.
+            negative_image: the same, as images.
+            image: PIL images, files, arrays or tensors; each is one prompt.
             video: frames, or a video file, from which 8 frames are used; one prompt.
+            weights: of each text, each image and the video, in this order, which together then are one prompt: the
+                weighted mean of their embeddings.
+            bridge: the bridge that texts cross: the name of one of the model's, 'none', a folder or a hub id; None is
+                the model's own.
+            templates: sentences with {} in place of the text, such as "the sound of {}"; the embedding of a text is the
+                mean over them. None is the model's own.
+            image_bridge: name of a retrieval bridge through whose training images the embeddings of images and videos
+                pass; None leaves them unchanged.
             guidance_scale: 0 ignores the prompt, 1 uses the conditional prediction, and values above 1 extrapolate
                 beyond it.
             guidance_rescale: diffusers' name for `guidance.rescale`.
@@ -292,16 +307,24 @@ class DiffAudioPipeline:
         guidance = with_rescale(guidance, guidance_rescale)
         if weak_unet is not None:
             check_weak_unet(weak_unet, self.unet)
-        embedding = self._conditions(prompt, image, video, prompt_embeds)
-        negative = self._negative(negative_prompt, negative_prompt_embeds, len(embedding))
+        encoder = self.query_encoder(bridge=bridge, templates=templates, image_bridge=image_bridge)
+        has_text = True
+        if prompt_embeds is None:
+            queries = queries_of(prompt, image, video, weights)
+            has_text = any(query.has_text for query in queries)
+            embedding = encoder.encode_queries(queries, warn_if_far=True)
+        else:
+            check_only_embeds(prompt=prompt, image=image, video=video, weights=weights)
+            embedding = self._embeddings("prompt_embeds", prompt_embeds)
+        negative = encoder.encode_negative(prompt=negative_prompt, image=negative_image)
+        negative = self._negative(negative, negative_prompt_embeds, len(embedding))
         ranges = None if prompt_ranges is None else check_ranges(prompt_ranges, len(embedding), edit, self.autoencoder)
         of_ranges = [each.expand(num_waveforms_per_prompt, -1) for each in embedding.split(1)]
         embedding = embedding[: 1 if ranges else None].repeat_interleave(num_waveforms_per_prompt, dim=0)
         if negative is not None:
             negative = negative.repeat_interleave(num_waveforms_per_prompt, dim=0)
         generators = one_generator_each(generator, len(embedding))
-        of_text = image is None and video is None
-        level = embedding_noise_level(embedding_noise, self.bridge, self.unet, of_text=of_text)
+        level = embedding_noise_level(embedding_noise, encoder.bridge, self.unet, of_text=has_text)
         unet, weak = CountedUNet(self.unet, level), None if weak_unet is None else CountedUNet(weak_unet, level)
 
         num_frames = self.autoencoder.num_latent_frames(edit.num_samples / self.autoencoder.sample_rate)
@@ -368,35 +391,13 @@ class DiffAudioPipeline:
             raise UserError("spacing and eta have no effect without a sampler; name one")
         return copy.deepcopy(self.scheduler)
 
-    def _conditions(self, prompt: Any, image: Any, video: Any, prompt_embeds: Tensor | None) -> Tensor:
+    def _negative(self, encoded: Tensor | None, embeds: Tensor | None, count: int) -> Tensor | None:
         """[prompts, embedding_dim]"""
-        conditions = {"prompt": prompt, "image": image, "video": video, "prompt_embeds": prompt_embeds}
-        names = [name for name, value in conditions.items() if value is not None]
-        if len(names) != 1:
-            raise UserError(f"give one of {', '.join(conditions)}, not {' and '.join(names) or 'none'}")
-        if prompt_embeds is not None:
-            return self._embeddings("prompt_embeds", prompt_embeds)
-        if video is not None:
-            return self.clip.encode_video(read_video(video))
-        if image is not None:
-            pictures = [read_image(each) for each in (image if isinstance(image, list) else [image])]
-            if not pictures:
-                raise UserError("the list of pictures is empty")
-            if all(len(frames) == 1 for frames in pictures):
-                return self.clip.encode_image([frames[0] for frames in pictures])
-            return torch.cat([self.clip.encode_video(frames) for frames in pictures])
-        return self.encode_prompt([prompt] if isinstance(prompt, str) else list(prompt), warn_if_far=True)
-
-    def _negative(self, text: Any, embeds: Tensor | None, count: int) -> Tensor | None:
-        """[prompts, embedding_dim]"""
-        if text is None and embeds is None:
+        if encoded is not None and embeds is not None:
+            raise UserError("give one of negative_prompt, negative_image and negative_prompt_embeds")
+        negative = encoded if embeds is None else self._embeddings("negative_prompt_embeds", embeds)
+        if negative is None:
             return None
-        if text is not None and embeds is not None:
-            raise UserError("give one of negative_prompt and negative_prompt_embeds, not both")
-        if embeds is not None:
-            negative = self._embeddings("negative_prompt_embeds", embeds)
-        else:
-            negative = self.encode_prompt([text] if isinstance(text, str) else list(text or []))
         if len(negative) not in (1, count):
             raise UserError(f"{len(negative)} negative prompts for {count} prompts; give one for all or one a prompt")
         return negative.expand(count, -1)

@@ -20,6 +20,7 @@ __all__ = [
     "CountedUNet",
     "at_loudness",
     "check_numbers",
+    "check_only_embeds",
     "check_weak_unet",
     "embedding_noise_level",
     "one_generator_each",
@@ -73,6 +74,13 @@ def embedding_noise_level(given: float | None, bridge: Bridge, unet: UNet1D, *, 
     if not 0 <= given <= highest:
         raise UserError(f"the noise level of embeddings is {given:g}; the U-Net was trained with 0 to {highest:g}")
     return given
+
+
+def check_only_embeds(**others: Any) -> None:
+    """Reject anything that has no effect beside `prompt_embeds`."""
+    names = [name for name, value in others.items() if value is not None]
+    if names:
+        raise UserError(f"give one of prompt, image, video, prompt_embeds, not {' and '.join(names)} and prompt_embeds")
 
 
 def check_weak_unet(weak_unet: UNet1D, unet: UNet1D) -> None:

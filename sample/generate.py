@@ -4,9 +4,10 @@
     accelerate launch --num_processes 4 sample/generate.py --prompts prompts.txt --out sounds --model runs/demo/model
 
 The list is a text file, a line `prompt` or `prompt|name` with the name of its file, or a .csv or .jsonl file with the
-columns prompt, label and name; what has no name is named after its place in the list and its words. Process p of P
-makes items p, p + P, p + 2 P, … The seed of an item is a function of --seed and its place, so it sounds the same
-however many processes there are and however large the batches. Run again, the script makes only what is missing.
+columns prompt, image, video, label and name; what has no name is named after its place in the list and its words.
+Process p of P makes items p, p + P, p + 2 P, … The seed of an item is a function of --seed and its place, so it sounds
+the same however many processes there are and however large the batches. Run again, the script makes only what is
+missing.
 """
 
 import os
@@ -25,6 +26,7 @@ from diffaudio.distributed import join_processes
 from diffaudio.errors import report_errors
 from diffaudio.generation.batch import choose_dtype, is_generated, load_pipeline, process_device, render
 from diffaudio.generation.prompt_list import items_of, read_prompts
+from diffaudio.query import check_settings
 
 
 @dataclass(kw_only=True)
@@ -53,6 +55,7 @@ def main() -> None:
     )
     settings = given.settings
     items = items_of(read_prompts(given.prompts), given.out, given.seed)
+    check_settings([item.query for item in items], settings)
 
     state = join_processes()
     device = process_device(given.device, state)

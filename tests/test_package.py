@@ -17,12 +17,23 @@ REPO = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((REPO / "pyproject.toml").read_text(encoding="utf-8"))
 
 FLOORS = [
-    {"atomic_io", "errors", "file_names", "folder_lock", "hub", "library_loading", "safe_loading", "seeding", "tables"},
+    {
+        "atomic_io",
+        "errors",
+        "file_names",
+        "folder_lock",
+        "hub",
+        "library_loading",
+        "prompt_templates",
+        "safe_loading",
+        "seeding",
+        "tables",
+    },
     {"config", "distributed", "media", "pages", "settings_schema"},
     {"models"},
     {"diffusion", "metrics"},
     {"corpus"},
-    {"checkpoint", "pipeline", "pipeline_edit", "pipeline_inputs", "pipeline_recordings"},
+    {"checkpoint", "pipeline", "pipeline_edit", "pipeline_inputs", "pipeline_recordings", "query", "query_embedding"},
     {"evaluation", "generation", "training"},
     {"sweep"},
     {"cli", "__main__"},

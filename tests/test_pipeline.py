@@ -23,6 +23,7 @@ from diffaudio.errors import UserError
 from diffaudio.metrics.audio_checks import loudness_lufs
 from diffaudio.models.bridge.bridges import fit_bridge
 from diffaudio.models.unet import UNet1D
+from diffaudio.query import Part, Query
 
 QUICK = {"num_inference_steps": 2, "audio_length_in_s": 0.2}
 SAMPLES = round(0.2 * SAMPLE_RATE)
@@ -122,6 +123,42 @@ def test_a_negative_prompt_stands_where_no_condition_would(pipe):
     assert not near(plain, led_away)
     embeds = pipe.encode_prompt(["a dog"])
     assert near(led_away, pipe("rain", negative_prompt_embeds=embeds, generator=seeded(), **QUICK).audios)
+
+
+def test_a_negative_image_is_an_image_query_in_its_place(pipe):
+    arguments = {"prompt": ["rain", "a dog"], "generator": [seeded(0), seeded(1)], **QUICK}
+    embeds = pipe.clip.encode_image(PICTURES)
+    for image, expected in ((PICTURES[0], embeds[:1]), (PICTURES, embeds)):
+        guided = pipe(negative_image=image, **arguments).audios
+        assert torch.equal(guided, pipe(negative_prompt_embeds=expected, **arguments).audios)
+        assert not near(guided, pipe(**arguments).audios)
+
+
+def test_weights_make_one_sound_of_texts_images_and_a_video(pipe):
+    def of(**prompt):
+        return pipe(**prompt, generator=seeded(), **QUICK).audios
+
+    mixed = of(prompt=["rain", "a dog"], image=PICTURES[0], weights=[0.5, 0.3, 0.2])
+    parts = [*pipe.encode_prompt(["rain", "a dog"]), *pipe.clip.encode_image(PICTURES[:1])]
+    embedding = sum(w * e for w, e in zip((0.5, 0.3, 0.2), parts, strict=True))[None]
+    assert near(mixed, of(prompt_embeds=embedding / embedding.norm()))
+    parts = (Part("text", "rain", 0.5), Part("text", "a dog", 0.3), Part("image", PICTURES[0], 0.2))
+    assert torch.equal(mixed, of(prompt=Query(parts)))
+    assert len(pipe([Query(parts), "rain"], **QUICK).audios) == 2
+    assert not near(mixed, of(prompt=["rain", "a dog"], image=PICTURES[0], weights=[0.5, 0.3, 2]))
+
+
+def test_bridge_templates_and_image_bridge_of_a_call_decide_the_sound(pipe):
+    def of(**arguments):
+        return pipe(generator=seeded(), **QUICK, **arguments).audios
+
+    assert torch.equal(of(prompt="rain", bridge="none"), of(prompt_embeds=pipe.clip.encode_text(["rain"])))
+    text = pipe.bridge(pipe.clip.encode_text(["the sound of rain"]))
+    assert torch.equal(of(prompt="rain", templates=["the sound of {}"]), of(prompt_embeds=text))
+    assert not near(of(image=PICTURES[0], image_bridge="retrieval"), of(image=PICTURES[0]))
+    negative = of(prompt="rain", negative_prompt="a dog", bridge="none")
+    expected = of(prompt="rain", negative_prompt_embeds=pipe.clip.encode_text(["a dog"]), bridge="none")
+    assert torch.equal(negative, expected)
 
 
 def test_without_guidance_the_prompt_is_ignored(pipe):
@@ -285,7 +322,16 @@ def test_no_sampler_means_the_scheduler_as_it_is(pipe):
     ("arguments", "message"),
     [
         ({}, "give one of prompt, image, video, prompt_embeds, not none"),
-        ({"prompt": "a", "image": PICTURES[0]}, "not prompt and image"),
+        ({"prompt": "a", "image": PICTURES[0]}, "not prompt and image; to mix them, give their weights"),
+        ({"prompt": "a", "prompt_embeds": torch.zeros(1, EMBEDDING_DIM)}, "not prompt and prompt_embeds"),
+        ({"weights": [1.0], "prompt_embeds": torch.zeros(1, EMBEDDING_DIM)}, "not weights and prompt_embeds"),
+        ({"prompt": "a", "weights": [0.5, 0.5]}, "2 weights for 1 texts, images and videos; give one for each"),
+        ({"prompt": "a", "bridge": "prior"}, "bridge 'prior' is not one of this model's"),
+        (
+            {"prompt": "a", "templates": ["the sound"]},
+            r"prompt template 'the sound' does not contain \{\} exactly once",
+        ),
+        ({"image": PICTURES[0], "image_bridge": "none"}, "image bridge 'none' maps texts only"),
         ({"prompt": "  "}, "a prompt is empty; say in a few words what to hear"),
         ({"prompt": []}, "the list of prompts is empty"),
         ({"image": []}, "the list of pictures is empty"),
@@ -320,8 +366,14 @@ def test_no_sampler_means_the_scheduler_as_it_is(pipe):
         ),
         (
             {"prompt": "a", "negative_prompt": "b", "negative_prompt_embeds": torch.zeros(1, EMBEDDING_DIM)},
-            "give one of negative_prompt and negative_prompt_embeds",
+            "give one of negative_prompt, negative_image and negative_prompt_embeds",
         ),
+        (
+            {"prompt": "a", "negative_prompt": "b", "negative_image": PICTURES[0]},
+            "negative_prompt and negative_image, not",
+        ),
+        ({"prompt": "a", "negative_image": "missing.png"}, "missing.png: there is no such file"),
+        ({"prompt": "a", "negative_image": PICTURES[0], "guidance_scale": 1}, "has no effect at guidance scale 1"),
         ({"prompt": ["a"] * 3, "negative_prompt": ["b"] * 2}, "2 negative prompts for 3 prompts"),
         (
             {"prompt": "a", "guidance_rescale": 0.5, "guidance": Guidance(rescale=0.7)},

@@ -15,6 +15,7 @@ from diffaudio.diffusion.sampler_table import check_sampler
 from diffaudio.errors import UserError
 from diffaudio.file_names import shorten
 from diffaudio.media.file_settings import FileSettings
+from diffaudio.prompt_templates import check_templates
 
 __all__ = [
     "GUIDANCE_SCHEDULES",
@@ -151,6 +152,13 @@ class GenerationSettings:
         eta: fresh noise added at each step, 0 to 1, for samplers that have an eta; None is the sampler's default.
         duration_s: length of each sound in seconds, up to a day.
         negative_prompt: text to steer away from; needs a guidance scale above 1.
+        negative_image: image to steer away from, instead of a text.
+        bridge: bridge that texts cross: the name of one of the model's, none, a folder or a hub id; None is the model's
+            own.
+        templates: sentences with {} in place of the text, such as "the sound of {}"; a text's embedding is the mean
+            over them; none given are the model's own.
+        image_bridge: name of a retrieval bridge through whose training images the embeddings of images and videos pass;
+            None leaves them unchanged.
         guidance: how the guidance scale is applied.
         weak_model: folder or hub id of a weaker model, for autoguidance: sounds are guided away from its predictions.
         loudness: integrated loudness of each sound in LUFS (ITU-R BS.1770), -70 to -5, limited so that its peak stays
@@ -167,6 +175,10 @@ class GenerationSettings:
     eta: float | None = None
     duration_s: float = 5.0
     negative_prompt: str | None = None
+    negative_image: str | None = None
+    bridge: str | None = None
+    templates: list[str] = field(default_factory=list)
+    image_bridge: str | None = None
     guidance: Guidance = PLAIN_CFG
     weak_model: str | None = None
     loudness: float | None = -23.0
@@ -188,12 +200,17 @@ class GenerationSettings:
         check_loudness(self.loudness)
         if self.negative_prompt is not None:
             check_prompt(self.negative_prompt, "negative prompt")
+        if self.negative_prompt is not None and self.negative_image is not None:
+            raise UserError("give a negative prompt or a negative image, not both")
+        if self.templates:
+            check_templates(self.templates)
 
     def to_json(self) -> dict[str, Any]:
         """The settings for a sound's JSON file. `guidance` holds only non-default values; None if there are none."""
         defaults = asdict(PLAIN_CFG)
         changed = {name: value for name, value in asdict(self.guidance).items() if value != defaults[name]}
         described = {**asdict(self), "guidance": changed or None, "layers": self.layers or None}
+        described["templates"] = self.templates or None
         return json.loads(json.dumps(described, default=str))
 
 

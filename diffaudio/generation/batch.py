@@ -1,4 +1,4 @@
-"""From prompts to files: code shared by `diffaudio generate` and sample/generate.py.
+"""From queries to files: code shared by `diffaudio generate` and sample/generate.py.
 
 Each sound is written with a JSON sidecar of the same name that contains all its settings, the number of U-Net passes
 (`passes`), the share of its spectrogram that was louder than any recording can be (`out_of_range`) and, under
@@ -10,9 +10,10 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -21,12 +22,15 @@ from tqdm import tqdm
 from diffaudio import __version__
 from diffaudio.atomic_io import atomic_file
 from diffaudio.checkpoint import load_weak_unet
-from diffaudio.diffusion.settings import GenerationSettings, check_prompt
+from diffaudio.diffusion.settings import GenerationSettings
 from diffaudio.errors import UserError
 from diffaudio.file_names import shorten
 from diffaudio.media.audio import write_audio
+from diffaudio.media.file_extensions import VIDEO_CONTAINERS
 from diffaudio.models.unet import UNet1D
 from diffaudio.pipeline import DiffAudioPipeline, bundled_model
+from diffaudio.query import Query
+from diffaudio.query_embedding import QueryEncoder
 
 __all__ = [
     "Item",
@@ -37,6 +41,7 @@ __all__ = [
     "pipeline_arguments",
     "process_device",
     "progress_callback",
+    "query_encoder_for",
     "read_sidecar",
     "render",
     "sidecar",
@@ -50,17 +55,16 @@ class Item:
     """One sound to generate.
 
     Attributes:
-        path: its file, .wav or .flac; the companions have the same name with .json and .png.
+        query: what it is generated from.
+        path: its file, .wav or .flac, or a video with the picture of the query's own; the companions have the same name
+            with .json and .png.
         label: its class, for evaluation.
     """
 
-    prompt: str
+    query: Query
     seed: int
     path: Path
     label: str | None = None
-
-    def __post_init__(self) -> None:
-        check_prompt(self.prompt)
 
 
 def choose_device(name: str) -> torch.device:
@@ -133,14 +137,16 @@ def progress_callback(num_batches: int) -> Iterator[Callable[..., None]]:
         yield on_step
 
 
-def sidecar(pipe: DiffAudioPipeline, item: Item, settings: GenerationSettings) -> dict[str, Any]:
-    """All settings needed to reproduce a sound."""
+def sidecar(pipe: DiffAudioPipeline, item: Item, settings: GenerationSettings, encoder: QueryEncoder) -> dict[str, Any]:
+    """All settings needed to reproduce a sound, and what the model's own bridge and templates were."""
     label = {} if item.label is None else {"label": item.label}
     return {
-        "prompt": item.prompt,
+        "prompt": item.query.prompt,
         **label,
+        "query": item.query.to_json(),
         "seed": item.seed,
         **settings.to_json(),
+        **encoder.describe(),
         "sample_rate": pipe.autoencoder.sample_rate,
         "model": pipe.name_or_path,
         "device": pipe.device.type,
@@ -170,11 +176,12 @@ def is_generated(item: Item, settings: GenerationSettings, model: str | None, *,
     if not companion.is_file():
         raise UserError(f"{item.path}: exists without its {companion.name}; remove it, or write to another folder")
     found = read_sidecar(companion)
-    wanted = {"prompt": item.prompt, "seed": item.seed, **settings.to_json()}
+    found.setdefault("query", {"parts": [{"text": found["prompt"], "weight": 1.0}]})  # older versions had texts only
+    wanted = {"query": item.query.to_json(), "seed": item.seed, **settings.to_json()}
     if model is not None:
         wanted["model"] = model
     changed = [
-        f"{key} was {shorten(str(found.get(key)))}, now {shorten(str(value))}"
+        f"{key} was {_described(key, found.get(key))}, now {_described(key, value)}"
         for key, value in wanted.items()
         if found.get(key) != value
     ]
@@ -200,6 +207,13 @@ def read_sidecar(file: Path) -> dict[str, Any]:
     return found
 
 
+def _described(key: str, value: Any) -> str:
+    if key == "query":
+        with suppress(UserError):
+            value = Query.from_json(value).name
+    return shorten(str(value))
+
+
 def _is_sidecar(file: Path) -> bool:
     try:
         return file.is_file() and bool(read_sidecar(file))
@@ -208,9 +222,10 @@ def _is_sidecar(file: Path) -> bool:
 
 
 def pipeline_arguments(settings: GenerationSettings) -> dict[str, Any]:
-    """The arguments of a pipeline call for these settings, except the weaker model, which must be loaded first."""
+    """The arguments of a pipeline call for these settings, except those that `query_encoder_for` takes, and the weaker
+    model, which must be loaded first.
+    """
     return {
-        "negative_prompt": settings.negative_prompt,
         "num_inference_steps": settings.steps,
         "guidance_scale": settings.guidance_scale,
         "guidance": settings.guidance,
@@ -222,13 +237,20 @@ def pipeline_arguments(settings: GenerationSettings) -> dict[str, Any]:
     }
 
 
+def query_encoder_for(pipe: DiffAudioPipeline, settings: GenerationSettings) -> QueryEncoder:
+    """What computes the embeddings of queries with these settings."""
+    return pipe.query_encoder(
+        bridge=settings.bridge, templates=settings.templates or None, image_bridge=settings.image_bridge
+    )
+
+
 def render(
     pipe: DiffAudioPipeline,
     items: Sequence[Item],
     settings: GenerationSettings,
     *,
     batch_size: int,
-    prompt_embeds: Mapping[str, torch.Tensor] | None = None,
+    query_embeds: Mapping[Query, torch.Tensor] | None = None,
     weak_unet: UNet1D | None = None,
     plot: bool = False,
     on_step: Callable[..., Any] | None = None,
@@ -236,7 +258,7 @@ def render(
     """Generate sounds and write them, `batch_size` at a time; each is yielded once its files are written.
 
     Args:
-        prompt_embeds: [embedding_dim] for each prompt, as returned by `encode_prompt`; None computes them.
+        query_embeds: [embedding_dim] for each query, as returned by `QueryEncoder.encode_queries`; None computes them.
         weak_unet: U-Net of the settings' weaker model; None loads it if they name one.
         plot: also draw each sound's spectrogram.
         on_step: the pipeline's `callback_on_step_end`.
@@ -246,13 +268,19 @@ def render(
     """
     if weak_unet is None and settings.weak_model is not None:
         weak_unet = load_weak_unet(settings.weak_model, pipe.components)
+    encoder = query_encoder_for(pipe, settings)
+    negative = encoder.encode_negative(prompt=settings.negative_prompt, image=settings.negative_image)
     for start in range(0, len(items), batch_size):
         batch = items[start : start + batch_size]
-        prompts = [item.prompt for item in batch]
+        queries = [item.query for item in batch]
         began = time.perf_counter()
+        if query_embeds is None:
+            embeddings = encoder.encode_queries(queries, warn_if_far=True)
+        else:
+            embeddings = torch.stack([query_embeds[query] for query in queries])
         output = pipe(
-            prompts if prompt_embeds is None else None,
-            prompt_embeds=None if prompt_embeds is None else torch.stack([prompt_embeds[each] for each in prompts]),
+            prompt_embeds=embeddings,
+            negative_prompt_embeds=negative,
             **pipeline_arguments(settings),
             weak_unet=weak_unet,
             generator=[torch.Generator().manual_seed(item.seed) for item in batch],
@@ -262,7 +290,7 @@ def render(
         timing = {"batch_seconds": round(time.perf_counter() - began, 4), "batch_size": len(batch)}
         for item, waveform, share in zip(batch, waveforms, output.out_of_range, strict=True):
             facts = {"passes": output.num_passes, "out_of_range": round(share, 6), "timing": timing}
-            _write(item, waveform, sidecar(pipe, item, settings) | facts, plot)
+            _write(item, waveform, sidecar(pipe, item, settings, encoder) | facts, plot)
             yield item
 
 
@@ -276,6 +304,14 @@ def _write(item: Item, waveform: torch.Tensor, description: dict[str, Any], plot
             from diffaudio.media.spectrogram_plot import write_spectrogram  # matplotlib is slow to import
 
             picture = together.enter_context(atomic_file(item.path.with_suffix(".png")))
-            write_spectrogram(picture, waveform, sample_rate, title=f"{shorten(item.prompt)} (seed {item.seed})")
+            write_spectrogram(picture, waveform, sample_rate, title=f"{shorten(item.query.name)} (seed {item.seed})")
         companion.write_text(json.dumps(description, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        write_audio(sound, waveform, sample_rate)
+        if item.path.suffix.lower() not in VIDEO_CONTAINERS:
+            write_audio(sound, waveform, sample_rate)
+            return
+        from diffaudio.media.dubbing import dub
+
+        assert item.query.video is not None
+        with TemporaryDirectory() as folder:
+            write_audio(Path(folder, "sound.wav"), waveform, sample_rate)
+            dub(item.query.video, Path(folder, "sound.wav"), sound)

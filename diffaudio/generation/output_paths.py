@@ -11,22 +11,30 @@ from pathlib import Path
 from diffaudio.errors import UserError
 from diffaudio.file_names import slug
 from diffaudio.media.audio_formats import FORMATS, check_format
+from diffaudio.media.file_extensions import VIDEO_CONTAINERS
 
 __all__ = ["output_paths"]
 
 SUFFIXES = tuple(FORMATS)
 
 
-def output_paths(prompts: Sequence[str], output: Path, *, plot: bool = False, overwrite: bool = False) -> list[Path]:
+def output_paths(
+    queries: Sequence[str],
+    output: Path,
+    *,
+    plot: bool = False,
+    overwrite: bool = False,
+) -> list[Path]:
     """The file of each sound.
 
-    In a folder, files are named after the prompts, with a number if the name is already in use: rain.wav, rain-2.wav, …
-    A file name is used as given; several sounds of one prompt are numbered, and sounds of several prompts include the
-    prompt in their names: rain.wav, rain-2.wav, or out-rain.wav, out-a-dog.wav.
+    In a folder, files are named after the queries, with a number if the name is already in use: rain.wav, rain-2.wav, …
+    A file name is used as given; several sounds of one query are numbered, and sounds of several queries include the
+    query in their names: rain.wav, rain-2.wav, or out-rain.wav, out-a-dog.wav.
 
     Args:
-        prompts: the prompt of each sound; a repeated prompt generates another sound.
-        output: a sound file of a suffix in `FORMATS`, or a folder. Folders are created as needed.
+        queries: the text of each sound, or the name of its query; a repeated one is another sound.
+        output: a sound file with a suffix in `FORMATS`, a video with one in `VIDEO_CONTAINERS`, or a folder. Folders are
+            created as needed.
         plot: whether spectrograms are also written.
         overwrite: replace existing files. Otherwise, sounds in a folder get an unused name, and an existing file is an
             error.
@@ -36,15 +44,15 @@ def output_paths(prompts: Sequence[str], output: Path, *, plot: bool = False, ov
     """
     is_folder = output.is_dir() or not output.suffix
     folder, suffix = (output, ".wav") if is_folder else (output.parent, output.suffix)
-    if not is_folder:
+    if not is_folder and suffix.lower() not in VIDEO_CONTAINERS:
         check_format(output)
     _make_folder(folder)
     if is_folder:
-        names = [slug(prompt) for prompt in prompts]
-    elif len(set(prompts)) == 1:
-        names = [output.stem] * len(prompts)
+        names = [slug(query) for query in queries]
+    elif len(set(queries)) == 1:
+        names = [output.stem] * len(queries)
     else:
-        names = [f"{output.stem}-{slug(prompt)}" for prompt in prompts]
+        names = [f"{output.stem}-{slug(query)}" for query in queries]
 
     companions = [".json", *([".png"] if plot else [])]
     endings = [*SUFFIXES, *companions] if is_folder else [suffix, *companions]

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from diffaudio.media import images
+from diffaudio.media import dubbing, images
 from diffaudio.media.audio_decoder import decode_chunks
 from diffaudio.media.container import MediaError
 from diffaudio.media.memory_limit import is_machine_short_of_memory, limit_memory
@@ -41,10 +41,16 @@ def decode_picture_file(path: Path, count: int) -> Items:
     yield from _arrays(images.decode_picture(path, count))
 
 
+def dub_video_file(path: Path, output: str, sound: str | None) -> Items:
+    """Write a video with another sound; see `dubbing`."""
+    yield dubbing.dub_in_this_process(path, output, sound), []
+
+
 OPERATIONS: dict[str, Callable[..., Items]] = {
     "audio": decode_audio_file,
     "video": decode_video_file,
     "picture": decode_picture_file,
+    "dub": dub_video_file,
 }
 
 

@@ -31,13 +31,12 @@ from transformers import AutoConfig
 from diffaudio.errors import UserError
 from diffaudio.file_names import shorten
 from diffaudio.library_loading import check_open_clip_config, load_open_clip
+from diffaudio.prompt_templates import PLAIN, check_templates, fill
 from diffaudio.safe_loading import loading_errors
 
-__all__ = ["PLAIN", "Clip", "check_templates", "prune_vocabulary"]
+__all__ = ["Clip", "prune_vocabulary"]
 
 logger = logging.getLogger(__name__)
-
-PLAIN = ("{}",)  # templates that leave a text unchanged
 
 
 class Clip(nn.Module):
@@ -145,9 +144,14 @@ class Clip(nn.Module):
     def device(self) -> torch.device:
         return next(self.model.parameters()).device
 
-    def encode_prompts(self, prompts: Sequence[str]) -> Tensor:
-        """[len(prompts), embedding_dim]: the mean over the model's prompt templates, normalised to unit norm."""
-        embeddings = [self.encode_text([fill(template, prompt) for prompt in prompts]) for template in self.templates]
+    def encode_prompts(self, prompts: Sequence[str], templates: Sequence[str] | None = None) -> Tensor:
+        """[len(prompts), embedding_dim]: the mean over prompt templates, normalised to unit norm.
+
+        Args:
+            templates: None is the model's own.
+        """
+        templates = self.templates if templates is None else templates
+        embeddings = [self.encode_text([fill(template, prompt) for prompt in prompts]) for template in templates]
         return F.normalize(torch.stack(embeddings).mean(dim=0), dim=-1) if len(embeddings) > 1 else embeddings[0]
 
     @torch.no_grad()
@@ -219,31 +223,6 @@ class Clip(nn.Module):
         tokens = self.tokenizer([text], context_length=self.context_length)[0]
         wider = self.tokenizer([text], context_length=self.context_length + 1)[0]
         return not torch.equal(tokens, wider[:-1])
-
-
-def check_templates(templates: Any, where: str = "") -> tuple[str, ...]:
-    """Prompt templates as a tuple.
-
-    Args:
-        where: prefix of the error message.
-
-    Raises:
-        ValueError: not a list of sentences, an empty list, or a sentence that does not contain {} exactly once.
-    """
-    if not isinstance(templates, list | tuple) or not templates or not all(isinstance(t, str) for t in templates):
-        raise UserError(f"{where}prompt templates are a list of one or more sentences, such as 'the sound of {{}}'")
-    for template in templates:
-        if template.count("{}") != 1:
-            raise UserError(
-                f"{where}prompt template '{template}' does not contain {{}} exactly once; it stands for the text"
-            )
-    return tuple(templates)
-
-
-def fill(template: str, text: str) -> str:
-    """The template with the text in place of {}; braces in the text have no special meaning."""
-    before, _, after = template.partition("{}")
-    return f"{before}{text}{after}"
 
 
 def _require(folder: Path, *files: str) -> None:

@@ -99,11 +99,11 @@ def count_passes(pipe: DiffAudioPipeline, settings: GenerationSettings) -> int:
     trial = copy.copy(pipe)
     trial.unet = nothing = _NoNetwork(pipe.unet.config)  # pyright: ignore[reportAttributeAccessIssue]
     embedding = torch.ones(1, pipe.clip.embedding_dim)
-    negative = None if settings.negative_prompt is None else embedding
-    arguments = pipeline_arguments(settings) | {"negative_prompt": None, "audio_length_in_s": 1.0}
+    has_negative = settings.negative_prompt is not None or settings.negative_image is not None
+    arguments = pipeline_arguments(settings) | {"audio_length_in_s": 1.0}
     return trial(
         prompt_embeds=embedding,
-        negative_prompt_embeds=negative,
+        negative_prompt_embeds=embedding if has_negative else None,
         weak_unet=None if settings.weak_model is None else nothing,  # pyright: ignore[reportArgumentType]
         generator=torch.Generator().manual_seed(0),
         output_type="latent",

@@ -67,7 +67,7 @@ def write_results(sweep: Sweep, rows: Sequence[Mapping[str, Any]], report: Repor
         axes=sweep.axes,
         rows=with_mean_of_shuffled(rows),
         pictures={metric: picture_names(sweep.axes, metric) for metric in drawn_metrics(rows)},
-        prompts=[prompt.text for prompt in sweep.prompts],
+        prompts=[prompt.query.name for prompt in sweep.prompts],
         sounds=sounds,
         left_out=sweep.left_out,
     )

@@ -8,12 +8,13 @@ from typing import Any
 
 from diffaudio.atomic_io import atomic_file
 from diffaudio.checkpoint import load_weak_unet
+from diffaudio.diffusion.settings import GenerationSettings
 from diffaudio.evaluation.embed import Embedder, Sound
 from diffaudio.evaluation.page import recognised_as
 from diffaudio.evaluation.reference import Reference
 from diffaudio.evaluation.report import Report
 from diffaudio.evaluation.rows import evaluated_row, real_row, shuffled_row
-from diffaudio.generation.batch import Item, is_generated, render
+from diffaudio.generation.batch import Item, is_generated, query_encoder_for, render
 from diffaudio.media.audio import read_audio
 from diffaudio.media.spectrogram_plot import spectrogram_image
 from diffaudio.pipeline import DiffAudioPipeline
@@ -59,20 +60,30 @@ def unmade(
 
 
 def make(pipe: DiffAudioPipeline, parts: Sequence[tuple[Combination, list[Item]]]) -> Iterator[Item]:
-    """Make the sounds of some batches; each prompt is embedded once."""
-    prompts = list(dict.fromkeys(item.prompt for _, batch in parts for item in batch))
-    embeds = dict(zip(prompts, pipe.encode_prompt(prompts, warn_if_far=True), strict=True)) if prompts else {}
+    """Make the sounds of some batches; each query is embedded once."""
+    queries = list(dict.fromkeys(item.query for _, batch in parts for item in batch))
+    encoders = {_conditioning(each.settings): query_encoder_for(pipe, each.settings) for each, _ in parts}
+    embeds = {
+        key: dict(zip(queries, encoder.encode_queries(queries, warn_if_far=True), strict=True))
+        for key, encoder in encoders.items()
+    }
     weaker = {combination.settings.weak_model for combination, _ in parts}
     weak = {name: load_weak_unet(name, pipe.components) for name in weaker if name is not None}
     for combination, batch in parts:
         settings, weak_unet = combination.settings, weak.get(combination.settings.weak_model or "")
         batch[0].path.parent.mkdir(parents=True, exist_ok=True)
-        yield from render(pipe, batch, settings, batch_size=len(batch), prompt_embeds=embeds, weak_unet=weak_unet)
+        query_embeds = embeds[_conditioning(settings)]
+        yield from render(pipe, batch, settings, batch_size=len(batch), query_embeds=query_embeds, weak_unet=weak_unet)
+
+
+def _conditioning(settings: GenerationSettings) -> tuple[Any, ...]:
+    """The settings that decide the embedding of a query."""
+    return settings.bridge, tuple(settings.templates), settings.image_bridge
 
 
 def wanted(sweep: Sweep) -> list[str | None]:
     """What the sounds of every combination should be."""
-    return [item.label or item.prompt for item in next(iter(sweep.sounds.values()))]
+    return [item.label or item.query.prompt for item in next(iter(sweep.sounds.values()))]
 
 
 def unmeasured(sweep: Sweep, report: Report) -> list[Combination]:
@@ -117,7 +128,7 @@ def measure_recordings(sweep: Sweep, reference: Reference, report: Report) -> No
 
 
 def _by(sweep: Sweep, combination: Combination, report: Report) -> dict[str, Any]:
-    sounds = [[item.path.name, item.prompt, item.label] for item in sweep.sounds[combination]]
+    sounds = [[item.path.name, item.query.name, item.label] for item in sweep.sounds[combination]]
     return json.loads(json.dumps({**asdict(report), "sounds": sounds}))
 
 
@@ -133,4 +144,4 @@ def _read(items: Sequence[Item]) -> Iterator[Sound]:
         if not picture.exists():
             with atomic_file(picture) as temporary:
                 spectrogram_image(waveform, sample_rate).save(temporary)
-        yield Sound(waveform, sample_rate, item.path.stem, item.prompt, item.label)
+        yield Sound(waveform, sample_rate, item.path.stem, item.query.prompt, item.label)

@@ -6,13 +6,18 @@ import json
 import os
 import re
 import shutil
+import struct
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
+import av
 import pytest
 import soundfile
 import torch
+from media import numbered_pictures, tone, write_media
+from PIL import Image
 from tiny_model import EMBEDDING_DIM, LATENT_CHANNELS, SAMPLE_RATE, write_tiny_model
 
 from diffaudio import DiffAudioPipeline, __version__
@@ -23,6 +28,7 @@ from diffaudio.corpus.prepare import run as preparing
 from diffaudio.corpus.prepare.worker import WorkerLimits
 from diffaudio.file_names import slug
 from diffaudio.generation import batch as rendering
+from diffaudio.media.audio import read_audio
 
 QUICK = ["--duration", "1", "--steps", "1"]
 
@@ -60,12 +66,19 @@ def test_a_sound_gets_a_sidecar_with_all_its_settings(generate, model):
     assert (timing["batch_size"], timing["batch_seconds"] > 0) == (1, True)
     assert described == {
         "prompt": "a dog barking",
+        "query": {"parts": [{"text": "a dog barking", "weight": 1.0}]},
         "seed": 7,
         "steps": 2,
         "guidance_scale": 2.0,
         "sampler": "euler",
         "duration_s": 1.5,
         "negative_prompt": "rain",
+        "negative_image": None,
+        "bridge": None,
+        "templates": None,
+        "image_bridge": None,
+        "text_bridge": "retrieval",
+        "text_templates": ["{}"],
         "spacing": None,
         "eta": None,
         "guidance": None,
@@ -177,6 +190,169 @@ def test_a_prompt_becomes_a_file_name(prompt, name):
     assert slug(prompt) == name
 
 
+@pytest.fixture
+def photos(tmp_path):
+    """Two photographs in the current folder, and a video."""
+    for name, color in (("red.jpg", "red"), ("blue.png", "blue")):
+        Image.new("RGB", (40, 30), color).save(tmp_path / name)
+    write_media(tmp_path / "clip.mp4", sound=tone(1, 44100), pictures=numbered_pictures(1))
+
+
+def query_of(name):
+    return json.loads(Path(f"{name}.json").read_text())["query"]
+
+
+def test_images_and_videos_make_sounds_named_after_them_and_described_in_the_sidecar(generate, photos, model):
+    arguments = ["rain", "--image", "red.jpg", "blue.png", "--video=clip.mp4", "--seed", "3"]
+    code, printed, _ = generate(*arguments, "-o", "out")
+    assert (code, printed.split("\n")[1]) == (0, "out/red.wav (1 s, seed 4)")
+    assert [name for name in names("out") if name.endswith(".wav")] == ["blue.wav", "clip.wav", "rain.wav", "red.wav"]
+    assert query_of("out/red") == {"parts": [{"image": "red.jpg", "weight": 1.0}]}
+    assert query_of("out/clip") == {"parts": [{"video": "clip.mp4", "weight": 1.0}]}
+    assert json.loads(Path("out/red.json").read_text())["prompt"] is None
+    pipe = DiffAudioPipeline.from_pretrained(model)
+    quick = {"num_inference_steps": 1, "audio_length_in_s": 1}
+    expected = pipe(image="red.jpg", generator=torch.Generator().manual_seed(4), **quick).audios[0, 0]
+    assert torch.allclose(torch.from_numpy(soundfile.read("out/red.wav", dtype="float32")[0]), expected, atol=1e-3)
+
+
+def test_options_that_are_repeated_add_up(generate, photos):
+    assert generate("--image", "red.jpg", "--plot", "--image=blue.png", "-o", "out")[0] == 0
+    assert {"blue.png", "blue.wav", "red.wav"} <= set(names("out"))
+
+
+def test_weights_make_one_mixture_of_texts_images_and_videos(generate, photos):
+    arguments = ["a dog barking::0.7", "rain::0.3", "--image", "red.jpg::2", "--video", "clip.mp4::1"]
+    assert generate(*arguments, "-o", "out", "--seed", "1")[0] == 0
+    assert names("out") == ["a-dog-barking-rain-red-clip.json", "a-dog-barking-rain-red-clip.wav"]
+    parts = [
+        ("text", "a dog barking", 0.7),
+        ("text", "rain", 0.3),
+        ("image", "red.jpg", 2.0),
+        ("video", "clip.mp4", 1.0),
+    ]
+    described = query_of("out/a-dog-barking-rain-red-clip")
+    assert described == {"parts": [{kind: content, "weight": weight} for kind, content, weight in parts]}
+    for name, text in (("mixed.wav", "a dog::0.7 rain::0.3"), ("apart.wav", "a dog::0.9 rain::0.1")):
+        assert generate(text, "-o", name, "--seed", "1")[0] == 0
+    assert Path("mixed.wav").read_bytes() != Path("apart.wav").read_bytes()
+
+
+def test_an_interpolation_goes_from_one_query_to_the_other_from_the_same_noise(generate, photos):
+    code, printed, _ = generate("rain", "--image", "red.jpg", "--interpolate", "3", "--seed", "7", "-o", "out")
+    assert code == 0
+    assert re.findall(r"seed (\d+)", printed) == ["7", "7", "7"]
+    wavs = ["out/rain-to-red.wav", "out/rain-to-red-2.wav", "out/rain-to-red-3.wav"]
+    assert re.findall(r"^\S+", printed, re.MULTILINE) == wavs
+    assert [query_of(wav[:-4])["position"] for wav in wavs] == [0, 0.5, 1]
+    assert generate("rain", "--seed", "7", "-o", "rain.wav")[0] == 0
+    assert generate("--image", "red.jpg", "--seed", "7", "-o", "red.wav")[0] == 0
+    sounds = [torch.from_numpy(soundfile.read(f)[0]) for f in (*wavs, "rain.wav", "red.wav")]
+    assert torch.allclose(sounds[0], sounds[3], atol=1e-3) and torch.allclose(sounds[2], sounds[4], atol=1e-3)
+    assert not torch.allclose(sounds[0], sounds[1], atol=1e-3)
+
+
+def test_negative_images_templates_and_bridges_change_the_sound_and_are_in_the_sidecar(generate, photos):
+    sounds = set()
+    for name, options, described in (
+        ("plain", [], {}),
+        ("negative", ["--negative-image", "red.jpg"], {"negative_image": "red.jpg"}),
+        ("bridge", ["--bridge", "none"], {"bridge": "none", "text_bridge": "none"}),
+        (
+            "templates",
+            ["--templates", "{}!", "on {}"],
+            {"templates": ["{}!", "on {}"], "text_templates": ["{}!", "on {}"]},
+        ),
+    ):
+        assert generate("rain", "-o", f"{name}.wav", "--seed", "1", *options)[0] == 0
+        found = json.loads(Path(f"{name}.json").read_text())
+        assert found | described == found
+        sounds.add(Path(f"{name}.wav").read_bytes())
+    for name, options in (("image", []), ("retrieved", ["--image-bridge", "retrieval"])):
+        assert generate("--image", "red.jpg", "-o", f"{name}.wav", "--seed", "1", *options)[0] == 0
+        sounds.add(Path(f"{name}.wav").read_bytes())
+    assert len(sounds) == 6
+
+
+def streams(name):
+    """Duration of the picture's packets, and duration and channels of the sound."""
+    with av.open(name) as container:
+        packets = [packet for packet in container.demux(video=0) if packet.size]
+        picture_s = float(sum(packet.duration * packet.time_base for packet in packets))
+    info = read_audio(name)
+    return [bytes(packet) for packet in packets], picture_s, info[0].shape[-1] / info[1]
+
+
+def test_a_video_as_output_has_the_picture_of_the_query_s_and_the_sound_below_it(generate, photos):
+    code, printed, _ = generate("--video", "clip.mp4", "-o", "out.mp4", "--seed", "3", settings=["--steps", "1"])
+    assert (code, printed) == (0, "out.mp4 (1 s, seed 3)\n")
+    picture, picture_s, sound_s = streams("out.mp4")
+    assert picture == streams("clip.mp4")[0]
+    assert (picture_s, sound_s) == (pytest.approx(1.0), pytest.approx(1.0, abs=0.05))
+    assert json.loads(Path("out.json").read_text())["duration_s"] == 1.0
+    assert generate("rain::1", "--video", "clip.mp4::1", "-o", "a.mkv", "--takes", "2", "--duration", "2")[0] == 0
+    for name in ("a.mkv", "a-2.mkv"):
+        assert streams(name)[1:] == (pytest.approx(1.0), pytest.approx(2.0, abs=0.05))
+    write_media(Path("longer.mp4"), pictures=numbered_pictures(2))
+    arguments = ["--video", "clip.mp4", "longer.mp4", "-o", "both.mp4"]
+    assert generate(*arguments, settings=["--steps", "1"])[0] == 0
+    assert [round(streams(name)[2]) for name in ("both-clip.mp4", "both-longer.mp4")] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["rain", "-o", "out.mp4"], "out.mp4: needs the picture of exactly one video, and 'rain' has none or several"),
+        (["--video", "clip.mp4::1", "clip.mp4::2", "-o", "out.mkv"], "'clip + clip' has none or several; add --video"),
+        (["--video", "clip.mp4", "-o", "out.webm"], "clip.mp4: a .webm file cannot hold its h264 picture"),
+        (["--video", "clip.mp4", "-o", "out.xyz"], "out.xyz: cannot write .xyz; choose .wav or .flac"),
+        (["--video", "clip.mp4", "-o", "clip.mp4"], "clip.mp4: exists; add --overwrite to replace it"),
+    ],
+)
+def test_a_video_that_cannot_be_written_is_an_error_in_one_line(generate, photos, arguments, message):
+    before = names()
+    code, printed, told = generate(*arguments)
+    assert (code, printed, told.count("\n"), names()) == (2, "", 1, before)
+    assert message in told
+
+
+def bad_media(folder):
+    """Files that are no images or videos, with what is said of them."""
+    Image.new("RGB", (60, 40), "red").save(folder / "whole.png")
+    (folder / "cut.png").write_bytes((folder / "whole.png").read_bytes()[:60])
+    (folder / "notes.jpg").write_text("no picture")
+    write_media(folder / "sound.mp4", sound=tone(1, 44100))
+    header = struct.pack(">IIBBBBB", 40_000, 25_000, 8, 2, 0, 0, 0)
+    chunk = struct.pack(">I", 13) + b"IHDR" + header + struct.pack(">I", zlib.crc32(b"IHDR" + header))
+    (folder / "bomb.png").write_bytes(b"\x89PNG\r\n\x1a\n" + chunk + struct.pack(">I", 100) + b"IDAT" + bytes(100))
+    return [
+        ("--image", "notes.jpg", "notes.jpg: cannot be read as a picture: it is no picture"),
+        ("--image", "cut.png", "cut.png: cannot be read as a picture: it is damaged"),
+        ("--image", "bomb.png", "bomb.png: is a picture of 40000 x 25000 pixels; at most 250 million are read"),
+        ("--image", "sound.mp4", "sound.mp4: cannot be read as a picture: it is no picture"),
+        ("--video", "sound.mp4", "sound.mp4: has no picture track"),
+        ("--video", "notes.jpg", "notes.jpg: cannot be read as a media file"),
+        ("--negative-image", "cut.png", "cut.png: cannot be read as a picture: it is damaged"),
+    ]
+
+
+def test_files_that_are_no_images_or_videos_are_refused_before_torch_is_imported(tmp_path):
+    """All in one process, which is then asked what it has loaded."""
+    cases = bad_media(tmp_path)
+    program = (
+        "import sys; from diffaudio.cli.main import main\n"
+        f"for flag, file, _ in {cases!r}:\n"
+        "    assert main(['generate', 'rain', flag, file, '-o', 'out.wav']) == 2, file\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    told = done.stderr.splitlines()
+    assert len(told) == len(cases)
+    for line, (_, _, message) in zip(told, cases, strict=True):
+        assert line.startswith(f"diffaudio: error: {message}")
+
+
 def test_flac_and_a_spectrogram_are_written_where_asked_for(generate):
     assert generate("rain", "-o", "rain.flac", "--plot")[0] == 0
     assert names() == ["rain.flac", "rain.json", "rain.png"]
@@ -219,7 +395,23 @@ def test_flac_and_a_spectrogram_are_written_where_asked_for(generate):
         (["rain", "--spacing", "square"], "'square'"),
         (["rain", "--sampler", "heun", "--eta", "1"], "eta has no effect on sampler 'heun'"),
         (["rain", "--stesp", "3"], "unknown option '--stesp'; did you mean '--steps'?"),
-        ([], "prompt must be given"),
+        ([], "a prompt must be given, or --image or --video"),
+        (["rain::much"], "'rain::much': the weight 'much' is not a number; write the text, '::' and a number above 0"),
+        (
+            ["rain::0.5", "a dog"],
+            "'rain::0.5' has a weight and 'a dog' has none; give every part of a mixture its weight",
+        ),
+        (["rain", "--image", "gone.jpg"], "gone.jpg: there is no such image file"),
+        (["--image", "file.txt", "rain"], "rain: there is no such image file; texts are given before --image"),
+        (["--image", "file.txt"], "file.txt: the file is empty"),
+        (["--video", "gone.mp4"], "gone.mp4: there is no such video file"),
+        (["rain", "--negative-image", "gone.jpg"], "gone.jpg: there is no such image file"),
+        (["rain", "a dog", "--interpolate", "1"], "an interpolation of 1 has no two ends; give 2 or more"),
+        (["rain", "--interpolate", "3"], "an interpolation goes from one query to another, but 1 were given; give two"),
+        (["rain", "--templates", "the sound"], "prompt template 'the sound' does not contain {} exactly once"),
+        (["rain", "--bridge", "prior"], "bridge 'prior' is not one of this model's (none, retrieval), nor a folder"),
+        (["rain", "--image-bridge", "retrieval"], "image bridge 'retrieval' has no effect without an image or a video"),
+        (["rain", "--negative-prompt", "a", "--negative-image", "b.jpg"], "give a negative prompt or a negative image"),
     ],
 )
 def test_whatever_is_wrong_ends_in_one_line_and_leaves_nothing(generate, arguments, message):

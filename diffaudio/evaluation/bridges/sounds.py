@@ -18,6 +18,7 @@ from diffaudio.generation.batch import Item, is_generated, render
 from diffaudio.media.audio import read_audio
 from diffaudio.models.bridge.bridges import Bridge, IdentityBridge
 from diffaudio.pipeline import DiffAudioPipeline
+from diffaudio.query import Part, Query
 
 __all__ = ["PICTURES", "generate", "map_texts", "read_generated"]
 
@@ -74,9 +75,9 @@ def generate(
                     on_sound()
                 else:
                     missing.append((item, embedding))
-            of_prompts = {item.prompt: embedding.to(pipe.device) for item, embedding in missing}
+            embeddings_of = {item.query: embedding.to(pipe.device) for item, embedding in missing}
             items = [item for item, _ in missing]
-            for _ in render(pipe, items, settings, batch_size=batch_size, prompt_embeds=of_prompts):
+            for _ in render(pipe, items, settings, batch_size=batch_size, query_embeds=embeddings_of):
                 on_sound()
     finally:
         pipe.bridge = own
@@ -87,7 +88,7 @@ def read_generated(items: Sequence[Item]) -> Iterator[Sound]:
     """The sounds, one by one, for an `Embedder`."""
     for item in items:
         waveform, sample_rate = read_audio(item.path)
-        yield Sound(waveform, sample_rate, item.path.stem, item.prompt, item.label)
+        yield Sound(waveform, sample_rate, item.path.stem, item.query.prompt, item.label)
 
 
 def _items(name: str, queries: Queries, out: Path, seed: int) -> list[Item]:
@@ -97,5 +98,5 @@ def _items(name: str, queries: Queries, out: Path, seed: int) -> list[Item]:
         label = queries.label(index)
         prompt = f"pictures of {clip}" if name == PICTURES else label
         path = out / "sounds" / name / f"clip-{zlib.crc32(clip.encode()):08x}.wav"
-        items.append(Item(prompt, (seed + zlib.crc32(clip.encode())) % 2**31, path, label))
+        items.append(Item(Query((Part("text", prompt),)), (seed + zlib.crc32(clip.encode())) % 2**31, path, label))
     return items

@@ -32,7 +32,10 @@ def _classes() -> dict[str, type[Bridge]]:
 
 def kind_of_bridge(bridge: Bridge) -> str:
     """The bridge's name for `--bridge`."""
-    return next(kind for kind, cls in _classes().items() if type(bridge) is cls)
+    of_class = {cls: kind for kind, cls in BRIDGES.items()}
+    if type(bridge) not in of_class:  # one of those that are slow to import
+        of_class = {cls: kind for kind, cls in _classes().items()}
+    return of_class[type(bridge)]
 
 
 def load_bridge(folder: str | Path) -> Bridge:
