@@ -142,15 +142,16 @@ def _check_readable(parts: Iterable[Part], settings: GenerationSettings) -> None
     files = {(part.kind, part.content) for part in parts if part.kind != "text"}
     if settings.negative_image is not None:
         files.add(("image", settings.negative_image))
+    for kind, file in sorted(files):
+        if not Path(file).exists():
+            hint = f"; texts are given before --{kind}" if not Path(file).suffix else ""
+            raise UserError(f"{file}: there is no such {kind} file{hint}")
     if not files:
         return
 
     from diffaudio.media.images import read_image, read_video
 
     for kind, file in sorted(files):
-        if not Path(file).exists():
-            hint = f"; texts are given before --{kind}" if not Path(file).suffix else ""
-            raise UserError(f"{file}: there is no such {kind} file{hint}")
         (read_image if kind == "image" else read_video)(file)
 
 

@@ -56,7 +56,8 @@ def dub(video: str | Path, sound: str | Path, output: str | Path) -> None:
     Raises:
         MediaError: the video cannot be read, has no picture, or the container cannot hold it.
     """
-    list(decode("dub", Path(video), output=str(output), sound=str(sound)))
+    # absolute, since the child may have another working directory
+    list(decode("dub", Path(video), output=str(Path(output).absolute()), sound=str(Path(sound).absolute())))
 
 
 def dub_in_this_process(video: Path, output: str, sound: str | None) -> dict[str, Any] | None:

@@ -92,6 +92,17 @@ def test_a_sound_that_is_shorter_or_longer_leaves_the_picture_whole(tmp_path):
         assert found.shape == (channels, round(duration_s * 44100))
 
 
+def test_relative_paths_count_from_the_current_folder_whenever_the_decoder_was_started(tmp_path, sound, monkeypatch):
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        write_media(Path("a.mp4"), pictures=numbered_pictures(1))
+        soundfile.write("s.wav", tone(1, 8000).T, 8000)
+        dub("a.mp4", "s.wav", "b.mp4")
+        assert packets(Path("b.mp4")) == packets(Path("a.mp4"))
+        assert sorted(path.name for path in Path().iterdir()) == ["a.mp4", "b.mp4", "s.wav"]
+
+
 def test_the_duration_of_the_picture_is_that_of_its_packets(tmp_path):
     video = write_media(tmp_path / "a.mkv", pictures=numbered_pictures(2), sound=tone(3, 8000), begin_s=1.0)
     assert check_dubbing(video, "b.mp4").duration_s == pytest.approx(2.0, abs=0.01)
