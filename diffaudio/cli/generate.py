@@ -9,7 +9,8 @@ from diffaudio.cli.options import GENERATION_FLAGS, GENERATION_GROUPS, Generatio
 from diffaudio.config import Count, Seed, parse_command
 from diffaudio.diffusion.settings import MAX_DURATION_S, GenerationSettings
 from diffaudio.errors import UserError
-from diffaudio.generation.output_paths import SUFFIXES, output_paths
+from diffaudio.generation.output_paths import output_paths
+from diffaudio.media.audio_formats import FORMATS
 from diffaudio.media.file_extensions import VIDEO_CONTAINERS
 from diffaudio.query import Part, Query, check_settings, interpolation, parse_queries
 
@@ -33,9 +34,9 @@ class Options(GenerationOptions):
         image: image file to generate from, instead of a text or mixed with it; an animation counts as a video.
         video: video file to generate from; the embeddings of its frames are averaged.
         interpolate: number of sounds from the first of two queries to the second, all from the same noise.
-        output: .wav or .flac file, or a folder for files named after the queries; folders are created as needed. With
-            --video also a video file (.mp4, .mkv, …): the sound is put under the picture, which is copied unchanged,
-            and is as long as the picture unless --duration is given.
+        output: sound file (.wav, .flac, .ogg, .opus or .mp3), or a folder for files named after the queries; folders
+            are created as needed. With --video also a video file (.mp4, .mkv, …): the sound is put under the picture,
+            which is copied unchanged, and is as long as the picture unless --duration is given.
         overwrite: replace existing files; otherwise, sounds in a folder get an unused name, and an existing file name
             is an error.
         seed: random seed of the first sound; each further sound uses the next integer (default: random, printed).
@@ -86,7 +87,6 @@ def run(arguments: list[str]) -> None:
         given.output,
         plot=given.plot,
         overwrite=given.overwrite,
-        suffixes=tuple(VIDEO_CONTAINERS) if is_video else SUFFIXES,
     )
 
     from tqdm import tqdm
@@ -169,7 +169,7 @@ def _picture_duration_s(query: Query, output: Path) -> float:
     if query.video is None:
         raise UserError(
             f"{output}: needs the picture of exactly one video, and '{query.name}' has none or several; add --video, "
-            f"or write a sound ({', '.join(SUFFIXES)})"
+            f"or write a sound ({', '.join(FORMATS)})"
         )
 
     from diffaudio.media.dubbing import check_dubbing

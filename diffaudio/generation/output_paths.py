@@ -33,8 +33,8 @@ def output_paths(
 
     Args:
         queries: the text of each sound, or the name of its query; a repeated one is another sound.
-        output: a sound file with a suffix in `FORMATS`, a video with one in `VIDEO_CONTAINERS`, or a folder. Folders are
-            created as needed.
+        output: a sound file with a suffix in `FORMATS`, a video with one in `VIDEO_CONTAINERS`, or a folder. Folders
+            are created as needed.
         plot: whether spectrograms are also written.
         overwrite: replace existing files. Otherwise, sounds in a folder get an unused name, and an existing file is an
             error.

@@ -305,7 +305,7 @@ def test_a_video_as_output_has_the_picture_of_the_query_s_and_the_sound_below_it
         (["rain", "-o", "out.mp4"], "out.mp4: needs the picture of exactly one video, and 'rain' has none or several"),
         (["--video", "clip.mp4::1", "clip.mp4::2", "-o", "out.mkv"], "'clip + clip' has none or several; add --video"),
         (["--video", "clip.mp4", "-o", "out.webm"], "clip.mp4: a .webm file cannot hold its h264 picture"),
-        (["--video", "clip.mp4", "-o", "out.xyz"], "out.xyz: cannot write .xyz; choose .wav or .flac"),
+        (["--video", "clip.mp4", "-o", "out.xyz"], "out.xyz: cannot write .xyz; choose .wav, .flac, "),
         (["--video", "clip.mp4", "-o", "clip.mp4"], "clip.mp4: exists; add --overwrite to replace it"),
     ],
 )
