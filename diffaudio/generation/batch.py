@@ -6,6 +6,7 @@ Each sound is written with a JSON sidecar of the same name that contains all its
 seed alone determines the noise.
 """
 
+import itertools
 import json
 import sys
 import time
@@ -29,6 +30,7 @@ from diffaudio.media.audio import write_audio
 from diffaudio.media.file_extensions import VIDEO_CONTAINERS
 from diffaudio.models.unet import UNet1D
 from diffaudio.pipeline import DiffAudioPipeline, bundled_model
+from diffaudio.pipeline_inputs import embedding_noise_level
 from diffaudio.query import Query
 from diffaudio.query_embedding import QueryEncoder
 
@@ -270,9 +272,12 @@ def render(
         weak_unet = load_weak_unet(settings.weak_model, pipe.components)
     encoder = query_encoder_for(pipe, settings)
     negative = encoder.encode_negative(prompt=settings.negative_prompt, image=settings.negative_image)
-    for start in range(0, len(items), batch_size):
-        batch = items[start : start + batch_size]
+    has_levels = bool(pipe.unet.config["embedding_noise_level"])
+    for batch in _batches(items, batch_size, by_kind=has_levels):
         queries = [item.query for item in batch]
+        level = None
+        if has_levels:
+            level = embedding_noise_level(None, encoder.bridge, pipe.unet, of_text=queries[0].has_text)
         began = time.perf_counter()
         if query_embeds is None:
             embeddings = encoder.encode_queries(queries, warn_if_far=True)
@@ -281,6 +286,7 @@ def render(
         output = pipe(
             prompt_embeds=embeddings,
             negative_prompt_embeds=negative,
+            embedding_noise=level,
             **pipeline_arguments(settings),
             weak_unet=weak_unet,
             generator=[torch.Generator().manual_seed(item.seed) for item in batch],
@@ -292,6 +298,18 @@ def render(
             facts = {"passes": output.num_passes, "out_of_range": round(share, 6), "timing": timing}
             _write(item, waveform, sidecar(pipe, item, settings, encoder) | facts, plot)
             yield item
+
+
+def _batches(items: Sequence[Item], batch_size: int, *, by_kind: bool) -> Iterator[Sequence[Item]]:
+    """Consecutive items.
+
+    Args:
+        by_kind: separate queries with a text from others, for a U-Net that is conditioned on the bridge's noise level.
+    """
+    for _, group in itertools.groupby(items, key=lambda item: by_kind and item.query.has_text):
+        same = list(group)
+        for start in range(0, len(same), batch_size):
+            yield same[start : start + batch_size]
 
 
 def _write(item: Item, waveform: torch.Tensor, description: dict[str, Any], plot: bool) -> None:
