@@ -80,7 +80,7 @@ def run(arguments: list[str]) -> None:
         epilog="Each labelled clip is a query, by the words of its label through every bridge, and by its pictures. "
         "`gap_closed` is how far a bridge gets from no bridge (0) to pictures (1). Labels are for this measurement "
         "only; no bridge sees them.",
-        flags={"output": ("-o", "--output")} | GENERATION_FLAGS,
+        flags={"output": ("-o", "--output"), "generation.bridge": (), "generation.image_bridge": ()} | GENERATION_FLAGS,
         groups=GENERATION_GROUPS,
     )
     check_exists(given.data, given.labels, given.reference)
