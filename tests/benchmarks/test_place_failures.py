@@ -2,7 +2,8 @@
 
     pytest tests/benchmarks/test_place_failures.py -m benchmark -s -n0
 
-TIMES=20, SEED=0 and COMMANDS=prepare,encode,train,generate,sweep in the environment say how often, when and of what.
+TIMES=20, SEED=0 and COMMANDS=prepare,encode,train,generate,sweep in the environment say how often, when and of what;
+CONTENT=FOLDER keeps what the commands read, for runs in several pieces.
 The small disk is a tmpfs and the share a bind mount, which only root may mount; elsewhere the test is skipped. A run
 that is hit either ends with status 2 and one line, or was at its end; it never ends with a traceback. The commands are
 forked from a process that has imported everything, so that failures fall into their work and not into their start.
@@ -131,8 +132,11 @@ def gone(place: Path) -> Iterator[None]:
 @pytest.fixture(scope="module")
 def content(tmp_path_factory) -> Path:
     """videos/, clips/ and encoded/ made of them, model/ and prompts.txt"""
-    content = tmp_path_factory.mktemp("content")
-    (content / "videos").mkdir()
+    content = Path(os.environ.get("CONTENT") or tmp_path_factory.mktemp("content"))
+    if (content / "encoded" / "manifest.json").is_file():
+        return content
+    content.mkdir(exist_ok=True)
+    (content / "videos").mkdir(exist_ok=True)
     for index in range(NUM_FILES):
         sound, pictures = noise(6, 8000, seed=index), numbered_pictures(6, first=100)
         write_media(content / "videos" / f"{index:02d}.mkv", sound=sound, pictures=pictures)
