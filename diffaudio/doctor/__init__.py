@@ -1,0 +1,1 @@
+"""What is missing or slow on a machine; `diffaudio doctor` shows it."""
