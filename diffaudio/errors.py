@@ -14,7 +14,7 @@ import sys
 import traceback
 from collections.abc import Callable
 
-__all__ = ["UserError", "printable", "report_errors"]
+__all__ = ["UserError", "is_out_of_memory", "printable", "report_errors"]
 
 # Failures of the place, not of the program. All else that the operating system refuses (EINVAL, EBADF, …) is a bug.
 ENVIRONMENT_ERRORS = {
@@ -80,7 +80,7 @@ def _explain(error: Exception) -> str | None:
     """What to tell the user; None where it is a bug."""
     if isinstance(error, UserError):
         return str(error)
-    if _is_out_of_memory(error):
+    if is_out_of_memory(error):
         return "not enough memory; make batches smaller (--batch-size, --workers, train.batch_size) or sounds shorter"
     if isinstance(error, OSError) and error.errno in ENVIRONMENT_ERRORS:
         places = [os.fsdecode(place) for place in (error.filename, error.filename2) if isinstance(place, str | bytes)]
@@ -92,7 +92,7 @@ def _explain(error: Exception) -> str | None:
     return None
 
 
-def _is_out_of_memory(error: Exception) -> bool:
+def is_out_of_memory(error: Exception) -> bool:
     """Also of torch, which is not imported here: on a GPU a class of its own, on a CPU only a message."""
     return (
         isinstance(error, MemoryError)

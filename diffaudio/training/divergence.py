@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from diffaudio.errors import UserError
+from diffaudio.training.skipped_steps import SkippedSteps
 
 __all__ = ["DivergedError", "DivergenceGuard", "check_finite"]
 
@@ -31,6 +32,7 @@ class DivergenceGuard:
         advice: ends the message of `DivergedError`: what was saved, and what to do.
         max_loss_ratio: the loss may be at most this many times the median of the last hundred steps (of 25 at least)
             since the process began; where that median is above 0. None compares nothing.
+        skipped: decides which steps are skipped; None skips none.
     """
 
     def __init__(
@@ -39,23 +41,33 @@ class DivergenceGuard:
         *,
         advice: Callable[[], str] = lambda: "lower the learning rate",
         max_loss_ratio: float | None = None,
+        skipped: SkippedSteps | None = None,
     ) -> None:
-        self._reduce, self._advice, self._max_loss_ratio = reduce, advice, max_loss_ratio
+        self._reduce, self._advice, self._max_loss_ratio, self._skipped = reduce, advice, max_loss_ratio, skipped
         self._losses: deque[float] = deque(maxlen=MEDIAN_STEPS)
         self._values: dict[str, list[float]] = {}
 
-    def check(self, step: int, values: Mapping[str, Tensor]) -> None:
+    def check(self, step: int, values: Mapping[str, Tensor]) -> str | None:
         """Check the values of a step whose gradient was computed and not yet applied.
 
         Args:
             step: number of the step, from 1 on.
             values: scalars by name, the same names in all processes. All have to be finite; "loss" must not explode.
 
+        Returns:
+            Why the step is to be skipped; None where it is to be made.
+
         Raises:
             DivergedError: one is not finite, in whatever process, or the loss exploded.
         """
         stacked = torch.stack([value.detach().float() for value in values.values()])
         means = dict(zip(values, self._reduce(stacked).tolist(), strict=True))
+        if self._skipped is not None:
+            problem = self._skipped.problem(means)
+            if not self._skipped.may_skip(problem):
+                raise DivergedError(f"stopped: step {step}: {problem}; {self._advice()}")
+            if problem is not None:
+                return problem
         for name, value in means.items():
             if not math.isfinite(value):
                 raise DivergedError(f"stopped: step {step}: {name} is {value}; {self._advice()}")
@@ -68,6 +80,7 @@ class DivergenceGuard:
                     f"{median:.4g}, the median of the {len(self._losses)} steps before; {self._advice()}"
                 )
         self._losses.append(means["loss"])
+        return None
 
     def check_weights(
         self, step: int, parts: Mapping[str, object], *, in_half: nn.Module | None = None

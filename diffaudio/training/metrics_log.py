@@ -3,6 +3,7 @@
 import json
 import math
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,20 @@ class MetricsLog:
         folder: the run folder.
         done: how many steps the state has that the run goes on from. Lines of later steps, written before the run was
             stopped, are removed: these steps are done again.
+        track, track_sound: send scalars of a step, and arguments of `audio`, to other trackers.
     """
 
-    def __init__(self, folder: Path, done: int | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        done: int | None = None,
+        *,
+        track: Callable[[dict[str, Any], int], None] | None = None,
+        track_sound: Callable[[int, str, Tensor, int, Figure], None] | None = None,
+    ) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
+        self._track, self._track_sound = track, track_sound
         path = folder / "metrics.jsonl"
         self._lowest: dict[str, float] = {}
         if path.is_file():
@@ -46,6 +56,8 @@ class MetricsLog:
         self._remember(line)
         for name, value in values.items():
             self.board.add_scalar(name, value, step)
+        if self._track:
+            self._track(values, step)
 
     def lowest(self, name: str) -> float:
         """The lowest value of a scalar so far, infinity where there is none."""
@@ -55,6 +67,8 @@ class MetricsLog:
         """A sound [channels, samples] and its spectrogram in TensorBoard."""
         self.board.add_audio(name, waveform.mean(dim=0), step, sample_rate=sample_rate)
         self.board.add_figure(name, spectrogram, step)
+        if self._track_sound:
+            self._track_sound(step, name, waveform, sample_rate, spectrogram)
 
     def sync(self) -> None:
         """Have the lines on the disk, before the state that says that their steps are done."""

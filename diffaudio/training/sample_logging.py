@@ -29,6 +29,7 @@ class SampleSettings:
         prompts: texts; with none nothing is generated.
         every: steps between.
         num_inference_steps: of the sampler.
+        guidance_scales: each prompt is generated with each of them; only the sounds of the first are evaluated.
         evaluate: measure the samples with `diffaudio evaluate`, and log the numbers: whether each prompt's kind is
             recognised, and with `reference` the distances.
         reference: folder of real recordings to measure the samples against.
@@ -39,7 +40,7 @@ class SampleSettings:
     every: Count = 500
     sampler: str = GenerationSettings.sampler
     num_inference_steps: Count = GenerationSettings.steps
-    guidance_scale: NonNegative = 2.0
+    guidance_scales: tuple[NonNegative, ...] = (2.0,)
     duration_s: Positive = GenerationSettings.duration_s
     seed: int = 0
     evaluate: bool = True
@@ -61,44 +62,67 @@ def check_samples(settings: SampleSettings, pipe: DiffAudioPipeline) -> None:
             raise UserError(f"samples.{name}: there is no {path}")
     if not settings.prompts:
         return
+    scales = settings.guidance_scales
+    if not scales or len(set(scales)) < len(scales):
+        raise UserError(f"samples.guidance_scales is {list(scales)}; give one or several, each once")
     if any(not prompt.strip() for prompt in settings.prompts):
         raise UserError("samples.prompts holds an empty text; leave it out, or describe a sound")
     try:
         make_sampler(settings.sampler, pipe.scheduler.config)
-        GenerationSettings(
-            steps=settings.num_inference_steps,
-            guidance_scale=settings.guidance_scale,
-            sampler=settings.sampler,
-            duration_s=settings.duration_s,
-        )
+        for guidance_scale in settings.guidance_scales:
+            GenerationSettings(
+                steps=settings.num_inference_steps,
+                guidance_scale=guidance_scale,
+                sampler=settings.sampler,
+                duration_s=settings.duration_s,
+            )
     except UserError as error:
         raise UserError(f"samples: {error}") from None
 
 
 def log_samples(settings: SampleSettings, pipe: DiffAudioPipeline, run: Path, log: MetricsLog, step: int) -> None:
-    """Generate the prompts; sounds, spectrograms and metrics go into the run folder and to TensorBoard."""
+    """Generate the prompts; sounds, spectrograms and metrics go into the run folder and to TensorBoard.
+
+    The sounds of the first guidance scale lie in samples/step_…, those of the others in samples/step_…_guidance_…
+    """
+    first = run / "samples" / f"step_{step:08d}"
+    for index, scale in enumerate(settings.guidance_scales):
+        folder = first if index == 0 else first.with_name(f"{first.name}_guidance_{scale:g}")
+        board_name = "sample" if len(settings.guidance_scales) == 1 else f"sample_guidance_{scale:g}"
+        _write_samples(settings, pipe, scale, folder, log, step, board_name)
+    if settings.evaluate:
+        values = evaluate_samples(first, reference=settings.reference, labels=settings.labels)
+        if values:
+            log.scalars(step, {f"samples/{name}": value for name, value in values.items()})
+
+
+def _write_samples(
+    settings: SampleSettings,
+    pipe: DiffAudioPipeline,
+    guidance_scale: float,
+    target: Path,
+    log: MetricsLog,
+    step: int,
+    board_name: str,
+) -> None:
     sample_rate = pipe.autoencoder.sample_rate
     output: Any = pipe(
         settings.prompts,
         num_inference_steps=settings.num_inference_steps,
-        guidance_scale=settings.guidance_scale,
+        guidance_scale=guidance_scale,
         audio_length_in_s=settings.duration_s,
         sampler=settings.sampler,
         generator=[seeded_generator(settings.seed, index) for index in range(len(settings.prompts))],
     )
-    target = run / "samples" / f"step_{step:08d}"
     with atomic_folder(target) as folder:
         names = _names(settings.prompts)
         for name, prompt, waveform in zip(names, settings.prompts, output.audios, strict=True):
             figure = spectrogram_figure(waveform, sample_rate, title=prompt)
             write_audio(folder / f"{name}.wav", waveform, sample_rate)
-            (folder / f"{name}.json").write_text(json.dumps({"prompt": prompt}) + "\n", encoding="utf-8")
+            sidecar = {"prompt": prompt, "guidance_scale": guidance_scale}
+            (folder / f"{name}.json").write_text(json.dumps(sidecar) + "\n", encoding="utf-8")
             figure.savefig(folder / f"{name}.png")
-            log.audio(step, f"sample/{name}", waveform, sample_rate, figure)
-    if settings.evaluate:
-        values = evaluate_samples(target, reference=settings.reference, labels=settings.labels)
-        if values:
-            log.scalars(step, {f"samples/{name}": value for name, value in values.items()})
+            log.audio(step, f"{board_name}/{name}", waveform, sample_rate, figure)
 
 
 def _names(prompts: list[str]) -> list[str]:

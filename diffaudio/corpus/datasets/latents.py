@@ -5,6 +5,7 @@ A batch is a function of the clips that are asked for and of its `BatchDraws`: w
 resumed run draws what an uninterrupted one would have drawn.
 """
 
+import copy
 import math
 from collections.abc import Sequence
 from functools import cached_property
@@ -67,6 +68,7 @@ class LatentDataset:
         self.latent_channels: int = self.autoencoder["latent_channels"]
         self.embedding_dim: int = self.clip["embedding_dim"]
         self._parts = MappedParts()
+        self._draws_crops = True
         rows = [self._open(folder, held_out, split) for folder in self.folders]
         self.sizes = tuple(int((of_corpus["copy"] == 0).sum()) for of_corpus in rows)
         self.rows = np.concatenate(rows)
@@ -99,6 +101,20 @@ class LatentDataset:
         if not (_is_finite(latents) and _is_finite(embeddings)):
             raise self._not_finite(row)
         return {"latents": latents, "embeddings": embeddings}
+
+    def first_crops_of(self, number: int) -> "LatentDataset":
+        """`number` of the recordings, evenly spaced over all; batches of it always begin with the clip and its picture.
+
+        Raises:
+            ValueError: there are fewer.
+        """
+        if not 1 <= number <= len(self):
+            raise UserError(f"{number} clips were asked for; {self.folders[0]} has {len(self)}")
+        chosen = np.linspace(0, len(self) - 1, number).round().astype(int)
+        smaller = copy.copy(self)
+        smaller.rows = self.rows[self.starts[:-1][chosen]]
+        smaller.starts, smaller.sizes, smaller._draws_crops = np.arange(number + 1), (number,), False
+        return smaller
 
     def describe(self, clip: int) -> dict[str, Any]:
         """All other columns of the clip's row, such as id, source, start_s and caption; it takes a millisecond."""
@@ -196,6 +212,8 @@ def draw_batch(
     if len(clips) < 1 or num_frames < 1:
         raise UserError(f"{len(clips)} clips of {num_frames} frames are no batch; both must be at least 1")
     drawn = draws.uniform(3).numpy()
+    if not dataset._draws_crops:
+        drawn = np.zeros_like(drawn)
     first, end = dataset.starts[clips], dataset.starts[np.add(clips, 1)]
     rows = dataset.rows[first + _below(end - first, drawn[0])]
     spare = rows["frames"] - num_frames + 1
