@@ -125,6 +125,8 @@ def _parse(
         switched_off = {f"--no-{each.flag[2:]}": f"{each.flag}=false" for each in known if each.kind is bool}
         arguments = [switched_off.get(argument, argument) for argument in arguments]
     by_flag = {flag: setting for setting in known for flag in setting.flags}
+    if flags is None:
+        arguments = _script_arguments(arguments, by_flag)
     end = arguments.index("--") if "--" in arguments else len(arguments)
     given = {by_flag[flag].path for flag in (each.split("=")[0] for each in arguments[:end]) if flag in by_flag}
     for argument in arguments[:end]:
@@ -153,6 +155,18 @@ def _parse(
     # an optional section is created when one of its settings is given
     values = {s.path: values[s.path] for s in known if not s.in_optional or s.path in given or s.path in origins}
     return build(settings, values)
+
+
+def _script_arguments(arguments: list[str], by_flag: Mapping[str, Setting]) -> list[str]:
+    """`--dry-run` for `--dry_run=true`: dashes in place of underscores, and switches that need no value."""
+    written = []
+    for argument, following in zip(arguments, [*arguments[1:], "--"], strict=True):
+        name, equals, value = argument.partition("=")
+        if name.startswith("--") and name not in by_flag and f"--{name[2:].replace('-', '_')}" in by_flag:
+            name = f"--{name[2:].replace('-', '_')}"
+        is_switch = name in by_flag and by_flag[name].kind is bool and not equals and following.startswith("--")
+        written.append(f"{name}=true" if is_switch else f"{name}{equals}{value}")
+    return written
 
 
 def _dest(setting: Setting) -> str:

@@ -54,33 +54,38 @@ def describe_plan(
     modules: dict[str, nn.Module],
     *,
     steps: int,
-    batch_size: int,
     batch_shape: tuple[int, ...],
     num_clips: int,
-    saved: dict[str, int],
+    max_states: int,
     out: Path,
 ) -> Iterator[str]:
     """What a run takes, line by line.
 
     Args:
-        modules: the networks, by name.
-        steps, batch_size: of the run, all processes together.
-        batch_shape: of the latents of a step, [clips, channels, frames].
-        saved: what the run folder comes to hold, by name, in bytes.
+        modules: the networks, by name; the first is trained.
+        batch_shape: of the latents of a step of all processes, [clips, channels, frames].
+        max_states: states that the run folder keeps.
         out: the run folder.
     """
     for name, module in modules.items():
         size, trained = _num_weights(module), _num_weights(module, trained=True)
         part = "" if trained == size else f", {trained / 1e6:.3g} M of them trained"
         yield f"{name}: {size / 1e6:.3g} M parameters{part}"
+    batch_size = batch_shape[0]
     yield f"batches: {list(batch_shape)} latents; {steps} steps are {steps * batch_size / num_clips:.3g} epochs"
     share = measured.peak_bytes / measured.memory_bytes
     yield f"memory: {_gigabytes(measured.peak_bytes)} of {_gigabytes(measured.memory_bytes)} a process ({share:.0%})"
     rate = batch_size / measured.step_s
     yield f"rate: {measured.step_s:.3g} s a step, {rate:.3g} clips a second"
     yield f"time: {_duration(steps * measured.step_s)} for {steps} steps, without validation and samples"
-    parts = ", ".join(f"{name} {_gigabytes(size)}" for name, size in saved.items())
-    yield f"disk: {_gigabytes(sum(saved.values()))} ({parts}); {_gigabytes(_free_bytes(out))} are free at {out}"
+    network = next(iter(modules.values()))
+    # the weights and their average, two moments for each that is trained; and the model in half precision
+    state = 4 * (2 * _num_weights(network) + 2 * _num_weights(network, trained=True))
+    model = 2 * sum(map(_num_weights, modules.values()))
+    yield (
+        f"disk: {_gigabytes(max_states * state)} for states, {_gigabytes(model)} for the model, and as much while they "
+        f"are written; {_gigabytes(_free_bytes(out))} are free at {out}"
+    )
 
 
 def _num_weights(module: nn.Module, *, trained: bool = False) -> int:

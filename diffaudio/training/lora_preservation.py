@@ -54,7 +54,9 @@ class PreservedSounds:
         chosen = torch.randint(len(self.latents), (count,), generator=batch.draws.generator("preserved sounds"))
         latents, embeddings = batch.latents.clone(), batch.embeddings.clone()
         latents[:count] = self.latents[chosen].to(latents)
-        embeddings[:count] = self.embeddings[chosen].to(embeddings)
+        dim = self.embeddings.shape[1]
+        embeddings[:count, :dim] = self.embeddings[chosen].to(embeddings)
+        embeddings[:count, dim:] = 0.0  # a noise level, where the U-Net is told one
         return replace(batch, latents=latents, embeddings=embeddings)
 
 

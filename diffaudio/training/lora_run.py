@@ -71,7 +71,7 @@ def _conditions(pipe: DiffAudioPipeline, dataset: LatentDataset, texts: list[str
     if not texts:
         if isinstance(pipe.bridge, RetrievalBridge):
             raise UserError(
-                "lora needs words for the new sounds, by which prompts find them: give bridge.texts or bridge.texts_file"
+                "lora needs words by which prompts find the new sounds; give bridge.texts or bridge.texts_file"
             )
         return None
     described = pipe.clip.encode_text(texts)

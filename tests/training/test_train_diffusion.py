@@ -14,16 +14,15 @@ import yaml
 from accelerate import Accelerator
 from safetensors.torch import load_file
 from scripts import REPO, load_script
+from tiny_latents import write_latents
 from tiny_model import write_tiny_model
 
 from diffaudio.checkpoint import load_clip
 from diffaudio.cli.main import main
 from diffaudio.config import parse
-from diffaudio.corpus import latent_shards, store
 from diffaudio.corpus.datasets.clip_order import ClipOrder
 from diffaudio.corpus.datasets.latents import LatentDataset
 from diffaudio.errors import UserError
-from diffaudio.models.autoencoders import load_autoencoder
 from diffaudio.models.bridge.bridges import IdentityBridge
 from diffaudio.models.unet import UNet1D
 from diffaudio.pipeline import DiffAudioPipeline
@@ -34,28 +33,6 @@ SCRIPT = REPO / "train/diffusion.py"
 
 
 script = load_script("train/diffusion.py")
-
-
-def write_latents(folder: Path, model: Path, *, clips: int = 3, **autoencoder: str) -> Path:
-    """An encoded corpus of smooth random latents, as the tiny model's encoders would have made it."""
-    made_by = load_autoencoder(model / "autoencoder")
-    generator = torch.Generator().manual_seed(0)
-    rows = []
-    for index in range(clips):
-        frames = 15 + 20 * index
-        latents = torch.randn(made_by.latent_channels, frames, generator=generator).cumsum(1) / frames**0.5
-        embeddings = torch.nn.functional.normalize(torch.randn(2, 16, generator=generator), dim=1)
-        row = {"id": str(index), "source": f"{index}.mp4", "start_s": 0.0, "duration_s": frames / made_by.latent_rate}
-        row |= {"copy": 0, "num_latent_frames": frames, "num_pictures": 2}
-        row |= {"latents": latents.flatten().half().tolist()}
-        rows.append(row | {"embeddings": embeddings.half().tolist()})
-    folder.mkdir()
-    latent_shards.write_part(store.part_path(folder, "latents", 0), rows, {})
-    names = ("name", "sample_rate", "audio_channels", "latent_channels", "latent_rate")
-    manifest = {"format": "diffaudio-latents", "version": 3, "clip": {"name": "tiny", "embedding_dim": 16}}
-    manifest |= {"autoencoder": {name: getattr(made_by, name) for name in names} | autoencoder}
-    store.write_manifest(folder, manifest | {"clips": clips, "seconds": 1.0, "finished": True})
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -209,7 +186,7 @@ def test_two_processes_train_one_model_on_the_batch_of_one_process(data, tmp_pat
     config = parse(script.Config, arguments(data, tmp_path / "run", *more))
     dataset = LatentDataset(data / "corpus")
     order = ClipOrder(dataset.sizes, seed=config.train.seed)
-    unet, pipe = script.build(config, dataset, torch.device("cpu"))
+    unet, pipe, _ = script.build(config, dataset, torch.device("cpu"))
     (batch,) = script.draw_step(config, dataset, order, Accelerator(), 0)
     losses = script.batch_loss(unet, batch, pipe.scheduler, config).items
     assert len(set(losses.tolist())) == config.train.batch_size
