@@ -535,17 +535,20 @@ def batch_loss(
     preserved = lora.preserved if lora else None
     if preserved:
         batch = preserved.put_into(batch)
-    loss_of = partial(
-        diffusion_loss,
-        latents=batch.latents,
-        embedding=batch.embeddings,
-        noise=batch.noise,
-        scheduler=scheduler,
-        draws=batch.draws,
-        condition_dropout=config.train.condition_dropout,
-        settings=config.noise,
-        expected_loss=expected_loss,
-    )
+
+    def loss_of(unet: Any) -> DiffusionLoss:
+        return diffusion_loss(
+            unet,
+            batch.latents,
+            batch.embeddings,
+            noise=batch.noise,
+            scheduler=scheduler,
+            draws=batch.draws,
+            condition_dropout=config.train.condition_dropout,
+            settings=config.noise,
+            expected_loss=expected_loss,
+        )
+
     return preserving_loss(loss_of, network, preserved.count(len(batch.latents))) if preserved else loss_of(network)
 
 
