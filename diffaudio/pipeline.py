@@ -79,6 +79,9 @@ class DiffAudioPipeline:
         ):
             if size != fitting:
                 raise UserError(f"{part} gives {size} values where the unet's {other} is {fitting}; they do not fit")
+        made_for = bridge.config.get("clip_name")
+        if made_for is not None and made_for != clip.name:
+            raise UserError(f"the bridge was made for CLIP '{made_for}', the model's is '{clip.name}'; they do not fit")
         self.unet, self.scheduler, self.autoencoder, self.clip, self.bridge = unet, scheduler, autoencoder, clip, bridge
         self.name_or_path = ""
         self.num_timesteps = 0

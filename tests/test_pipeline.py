@@ -408,6 +408,15 @@ def test_parts_that_do_not_fit_each_other_are_refused(pipe):
         DiffAudioPipeline(**{**pipe.components, "unet": other})
 
 
+def test_a_bridge_made_for_another_clip_is_refused_as_a_part(pipe):
+    images = torch.nn.functional.normalize(torch.randn(4, EMBEDDING_DIM), dim=-1)
+    bridge = fit_bridge("retrieval", images, clip_name="ViT-B-32/openai")
+    with pytest.raises(UserError, match="the bridge was made for CLIP 'ViT-B-32/openai', the model's is 'tiny'"):
+        DiffAudioPipeline(**{**pipe.components, "bridge": bridge})
+    fitting = fit_bridge("retrieval", images, clip_name="tiny")
+    assert DiffAudioPipeline(**{**pipe.components, "bridge": fitting}).bridge is fitting
+
+
 @pytest.mark.parametrize("objective", ["flow", "v"])
 def test_a_saved_model_sounds_the_same_when_loaded(tmp_path, objective):
     pipe = DiffAudioPipeline(**tiny_parts(tmp_path / "clip", objective=objective))

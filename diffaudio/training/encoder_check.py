@@ -1,6 +1,7 @@
 """Whether a corpus was encoded by the models that go into the checkpoint."""
 
 from diffaudio.corpus.datasets.latents import LatentDataset
+from diffaudio.corpus.weights_digest import has_same_weights
 from diffaudio.errors import UserError
 from diffaudio.models.autoencoders import Autoencoder
 from diffaudio.models.clip import Clip
@@ -27,3 +28,9 @@ def check_encoders(dataset: LatentDataset, autoencoder: Autoencoder, clip: Clip)
             f"{dataset.folders[0]}: embeddings were made by CLIP '{dataset.clip['name']}', "
             f"the checkpoint wants '{clip.name}'; encode the corpus again with that one as --clip"
         )
+    for kind, described, model in (("autoencoder", encoder, autoencoder), ("clip", dataset.clip, clip)):
+        if not has_same_weights(described, model):
+            raise UserError(
+                f"{dataset.folders[0]}: was encoded by another {'CLIP' if kind == 'clip' else kind} of the name "
+                f"'{model.name}', with other weights; encode the corpus again with that of the checkpoint as --{kind}"
+            )

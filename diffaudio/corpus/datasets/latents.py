@@ -270,7 +270,8 @@ def _common_manifest(folders: list[Path]) -> dict[str, Any]:
             raise UserError(f"{folder}: is not finished; run `diffaudio encode` on it again first")
         for model in ("autoencoder", "clip"):
             first, other = manifests[0][model], manifest[model]
-            if first != other:
+            shared = first.keys() & other.keys() if "half_weights" in first.keys() ^ other.keys() else {*first, *other}
+            if any(first.get(name) != other.get(name) for name in shared):
                 names = [f"'{made['name']}' (weights {made.get('weights', 'not named')})" for made in (other, first)]
                 raise UserError(
                     f"{folder}: was encoded by {model} {names[0]}, {folders[0]} by {names[1]}; "

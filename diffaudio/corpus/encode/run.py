@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 from tqdm import tqdm
 
 from diffaudio.atomic_io import atomic_file
 from diffaudio.corpus import latent_shards, store
 from diffaudio.corpus.encode.rows import Encoders, EncodeSettings, encoded_rows
 from diffaudio.corpus.prepare import run as prepare
+from diffaudio.corpus.weights_digest import describe_weights
 from diffaudio.errors import UserError
 from diffaudio.folder_lock import locked_folder
 
@@ -188,8 +188,8 @@ def _manifest(encoders: Encoders, settings: EncodeSettings) -> dict[str, Any]:
     """The manifest of a corpus that holds nothing yet."""
     autoencoder, clip = encoders.autoencoder, encoders.clip
     properties = ("name", "sample_rate", "audio_channels", "latent_channels", "latent_rate")
-    made_by = {key: getattr(autoencoder, key) for key in properties} | {"weights": _fingerprint(autoencoder)}
-    encoded_by = {"name": clip.name, "embedding_dim": clip.embedding_dim, "weights": _fingerprint(clip)}
+    made_by = {key: getattr(autoencoder, key) for key in properties} | describe_weights(autoencoder)
+    encoded_by = {"name": clip.name, "embedding_dim": clip.embedding_dim} | describe_weights(clip)
     head = {"format": FORMAT, "version": VERSION, "autoencoder": made_by, "clip": encoded_by}
     return {**head, "settings": asdict(settings), "clips": 0, "seconds": 0.0, "finished": False}
 
@@ -202,21 +202,14 @@ def _check(out: Path, manifest: dict[str, Any]) -> None:
     before = store.read_manifest(out, FORMAT, VERSION)
     for key in ("autoencoder", "clip", "settings"):
         was, now = before[key], manifest[key]
+        if "half_weights" not in was:  # of an older version, which wrote `weights` only
+            now = {name: value for name, value in now.items() if name != "half_weights"}
         if was != now:
             names = [name for name in now if was.get(name) != now[name]]
             was, now = ({name: values.get(name) for name in names} for values in (was, now))
             raise UserError(
                 f"{out}: was encoded with {key} {was}, now it is {now}; use the same, or write to another folder"
             )
-
-
-def _fingerprint(model: nn.Module) -> str:
-    """Distinguishes models of the same name, such as one that was trained again."""
-    digest = hashlib.blake2b(digest_size=8)
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
 
 
 def _totals(out: Path) -> dict[str, Any]:

@@ -65,7 +65,7 @@ def test_the_manifest_names_the_makers(clips, tmp_path):
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert manifest == returned
     assert (manifest["format"], manifest["version"], manifest["finished"]) == ("diffaudio-latents", 3, True)
-    weights = manifest["autoencoder"].pop("weights")
+    weights, half_weights = (manifest["autoencoder"].pop(name) for name in ("weights", "half_weights"))
     assert manifest["autoencoder"] == {
         "name": "fake",
         "sample_rate": 8000,
@@ -73,7 +73,7 @@ def test_the_manifest_names_the_makers(clips, tmp_path):
         "latent_channels": 100,
         "latent_rate": 80.0,
     }
-    assert len(weights) == 16 and manifest["clip"]["weights"] != weights
+    assert len(weights) == len(half_weights) == 16 and manifest["clip"]["weights"] != weights
     assert (manifest["clip"]["name"], manifest["clip"]["embedding_dim"]) == ("colours", 3)
     assert manifest["settings"] == {
         "peak": 0.7, "crop_s": None, "pad": False, "copies": 0, "augment": None, "seed": 0,
