@@ -6,14 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diffaudio.cli.options import (
-    GENERATION_FLAGS,
-    GENERATION_GROUPS,
-    check_exists,
-    check_model,
-    check_resamples,
-)
-from diffaudio.config import Count, NonNegativeCount, Seed, Share, parse_command
+from diffaudio.cli.options import check_exists, check_model, check_resamples
+from diffaudio.config import Count, NonNegative, NonNegativeCount, Positive, Seed, Share, parse_command
 from diffaudio.diffusion.settings import GenerationSettings
 from diffaudio.errors import UserError
 
@@ -50,6 +44,10 @@ class Options:
         batch_size: sounds per batch.
         device: auto, cpu, cuda, cuda:N (such as cuda:1) or mps.
         dtype: auto, float32, float16 or bfloat16.
+        sampler: sampler of the sounds; `diffaudio samplers` lists them.
+        steps: number of sampling steps.
+        guidance_scale: 0 ignores the query, 1 uses the conditional prediction, above 1 extrapolates.
+        duration: duration of each sound, in seconds.
     """
 
     data: Path
@@ -67,7 +65,10 @@ class Options:
     batch_size: Count = 8
     device: str = "auto"
     dtype: str = "auto"
-    generation: GenerationSettings = field(default_factory=GenerationSettings)
+    sampler: str = GenerationSettings.sampler
+    steps: Count = GenerationSettings.steps
+    guidance_scale: NonNegative = GenerationSettings.guidance_scale
+    duration: Positive = GenerationSettings.duration_s
 
 
 def run(arguments: list[str]) -> None:
@@ -80,14 +81,16 @@ def run(arguments: list[str]) -> None:
         epilog="Each labelled clip is a query, by the words of its label through every bridge, and by its pictures. "
         "`gap_closed` is how far a bridge gets from no bridge (0) to pictures (1). Labels are for this measurement "
         "only; no bridge sees them.",
-        flags={"output": ("-o", "--output"), "generation.bridge": (), "generation.image_bridge": ()} | GENERATION_FLAGS,
-        groups=GENERATION_GROUPS,
+        flags={"output": ("-o", "--output")},
     )
     check_exists(given.data, given.labels, given.reference)
     check_model(given.model)
     check_resamples(given.resamples)
     if given.reference is not None and not given.sounds:
         raise UserError("--reference has no effect with --sounds 0; leave one of the two out")
+    settings = GenerationSettings(
+        sampler=given.sampler, steps=given.steps, guidance_scale=given.guidance_scale, duration_s=given.duration
+    )
     if given.output.exists() and not given.output.is_dir():
         raise UserError(f"{given.output}: is no folder; name one for the results")
 
@@ -117,7 +120,7 @@ def run(arguments: list[str]) -> None:
         chosen = queries.choose(given.sounds, given.seed)
         with _bar((len(bridges) + 1) * len(chosen), "sounds") as bar:
             sounds = generate(
-                pipe, bridges, mapped, chosen, given.generation, out=given.output, seed=given.seed,
+                pipe, bridges, mapped, chosen, settings, out=given.output, seed=given.seed,
                 batch_size=given.batch_size, on_sound=bar.update,
             )  # fmt: skip
         embedded = {name: embedder.embed(read_generated(items)) for name, items in sounds.items()}
