@@ -73,7 +73,7 @@ def make_bridge(settings: BridgeSettings, dataset: LatentDataset, clip: Clip) ->
     bridges = {}
     for kind in dict.fromkeys(kinds):
         own: dict[str, Any] = {"clip_name": clip.name}
-        if kind == settings.kind:  # others adopt it when they are chosen
+        if kind == settings.kind:  # whichever is chosen, the model's own gives the warning
             own |= {"vocabulary": vocabulary, "familiarity_threshold": threshold}
         if kind == "retrieval" and settings.temperature is not None:
             own["temperature"] = settings.temperature
@@ -116,7 +116,7 @@ def _make_vocabulary(
 
 
 def _encode(clip: Clip, texts: list[str]) -> Tensor | None:
-    batches = [clip.encode_text(texts[start : start + 64]) for start in range(0, len(texts), 64)]
+    batches = [clip.encode_prompts(texts[start : start + 64]) for start in range(0, len(texts), 64)]
     return torch.cat(batches) if batches else None
 
 

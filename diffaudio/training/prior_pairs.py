@@ -70,7 +70,7 @@ def load_pairs(
     if images is not None:
         photographs = load_photographs(images)
         texts, texts_of = _numbered([photograph.captions for photograph in photographs])
-        return Pairs(encode_photographs(clip, photographs), _encode_texts(clip, texts), texts_of, 0.0)
+        return Pairs(encode_photographs(clip, photographs), _encode_prompts(clip, texts), texts_of, 0.0)
 
     sentences = read_lines(texts_file, "texts_file")
     if captions.source is None and not sentences:
@@ -82,7 +82,7 @@ def load_pairs(
             f"'{clip.name}'; encode the corpus again with that one as --clip"
         )
     if captions.source is None:
-        return Pairs(dataset.picture_embeddings(max_images), _encode_texts(clip, sentences), None, pseudo_noise)
+        return Pairs(dataset.picture_embeddings(max_images), _encode_prompts(clip, sentences), None, pseudo_noise)
     return _captioned_pictures(clip, dataset, captions, max_images)
 
 
@@ -95,7 +95,8 @@ def _captioned_pictures(clip: Clip, dataset: LatentDataset, captions: CaptionSet
     texts_of = [numbers for numbers, of_clip in zip(texts_of, pictures, strict=True) for _ in range(len(of_clip))]
     chosen = torch.randperm(len(texts_of), generator=torch.Generator().manual_seed(0))[:max_images].sort().values
     embeddings = torch.cat(pictures)[chosen]
-    return Pairs(embeddings, _encode_texts(clip, texts), [texts_of[index] for index in chosen.tolist()], 0.0)
+    encoded = torch.cat([clip.encode_text(texts[i : i + 64]).cpu() for i in range(0, len(texts), 64)])
+    return Pairs(embeddings, encoded, [texts_of[index] for index in chosen.tolist()], 0.0)
 
 
 def _numbered(texts_of: Sequence[Sequence[str]]) -> tuple[list[str], list[list[int]]]:
@@ -105,6 +106,6 @@ def _numbered(texts_of: Sequence[Sequence[str]]) -> tuple[list[str], list[list[i
     return texts, [[number[text] for text in of_picture] for of_picture in texts_of]
 
 
-def _encode_texts(clip: Clip, texts: list[str]) -> Tensor:
-    """[texts, dim] on the CPU."""
-    return torch.cat([clip.encode_text(texts[i : i + 64]).cpu() for i in range(0, len(texts), 64)])
+def _encode_prompts(clip: Clip, texts: list[str]) -> Tensor:
+    """[texts, dim] on the CPU, in CLIP's templates, as prompts are at query time."""
+    return torch.cat([clip.encode_prompts(texts[i : i + 64]).cpu() for i in range(0, len(texts), 64)])

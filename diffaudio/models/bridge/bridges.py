@@ -97,18 +97,6 @@ class Bridge(ModelMixin, ConfigMixin):
             return torch.zeros(len(text_embeddings))
         return familiarity(text_embeddings, known.to(text_embeddings), background.to(text_embeddings))
 
-    def adopt_familiarity(self, other: "Bridge") -> None:
-        """Warn about the same texts as another bridge of the model, unless this one has its own texts or threshold."""
-        own = self.known_texts is not None or self.config["familiarity_threshold"] is not None
-        if own or other.known_texts is None or other.background_texts is None:
-            return
-        sizes = {"known_size": len(other.known_texts), "background_size": len(other.background_texts)}
-        threshold = other.config["familiarity_threshold"]
-        self.register_to_config(familiarity_threshold=threshold, **sizes)
-        self._make_vocabulary(*sizes.values(), self.config["embedding_dim"])
-        self.known_texts.data.copy_(other.known_texts)
-        self.background_texts.data.copy_(other.background_texts)
-
 
 class IdentityBridge(Bridge):
     """Returns the text embedding unchanged."""

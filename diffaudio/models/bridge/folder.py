@@ -76,12 +76,6 @@ def choose_bridge(choice: str, own: Bridge, clip_name: str) -> Bridge:
     """
     if choice == kind_of_bridge(own):
         return own
-    chosen = _find_bridge(choice, own, clip_name)
-    chosen.adopt_familiarity(own)
-    return chosen
-
-
-def _find_bridge(choice: str, own: Bridge, clip_name: str) -> Bridge:
     alternative = own.alternatives.get(choice)
     if isinstance(alternative, Bridge):
         return alternative
