@@ -16,6 +16,7 @@ It holds
 import shutil
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ def open_run(folder: Path, settings: Any, accelerator: Accelerator, *, changeabl
 def _begin(folder: Path, settings: Any, changeable: Collection[str]) -> None:
     path = folder / "config.yaml"
     if latest_state(folder / "state") and path.is_file():
-        _check_settings(folder, _read_settings(path), to_yaml(settings), changeable)
+        _check_settings(folder, _read_settings(path), settings, changeable)
     # What an interrupted process left half written:
     for parent in (folder, *(folder / name for name in ("samples", "state", "averages"))):
         for part in parent.glob(".*.part*"):
@@ -62,14 +63,28 @@ def _begin(folder: Path, settings: Any, changeable: Collection[str]) -> None:
         temporary.write_text(to_yaml(settings), encoding="utf-8")
 
 
-def _check_settings(folder: Path, before: dict[str, Any], now: str, changeable: Collection[str]) -> None:
-    for name, value in _dotted(yaml.safe_load(now)).items():
-        if name in changeable or name.split(".")[0] in changeable or before.get(name) == value:
+def _check_settings(folder: Path, before: dict[str, Any], settings: Any, changeable: Collection[str]) -> None:
+    for name, value in _dotted(yaml.safe_load(to_yaml(settings))).items():
+        if name in changeable or name.split(".")[0] in changeable:
+            continue
+        if before[name] == value if name in before else _is_default(settings, name):
             continue
         raise UserError(
             f"{folder}: the run was begun with {name} {before.get(name)}, not {value}; "
             "go on with that, or choose another --out"
         )
+
+
+def _is_default(settings: Any, name: str) -> bool:
+    """Whether a setting, by its dotted name, has its default: a run of a version that lacked it may go on then."""
+    *sections, last = name.split(".")
+    for section in sections:
+        settings = getattr(settings, section, None)
+    if not is_dataclass(settings):
+        return False
+    field = next(field for field in fields(settings) if field.name == last)
+    default = field.default if field.default_factory is MISSING else field.default_factory()
+    return default is not MISSING and getattr(settings, last) == default
 
 
 def _read_settings(path: Path) -> dict[str, Any]:

@@ -31,6 +31,16 @@ def test_a_run_goes_on_with_the_settings_it_was_begun_with(tmp_path):
     assert (tmp_path / "run/config.yaml").read_text() == "lr: 2.0\nsteps: 9\nwhere: a\n"
 
 
+def test_a_run_of_a_version_that_lacked_a_setting_goes_on_with_its_default(tmp_path):
+    begin(tmp_path / "run", Settings())
+    (tmp_path / "run/state/step_00000001").mkdir(parents=True)
+    (tmp_path / "run/config.yaml").write_text("steps: 1\nwhere: a\n")
+    with pytest.raises(ValueError, match=r"the run was begun with lr None, not 2.0"):
+        begin(tmp_path / "run", Settings(lr=2.0))
+    begin(tmp_path / "run", Settings())
+    assert (tmp_path / "run/config.yaml").read_text() == "lr: 1.0\nsteps: 1\nwhere: a\n"
+
+
 @pytest.mark.parametrize("content", [b"lr: [", b"- 1\n", b"", b"\xff\xfe\x00", b"7"])
 def test_damaged_settings_of_a_run_are_named(tmp_path, content):
     (tmp_path / "run/state/step_00000001").mkdir(parents=True)
