@@ -16,6 +16,7 @@ from diffaudio.config import Count, Seed, parse_command
 from diffaudio.diffusion.sampler_table import check_sampler
 from diffaudio.diffusion.settings import GenerationSettings
 from diffaudio.errors import UserError
+from diffaudio.query import check_settings
 from diffaudio.sweep.axes import AXES
 
 if TYPE_CHECKING:
@@ -48,6 +49,10 @@ class Options:
         out: folder for the sweep, created if it does not exist.
         model: model folder or hub id (default: the bundled model).
         negative_prompt: description of what to guide away from.
+        negative_image: image to guide away from, instead of a text.
+        templates: sentences with {} in place of the text, over which a text's embedding is averaged (default: the
+            model's own).
+        image_bridge: name of a retrieval bridge through whose training images the embeddings of images and videos pass.
         duration: duration of each sound, in seconds.
         takes: number of sounds per prompt.
         seed: random seed of the sweep.
@@ -66,6 +71,9 @@ class Options:
     axes: Axes  # pyright: ignore[reportInvalidTypeForm]
     model: str | None = None
     negative_prompt: str | None = None
+    negative_image: str | None = None
+    templates: list[str] = field(default_factory=list)
+    image_bridge: str | None = None
     duration: float = GenerationSettings.duration_s
     takes: Count = 1
     seed: Seed = 0
@@ -97,7 +105,13 @@ def run(arguments: list[str]) -> None:
     check_model(given.model)
     check_resamples(given.resamples)
     axes = {name: _values(name, getattr(given.axes, name)) for name in AXES}
-    base = GenerationSettings(duration_s=given.duration, negative_prompt=given.negative_prompt)
+    base = GenerationSettings(
+        duration_s=given.duration,
+        negative_prompt=given.negative_prompt,
+        negative_image=given.negative_image,
+        templates=given.templates,
+        image_bridge=given.image_bridge,
+    )
     for sampler in axes["sampler"]:
         check_sampler(sampler, None, None)
 
@@ -125,6 +139,7 @@ def run(arguments: list[str]) -> None:
     )
 
     prompts, recordings = read_prompts(given.prompts), _recordings(given)
+    check_settings([prompt.query for prompt in prompts], base)
 
     state = join_processes(patience=timedelta(days=7))  # one may finish hours before the others
     share = slice(state.process_index, None, state.num_processes)
@@ -185,7 +200,13 @@ def run(arguments: list[str]) -> None:
 def _facts(given: Options, axes: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
     """Settings shared by all sounds."""
     facts = {"seconds": given.duration, "takes": given.takes, "seed": given.seed, "batch size": given.batch_size}
-    facts |= {} if given.negative_prompt is None else {"negative prompt": given.negative_prompt}
+    conditioning = {
+        "negative prompt": given.negative_prompt,
+        "negative image": given.negative_image,
+        "templates": given.templates or None,
+        "image bridge": given.image_bridge,
+    }
+    facts |= {name: value for name, value in conditioning.items() if value is not None}
     single = {name: values[0] for name, values in axes.items() if len(values) == 1}
     return facts | {name: value for name, value in single.items() if value != AXES[name].default}
 

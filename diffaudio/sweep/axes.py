@@ -91,6 +91,12 @@ AXES = {
     ),
     "apg": Axis(_apg, "projected guidance: off, on or PARALLEL:THRESHOLD:MOMENTUM", default="off", short="apg"),
     "cfg_zero": Axis(_cfg_zero, "CFG-Zero*: off, on or the part of zero-init", default="off", short="cfgzero"),
+    "bridge": Axis(
+        lambda s, v: s if v == "own" else replace(s, bridge=v),
+        "that texts cross: own, none, another of the model's, a folder or a hub id",
+        default="own",
+        short="bridge",
+    ),
     "weak_model": Axis(
         lambda s, v: s if v == "none" else replace(s, weak_model=v),
         "autoguidance: folder or hub id of a weaker model",

@@ -24,6 +24,7 @@ from diffaudio.errors import UserError
 from diffaudio.evaluation.report import Metric, Row
 from diffaudio.generation.batch import Item, is_generated
 from diffaudio.generation.prompt_list import Prompt, items_of
+from diffaudio.sweep.axes import AXES
 from diffaudio.sweep.grid import Combination, apply_axes
 
 __all__ = ["Measured", "Sweep", "read_measured", "write_measured"]
@@ -95,7 +96,10 @@ class Sweep:
         sounds = {each: items(each.name) for each in combinations}
         earlier, reasons = _earlier(folder, {each.name for each in combinations}, base, items)
         sounds = dict(chain(earlier.items(), sounds.items())) if earlier else sounds
-        merged = {axis: _merged(values, [each.values[axis] for each in earlier]) for axis, values in axes.items()}
+        merged = {
+            axis: _merged(values, [each.values.get(axis, AXES[axis].default) for each in earlier])  # an axis can be new
+            for axis, values in axes.items()
+        }
         return cls(folder, prompts, merged, sounds, list(combinations), {**left_out, **reasons})
 
     def measured_file(self, combination: Combination) -> Path:

@@ -104,6 +104,7 @@ def count_passes(pipe: DiffAudioPipeline, settings: GenerationSettings) -> int:
     return trial(
         prompt_embeds=embedding,
         negative_prompt_embeds=embedding if has_negative else None,
+        bridge=settings.bridge,
         weak_unet=None if settings.weak_model is None else nothing,  # pyright: ignore[reportArgumentType]
         generator=torch.Generator().manual_seed(0),
         output_type="latent",

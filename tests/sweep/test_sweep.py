@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from fake_backbone import BandBackbone
+from PIL import Image
 from scripts import REPO
 from tiny_model import SAMPLE_RATE, write_tiny_model
 
@@ -278,7 +279,7 @@ def test_every_axis_says_something_to_the_pipeline(pipe):
     base = GenerationSettings(duration_s=1.0)
     axes = {"sampler": ["heun"], "steps": [2], "guidance_scale": [3.0]}
     tried = {"spacing": "linear", "rescale": 0.5, "interval": "0.2:0.8", "schedule": "cosine", "apg": "0.5:2:-0.5"}
-    tried |= {"cfg_zero": "0.1"}
+    tried |= {"cfg_zero": "0.1", "bridge": "none"}
     for axis, value in tried.items():
         plain, changed = suitable(pipe, base, axes | {axis: [AXES[axis].default, value]})[0]
         assert plain.name == "heun-steps2-scale3"
@@ -290,6 +291,34 @@ def test_every_axis_says_something_to_the_pipeline(pipe):
     assert AXES["interval"].apply(base, "0.2:0.8").guidance.interval == (0.2, 0.8)
     assert AXES["eta"].apply(GenerationSettings(sampler="ddim"), "0.5").eta == 0.5
     assert AXES["weak_model"].apply(base, "some/model").weak_model == "some/model"
+
+
+def test_queries_of_all_kinds_bridges_and_templates_are_swept_and_described(sweep, tmp_path):
+    Image.new("RGB", (20, 20), "red").save(tmp_path / "red.png")
+    lines = ["prompt,image,label,name", "rain,,band 0,rain", "rain::1,red.png::1,band 1,mixed", ",red.png,band 2,red"]
+    (tmp_path / "prompts.csv").write_text("\n".join(lines), encoding="utf-8")
+    grid = ["--samplers", "ddim", "--steps", "1", "--bridge", "own,none", "--templates", "{}", "on {}"]
+    code, _, told = sweep("--negative-image", "red.png", grid=grid, real=False)
+    assert (code, told) == (0, "")
+    described = {(each["text_bridge"], each["label"]): each for each in sidecars()}
+    assert {key[0] for key in described} == {"retrieval", "none"} and len(described) == 6
+    assert described["none", "band 1"]["query"]["parts"][1] == {"image": str(Path("red.png")), "weight": 1.0}
+    assert all(each["text_templates"] == ["{}", "on {}"] for each in described.values())
+    assert all(each["negative_image"] == "red.png" for each in described.values())
+    sounds = {
+        (folder, name): Path(f"out/sounds/{folder}/{name}.flac").read_bytes()
+        for folder in ("ddim-steps1-scale3", "ddim-steps1-scale3-bridgenone")
+        for name in ("rain", "red")
+    }
+    plain, other = "ddim-steps1-scale3", "ddim-steps1-scale3-bridgenone"
+    assert sounds[plain, "rain"] != sounds[other, "rain"]
+    assert sounds[plain, "red"] == sounds[other, "red"]
+    with Path("out/index.html").open(encoding="utf-8") as page:
+        assert "red.png" in page.read()
+    assert (
+        "bridge prior suits in no combination: bridge 'prior' is not one of"
+        in sweep(grid=["--samplers", "ddim", "--bridge", "own,prior"], real=False)[2]
+    )
 
 
 def test_batches_of_a_combination_are_as_even_as_can_be():
