@@ -89,6 +89,7 @@ def parse_command(
     epilog: str | None = None,
     flags: Mapping[str, tuple[str, ...]] | None = None,
     groups: Mapping[str, str] | None = None,
+    presets: tuple[Path, Mapping[str, Any]] | None = None,
 ) -> T:
     """Create an instance of a dataclass from a command's command line, and the YAML file that it may name.
 
@@ -97,6 +98,7 @@ def parse_command(
         flags: path of a setting -> its flags, such as ("-o", "--output"), or a name without dashes for a positional
             argument; all others are named `--name-of-the-field`. A bool is a flag that needs no value.
         groups: prefix of a path -> title under which the help lists the settings.
+        presets: values in place of the defaults, as in a YAML file, and the file that they come from.
 
     Raises:
         ValueError: see `parse`.
@@ -104,7 +106,7 @@ def parse_command(
     parser = ArgumentParser(
         prog=program, description=description, epilog=epilog, exit_on_error=False, allow_abbrev=False
     )
-    return _parse(settings, arguments, parser, flags=flags or {}, groups=groups or {})
+    return _parse(settings, arguments, parser, flags=flags or {}, groups=groups or {}, presets=presets)
 
 
 def to_yaml(settings: Any) -> str:
@@ -119,6 +121,7 @@ def _parse(
     *,
     flags: Mapping[str, tuple[str, ...]] | None,
     groups: Mapping[str, str],
+    presets: tuple[Path, Mapping[str, Any]] | None = None,
 ) -> T:
     known = settings_of(settings, flags)
     if flags is not None:
@@ -133,6 +136,9 @@ def _parse(
         if argument.startswith("--"):
             _check_flag(argument.split("=")[0], by_flag, settings if flags is None else None)
     from_files = _read(settings, _config_file(arguments[:end]))
+    if presets:
+        file, content = presets
+        from_files = {name: (value, file) for name, value in _flat(settings, content, file).items()} | from_files
     for path, (_, file) in from_files.items():
         if path not in {setting.path for setting in known}:
             raise UserError(f"{file}: {path}: is not a setting here")
@@ -193,6 +199,8 @@ def _add_arguments(
             how |= {"nargs": "?", "const": True, "metavar": "true|false"}
         if is_command and setting.is_pair:
             how["metavar"] = "LOW:HIGH"
+        if is_command and setting.is_repeated:
+            how["metavar"] = setting.path.rpartition(".")[2].upper()
         if setting.is_positional:
             how["metavar"] = setting.flag.upper()
         (titled[title] if title else parser).add_argument(*setting.flags, **how)
@@ -219,12 +227,23 @@ def _merged(arguments: list[str], by_flag: Mapping[str, Setting]) -> list[str]:
 
 
 def _command_tokens(arguments: list[str], by_flag: Mapping[str, Setting]) -> list[str]:
-    """Expand the short forms of a command: `--plot`, LOW:HIGH, and `none` in place of a value."""
+    """Expand the short forms of a command: `--plot`, LOW:HIGH, `none` in place of a value, and repeated flags."""
     tokens: list[str] = []
+    repeated: dict[str, list[str]] = {}
     before: Setting | None = None  # the setting that may take the next token as its value
     for argument in arguments:
         flag, equals, value = argument.partition("=")
         setting = by_flag.get(flag) if argument.startswith("-") else None
+        if before is not None and before.is_repeated and setting is None:
+            repeated.setdefault(before.flag, []).append(argument)
+            before = None
+            continue
+        _check_has_value(before)
+        if setting is not None and setting.is_repeated:
+            if equals:
+                repeated.setdefault(setting.flag, []).append(value)
+            before = None if equals else setting
+            continue
         if setting is not None and setting.kind is bool and not equals:
             tokens.append(f"{argument}=true")
         elif setting is not None:
@@ -232,7 +251,13 @@ def _command_tokens(arguments: list[str], by_flag: Mapping[str, Setting]) -> lis
         else:
             tokens.append(_written_out(before, argument) if before else argument)
         before = setting if setting is not None and not equals and setting.kind is not bool else None
-    return tokens
+    _check_has_value(before)
+    return [*tokens, *(f"{flag}={json.dumps(values)}" for flag, values in repeated.items())]
+
+
+def _check_has_value(before: Setting | None) -> None:
+    if before is not None and before.is_repeated:
+        raise UserError(f"command line: {before.flag} needs a value")
 
 
 def _written_out(setting: Setting, value: str) -> str:
@@ -315,7 +340,7 @@ class _TextLoader(yaml.BaseLoader):
         return super().construct_scalar(node)
 
 
-def _flat(settings: type, content: dict[str, Any], path: Path, above: tuple[str, ...] = ()) -> dict[str, str]:
+def _flat(settings: type, content: Mapping[str, Any], path: Path, above: tuple[str, ...] = ()) -> dict[str, str]:
     values: dict[str, str] = {}
     for key, value in content.items():
         section = _check_key(settings, [*above, str(key)], path)

@@ -55,10 +55,16 @@ class Setting:
         return get_origin(self.kind) is list
 
     @property
+    def is_repeated(self) -> bool:
+        """Whether it is a tuple of any length: on the command line of a command, each value has a flag of its own."""
+        return get_origin(self.kind) is tuple and get_args(self.kind)[1:] == (...,)
+
+    @property
     def is_pair(self) -> bool:
         """Whether it is a tuple of two, or None: written LOW:HIGH on the command line of a command."""
         kinds = [kind for kind in (get_args(self.kind) if self.may_be_none else [self.kind]) if kind is not type(None)]
-        return len(kinds) == 1 and get_origin(kinds[0]) is tuple and len(get_args(kinds[0])) == 2
+        is_tuple = len(kinds) == 1 and get_origin(kinds[0]) is tuple
+        return is_tuple and len(get_args(kinds[0])) == 2 and not self.is_repeated
 
 
 def settings_of(root: type, flags: Mapping[str, tuple[str, ...]] | None) -> list[Setting]:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
@@ -37,7 +37,7 @@ class EditSettings:
 
     init_audio: Path | None = None
     strength: float | None = None
-    mask: list[str] = field(default_factory=list)
+    mask: tuple[str, ...] = ()
     continue_audio: Path | None = None
     lead_in_audio: Path | None = None
     loop: bool = False

@@ -7,7 +7,7 @@ names and defaults from here. The module imports no torch, so that a command can
 import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from diffaudio.diffusion.edit_settings import EditSettings
@@ -183,7 +183,7 @@ class GenerationSettings:
     weak_model: str | None = None
     loudness: float | None = -23.0
     edit: EditSettings | None = None
-    layers: list[str] = field(default_factory=list)
+    layers: tuple[str, ...] = ()
     file: FileSettings | None = None
 
     def __post_init__(self) -> None:
