@@ -13,7 +13,7 @@ from the latents, it is 43 to 86 dB.
 import copy
 import itertools
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -277,7 +277,7 @@ class DiffAudioPipeline:
             callback_on_step_end: called as (pipeline, step, timestep, {"latents": …}) after each step.
             output_type: "pt" for a tensor, "np" for an array, "latent" for the latents before decoding, "stream" for an
                 iterator over pieces [sounds, channels, samples] of a long sound, in bounded memory and at the level
-                as generated.
+                as generated; the other results are there when it has ended.
 
         Returns:
             `.audios` [sounds, channels, samples] float32 at `autoencoder.sample_rate`, with a peak of at most 0.99;
@@ -373,8 +373,16 @@ class DiffAudioPipeline:
             timeline=None if ranges is None else Timeline(of_ranges, ranges),
         )
         if output_type == "stream":
-            pieces = stream_edit(self.autoencoder, blocks, edit)
-            return AudioPipelineOutput(audios=pieces) if return_dict else (pieces,)
+            output = AudioPipelineOutput(audios=None)
+
+            def pieces() -> Iterator[Tensor]:
+                shares: list[Tensor] = []
+                yield from stream_edit(self.autoencoder, blocks, edit, shares)
+                output.out_of_range = torch.stack(shares).mean(dim=0).tolist()
+                output.num_passes = (unet.items + (weak.items if weak else 0)) // len(embedding)
+
+            output.audios = pieces()
+            return output if return_dict else (output.audios,)
         audios, out_of_range = torch.cat(list(blocks), dim=-1), []
         if output_type != "latent":
             audios, out_of_range = self._decode(audios, edit, loudness)

@@ -225,10 +225,16 @@ def decode_edit(autoencoder: Autoencoder, latents: Tensor, edit: SoundEdit) -> t
     return torch.cat(pieces, dim=-1), torch.stack(shares).mean(dim=0)
 
 
-def stream_edit(autoencoder: Autoencoder, blocks: Iterator[Tensor], edit: SoundEdit) -> Iterator[Tensor]:
-    """Decode blocks of latents while they are made: pieces [batch, channels, samples]."""
+def stream_edit(
+    autoencoder: Autoencoder, blocks: Iterator[Tensor], edit: SoundEdit, shares: list[Tensor]
+) -> Iterator[Tensor]:
+    """Decode blocks of latents while they are made: pieces [batch, channels, samples].
+
+    Args:
+        shares: a list to which the share out of range of each piece is added, [batch].
+    """
     with torch.no_grad():
-        for piece in decode_windows(autoencoder, blocks, num_samples=edit.num_samples):
+        for piece in decode_windows(autoencoder, blocks, num_samples=edit.num_samples, shares=shares):
             if not piece.isfinite().all():
                 raise UserError("the autoencoder made samples that are not finite (NaN or infinity); check its weights")
             yield piece.cpu()

@@ -20,11 +20,12 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # waiting threads sleep; OpenMP reads it when torch is loaded
 
-from diffaudio.cli.options import GENERATION_FLAGS, GENERATION_GROUPS, GenerationOptions
-from diffaudio.config import Seed, parse_command
+from diffaudio.cli.options import GENERATION_FLAGS, GENERATION_GROUPS, GenerationOptions, parse_generation
+from diffaudio.config import Seed
 from diffaudio.distributed import join_processes
 from diffaudio.errors import report_errors
 from diffaudio.generation.batch import choose_dtype, is_generated, load_pipeline, process_device, render
+from diffaudio.generation.design_checks import check_design
 from diffaudio.generation.prompt_list import items_of, read_prompts
 from diffaudio.query import check_settings
 
@@ -45,7 +46,7 @@ class Options(GenerationOptions):
 
 
 def main() -> None:
-    given = parse_command(
+    given = parse_generation(
         Options,
         sys.argv[1:],
         program="sample/generate.py",
@@ -56,6 +57,7 @@ def main() -> None:
     settings = given.settings
     items = items_of(read_prompts(given.prompts), given.out, given.seed)
     check_settings([item.query for item in items], settings)
+    check_design(settings, [item.query.prompt for item in items], [item.path for item in items], plot=given.plot)
 
     state = join_processes()
     device = process_device(given.device, state)

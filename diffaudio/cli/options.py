@@ -2,10 +2,13 @@
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any, TypeVar
 
-from diffaudio.config import Count
+from diffaudio.config import Count, parse_command
 from diffaudio.diffusion.settings import GenerationSettings, Projection
 from diffaudio.errors import UserError
+from diffaudio.generation.design_checks import recording_duration_s
+from diffaudio.generation.reproduce import Recipe
 from diffaudio.hub import is_hub_id
 
 __all__ = [
@@ -16,7 +19,10 @@ __all__ = [
     "check_model",
     "check_report_path",
     "check_resamples",
+    "parse_generation",
 ]
+
+T = TypeVar("T", bound="GenerationOptions")
 
 # The flags of settings in sections; all other flags are named after their fields.
 GENERATION_FLAGS: dict[str, tuple[str, ...]] = {
@@ -80,6 +86,32 @@ class GenerationOptions:
             zero_init = ZERO_INIT if guidance.zero_star else 0.0
         projection = guidance.projection or (Projection() if self.apg else None)
         return replace(self.generation, guidance=replace(guidance, projection=projection, zero_init=zero_init))
+
+
+def parse_generation(options: type[T], arguments: list[str], *, recipe: Recipe | None = None, **command: Any) -> T:
+    """Parse the options of a command that generates sounds.
+
+    A sound made from recordings has their level, and the duration of the one that it starts from, unless these are
+    given.
+
+    Args:
+        recipe: of a sound whose settings take the place of the defaults.
+        command: further arguments of `parse_command`.
+    """
+    source, presets = (Path("command line"), {}) if recipe is None else (recipe.file, recipe.options)
+    given = parse_command(options, arguments, presets=(source, presets), **command)
+    edit = given.generation.edit
+    if edit is None or not edit.recordings:
+        return given
+    generation = dict(presets.get("generation", {}))
+    if {argument.split("=")[0] for argument in arguments} & {"--init-audio", "--continue", "--lead-in"}:
+        for name in ("loudness", "duration_s"):  # they were those of another recording
+            generation.pop(name, None)
+    defaults: dict[str, Any] = {"loudness": None}
+    if edit.init_audio is not None:
+        defaults["duration_s"] = recording_duration_s(edit.init_audio)
+    presets = presets | {"generation": defaults | generation}
+    return parse_command(options, arguments, presets=(source, presets), **command)
 
 
 def check_resamples(resamples: int) -> None:

@@ -7,7 +7,7 @@ names and defaults from here. The module imports no torch, so that a command can
 import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from diffaudio.diffusion.edit_settings import EditSettings

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -26,7 +27,9 @@ from diffaudio.checkpoint import load_weak_unet
 from diffaudio.diffusion.settings import GenerationSettings
 from diffaudio.errors import UserError
 from diffaudio.file_names import shorten
-from diffaudio.media.audio import write_audio
+from diffaudio.generation.file_output import write_settled
+from diffaudio.generation.sidecar import hashes_of, read_sidecar
+from diffaudio.generation.sounds import Sounds, batches, generate
 from diffaudio.media.file_extensions import VIDEO_CONTAINERS
 from diffaudio.models.unet import UNet1D
 from diffaudio.pipeline import DiffAudioPipeline, bundled_model
@@ -40,11 +43,9 @@ __all__ = [
     "choose_dtype",
     "is_generated",
     "load_pipeline",
-    "pipeline_arguments",
     "process_device",
     "progress_callback",
     "query_encoder_for",
-    "read_sidecar",
     "render",
     "sidecar",
 ]
@@ -61,12 +62,14 @@ class Item:
         path: its file, .wav or .flac, or a video with the picture of the query's own; the companions have the same name
             with .json and .png.
         label: its class, for evaluation.
+        place: the index in a batch, and the size of the batch, in which the sound is to be made again; None is any.
     """
 
     query: Query
     seed: int
     path: Path
     label: str | None = None
+    place: tuple[int, int] | None = None
 
 
 def choose_device(name: str) -> torch.device:
@@ -142,6 +145,9 @@ def progress_callback(num_batches: int) -> Iterator[Callable[..., None]]:
 def sidecar(pipe: DiffAudioPipeline, item: Item, settings: GenerationSettings, encoder: QueryEncoder) -> dict[str, Any]:
     """All settings needed to reproduce a sound, and what the model's own bridge and templates were."""
     label = {} if item.label is None else {"label": item.label}
+    recordings = [] if settings.edit is None else settings.edit.recordings
+    inputs = {"inputs": hashes_of(recordings)} if recordings else {}
+    rate = settings.file.sample_rate if settings.file else None
     return {
         "prompt": item.query.prompt,
         **label,
@@ -149,7 +155,8 @@ def sidecar(pipe: DiffAudioPipeline, item: Item, settings: GenerationSettings, e
         "seed": item.seed,
         **settings.to_json(),
         **encoder.describe(),
-        "sample_rate": pipe.autoencoder.sample_rate,
+        **inputs,
+        "sample_rate": rate or pipe.autoencoder.sample_rate,
         "model": pipe.name_or_path,
         "device": pipe.device.type,
         "dtype": str(pipe.dtype).removeprefix("torch."),
@@ -194,21 +201,6 @@ def is_generated(item: Item, settings: GenerationSettings, model: str | None, *,
     return True
 
 
-def read_sidecar(file: Path) -> dict[str, Any]:
-    """The settings in the sidecar of a generated sound.
-
-    Raises:
-        UserError: the file is damaged, or is not the companion of a sound.
-    """
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError):
-        raise UserError(f"{file}: is not valid JSON; remove it together with its sound") from None
-    if not isinstance(found, dict) or not {"prompt", "seed"} <= found.keys():
-        raise UserError(f"{file}: is not the companion of a generated sound; remove it, or write to another folder")
-    return found
-
-
 def _described(key: str, value: Any) -> str:
     if key == "query":
         with suppress(UserError):
@@ -221,22 +213,6 @@ def _is_sidecar(file: Path) -> bool:
         return file.is_file() and bool(read_sidecar(file))
     except UserError:
         return False
-
-
-def pipeline_arguments(settings: GenerationSettings) -> dict[str, Any]:
-    """The arguments of a pipeline call for these settings, except those that `query_encoder_for` takes, and the weaker
-    model, which must be loaded first.
-    """
-    return {
-        "num_inference_steps": settings.steps,
-        "guidance_scale": settings.guidance_scale,
-        "guidance": settings.guidance,
-        "audio_length_in_s": settings.duration_s,
-        "sampler": settings.sampler,
-        "spacing": settings.spacing,
-        "eta": settings.eta,
-        "loudness": settings.loudness,
-    }
 
 
 def query_encoder_for(pipe: DiffAudioPipeline, settings: GenerationSettings) -> QueryEncoder:
@@ -273,63 +249,67 @@ def render(
     encoder = query_encoder_for(pipe, settings)
     negative = encoder.encode_negative(prompt=settings.negative_prompt, image=settings.negative_image)
     has_levels = bool(pipe.unet.config["embedding_noise_level"])
-    for batch in _batches(items, batch_size, by_kind=has_levels):
-        queries = [item.query for item in batch]
-        level = None
-        if has_levels:
-            level = embedding_noise_level(None, encoder.bridge, pipe.unet, of_text=queries[0].has_text)
+    for batch in batches(items, settings, batch_size, by_kind=has_levels):
         began = time.perf_counter()
-        if query_embeds is None:
-            embeddings = encoder.encode_queries(queries, warn_if_far=True)
-        else:
-            embeddings = torch.stack([query_embeds[query] for query in queries])
-        output = pipe(
-            prompt_embeds=embeddings,
+        sounds = generate(
+            pipe,
+            [item.query for item in batch.items],
+            [item.seed for item in batch.items],
+            settings,
+            encoder=encoder,
+            query_embeds=query_embeds,
             negative_prompt_embeds=negative,
-            embedding_noise=level,
-            **pipeline_arguments(settings),
             weak_unet=weak_unet,
-            generator=[torch.Generator().manual_seed(item.seed) for item in batch],
             callback_on_step_end=on_step,
         )
-        waveforms = output.audios.cpu()  # waits for the device
-        timing = {"batch_seconds": round(time.perf_counter() - began, 4), "batch_size": len(batch)}
-        for item, waveform, share in zip(batch, waveforms, output.out_of_range, strict=True):
-            facts = {"passes": output.num_passes, "out_of_range": round(share, 6), "timing": timing}
-            _write(item, waveform, sidecar(pipe, item, settings, encoder) | facts, plot)
+        seconds = time.perf_counter() - began
+        for index in batch.wanted:
+            item = batch.items[index]
+            description = sidecar(pipe, item, settings, encoder)
+            timing = {"batch_seconds": round(seconds, 4), "batch_size": len(batch.items), "batch_index": index}
+            describe = partial(_with_facts, description, sounds, index, timing)
+            _write(item, sounds.of(index), describe, settings, pipe.autoencoder.sample_rate, plot)
             yield item
 
 
-def _batches(items: Sequence[Item], batch_size: int, *, by_kind: bool) -> Iterator[Sequence[Item]]:
-    """Consecutive items.
+def _with_facts(description: dict[str, Any], sounds: Sounds, index: int, timing: dict[str, Any]) -> dict[str, Any]:
+    """A sidecar with what is known once a sound has been made."""
+    share = round(sounds.output.out_of_range[index], 6)
+    return description | {"passes": sounds.output.num_passes, "out_of_range": share, "timing": timing}
+
+
+def _write(
+    item: Item,
+    sound: torch.Tensor | Iterator[torch.Tensor],
+    describe: Callable[[], dict[str, Any]],
+    settings: GenerationSettings,
+    sample_rate: int,
+    plot: bool,
+) -> None:
+    """Write the sound and its companions: all of them, or none if one cannot be written.
 
     Args:
-        by_kind: separate queries with a text from others, for a U-Net that is conditioned on the bridge's noise level.
+        sound: [channels, samples], or an iterator over such pieces.
+        describe: the sidecar, once the sound has been made.
+        sample_rate: of the sound.
     """
-    for _, group in itertools.groupby(items, key=lambda item: by_kind and item.query.has_text):
-        same = list(group)
-        for start in range(0, len(same), batch_size):
-            yield same[start : start + batch_size]
-
-
-def _write(item: Item, waveform: torch.Tensor, description: dict[str, Any], plot: bool) -> None:
-    """Write the sound and its companions: all of them, or none if one cannot be written."""
-    sample_rate = description["sample_rate"]
     with ExitStack() as together:  # exits in reverse order, so the sound is renamed last
-        sound = together.enter_context(atomic_file(item.path))
+        target = together.enter_context(atomic_file(item.path))
         companion = together.enter_context(atomic_file(item.path.with_suffix(".json")))
         if plot:
             from diffaudio.media.spectrogram_plot import write_spectrogram  # matplotlib is slow to import
 
+            assert isinstance(sound, torch.Tensor)
             picture = together.enter_context(atomic_file(item.path.with_suffix(".png")))
-            write_spectrogram(picture, waveform, sample_rate, title=f"{shorten(item.query.name)} (seed {item.seed})")
-        companion.write_text(json.dumps(description, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+            write_spectrogram(picture, sound, sample_rate, title=f"{shorten(item.query.name)} (seed {item.seed})")
         if item.path.suffix.lower() not in VIDEO_CONTAINERS:
-            write_audio(sound, waveform, sample_rate)
-            return
-        from diffaudio.media.dubbing import dub
+            write_settled(target, sound, sample_rate, settings)
+        else:
+            from diffaudio.media.dubbing import dub
 
-        assert item.query.video is not None
-        with TemporaryDirectory() as folder:
-            write_audio(Path(folder, "sound.wav"), waveform, sample_rate)
-            dub(item.query.video, Path(folder, "sound.wav"), sound)
+            assert item.query.video is not None
+            with TemporaryDirectory() as folder:
+                write_settled(Path(folder, "sound.wav"), sound, sample_rate, settings)
+                dub(item.query.video, Path(folder, "sound.wav"), target)
+        description = json.dumps(describe(), indent=2, ensure_ascii=False)
+        companion.write_text(description + "\n", encoding="utf-8")

@@ -8,6 +8,7 @@ from diffaudio.diffusion.settings import GenerationSettings
 from diffaudio.errors import UserError
 from diffaudio.generation.timeline import check_timeline, parse_layer, parse_timeline
 from diffaudio.media.audio_formats import check_format
+from diffaudio.media.file_extensions import VIDEO_CONTAINERS
 from diffaudio.media.file_settings import FileSettings
 
 __all__ = ["MAX_IN_MEMORY_S", "STREAMED_S", "check_design", "is_streamed", "recording_duration_s"]
@@ -47,7 +48,7 @@ def check_design(
     for prompt in prompts:
         check_timeline(parse_timeline(prompt or "") or [], duration_s)
     for path in {each.suffix.lower(): each for each in paths}.values():
-        if path.suffix.lower() not in VIDEO_SUFFIXES:
+        if path.suffix.lower() not in VIDEO_CONTAINERS:
             check_format(path, bit_depth=file.bit_depth, sample_rate=file.sample_rate)
     if is_streamed(settings):
         if plot:
@@ -65,7 +66,4 @@ def recording_duration_s(path: Path) -> float:
     """
     from diffaudio.media.audio_streams import stream_audio
 
-    num_samples, rate = 0, 1
-    for rate, chunk in stream_audio(path):
-        num_samples += chunk.shape[1]
-    return num_samples / rate
+    return sum(chunk.shape[1] / rate for rate, chunk in stream_audio(path))

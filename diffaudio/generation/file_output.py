@@ -8,13 +8,14 @@ import numpy as np
 from torch import Tensor
 
 from diffaudio.atomic_io import scratch_file
+from diffaudio.diffusion.settings import GenerationSettings
 from diffaudio.media.audio_writer import write_stream
 from diffaudio.media.file_settings import FileSettings
 from diffaudio.media.mastering import LoudnessMeter, faded, resampled
 from diffaudio.metrics.audio_checks import loudness_lufs
 from diffaudio.pipeline_inputs import PEAK, at_loudness
 
-__all__ = ["mix_layers", "write_long", "write_sound"]
+__all__ = ["mix_layers", "write_long", "write_settled", "write_sound"]
 
 CHUNK = 1 << 18  # samples of all channels that are read back at once
 
@@ -35,6 +36,19 @@ def mix_layers(
         change_db = reference - loudness_lufs(layer, sample_rate)
         mixture += layer * 10 ** ((gain_db + (change_db if math.isfinite(change_db) else 0.0)) / 20)
     return at_loudness(mixture, loudness, sample_rate)
+
+
+def write_settled(path: Path, sound: Tensor | Iterable[Tensor], sample_rate: int, settings: GenerationSettings) -> None:
+    """Write a sound by its settings: a waveform [channels, samples], or a stream of such pieces.
+
+    Raises:
+        UserError, OSError: see `audio_writer.write_stream`.
+    """
+    file = settings.file or FileSettings()
+    if isinstance(sound, Tensor):
+        write_sound(path, sound, sample_rate, file)
+    else:
+        write_long(path, sound, sample_rate, file, loudness=settings.loudness)
 
 
 def write_sound(path: Path, waveform: Tensor, sample_rate: int, settings: FileSettings) -> None:

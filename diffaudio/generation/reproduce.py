@@ -5,7 +5,6 @@ hash of each file that was read (`inputs`), and the place of the sound in its ba
 of its samples depend.
 """
 
-import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -13,10 +12,10 @@ from typing import Any
 
 from diffaudio.diffusion.settings import GenerationSettings
 from diffaudio.errors import UserError
-from diffaudio.generation.sidecar import read_sidecar
+from diffaudio.generation.sidecar import hash_of, read_sidecar
 from diffaudio.query import Query
 
-__all__ = ["Recipe", "hashes_of", "read_recipe"]
+__all__ = ["Recipe", "read_recipe"]
 
 
 @dataclass(frozen=True)
@@ -66,6 +65,8 @@ def read_recipe(file: Path, *, variation: bool = False) -> Recipe:
         raise UserError(f"{file}: is no .json file; name the one beside the sound")
     found = read_sidecar(file)
     described = found.get("query", {"parts": [{"text": found["prompt"], "weight": 1.0}]})
+    if not isinstance(found["seed"], int):
+        raise UserError(f"{file}: its seed is no whole number; it is damaged")
     query = Query.from_json(described, where=str(file))
     generation = {each.name: found[each.name] for each in fields(GenerationSettings) if each.name in found}
     generation = {name: value for name, value in generation.items() if value is not None or name == "loudness"}
@@ -97,14 +98,3 @@ def _seed_to_vary(file: Path, found: dict[str, Any]) -> int:
             f"{file}: is a variation itself; vary the sound that it is made of, of seed {edit['variation_seed']}"
         )
     return found["seed"]
-
-
-def hashes_of(files: Iterable[Path]) -> dict[str, str]:
-    """The SHA-256 hash of each file, by its path as it was given."""
-    return {str(file): hash_of(file) for file in files}
-
-
-def hash_of(file: Path) -> str:
-    """The SHA-256 hash of a file, as hexadecimal digits."""
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()

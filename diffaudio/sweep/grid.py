@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from diffaudio.diffusion.settings import GenerationSettings
 from diffaudio.errors import UserError
-from diffaudio.generation.batch import pipeline_arguments
+from diffaudio.generation.sounds import pipeline_arguments
 from diffaudio.pipeline import DiffAudioPipeline
 from diffaudio.sweep.axes import AXES
 

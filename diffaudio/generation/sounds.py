@@ -1,0 +1,167 @@
+"""Sounds in batches by the settings: prompts in time, variations and layers on top of a call of the pipeline."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from diffaudio.diffusion.edit_settings import parse_span
+from diffaudio.diffusion.settings import GenerationSettings
+from diffaudio.diffusion.varied_noise import VariedNoise
+from diffaudio.generation.design_checks import is_streamed
+from diffaudio.generation.file_output import mix_layers
+from diffaudio.generation.timeline import parse_layer, parse_timeline
+from diffaudio.pipeline import DiffAudioPipeline
+from diffaudio.pipeline_inputs import AudioPipelineOutput
+from diffaudio.query import Query, parse_parts
+from diffaudio.query_embedding import QueryEncoder
+from diffaudio.seeding import seeded_generator
+
+if TYPE_CHECKING:
+    from diffaudio.generation.batch import Item
+
+__all__ = ["Batch", "Sounds", "batches", "generate", "pipeline_arguments"]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Sounds that are generated together, and the indices of those that are wanted."""
+
+    items: "Sequence[Item]"
+    wanted: Sequence[int]
+
+
+@dataclass(frozen=True)
+class Sounds:
+    """The sounds of a batch.
+
+    Attributes:
+        output: of the pipeline; for a stream, complete once all pieces have been taken.
+    """
+
+    output: AudioPipelineOutput
+
+    def of(self, index: int) -> Tensor | Iterator[Tensor]:
+        """One sound, [channels, samples], or an iterator over its pieces."""
+        if isinstance(self.output.audios, Tensor):
+            return self.output.audios[index].cpu()
+        return (piece[index] for piece in self.output.audios)
+
+
+def batches(
+    items: "Sequence[Item]", settings: GenerationSettings, batch_size: int, *, by_kind: bool = False
+) -> Iterator[Batch]:
+    """Items in batches; one by one where a sound has a timeline, is streamed, or has a place in a batch.
+
+    A sound is made again in its place: in a batch of that size, at that index, between copies of itself.
+
+    Args:
+        by_kind: separate queries with a text from others, for a U-Net that is conditioned on the bridge's noise level.
+    """
+    together = list["Item"]()
+    for item in items:
+        size = 1 if item.place is None else item.place[1]
+        alone = item.place is not None or is_streamed(settings) or parse_timeline(item.query.prompt or "") is not None
+        other_kind = by_kind and bool(together) and together[0].query.has_text != item.query.has_text
+        if together and (alone or other_kind or len(together) == batch_size):
+            yield Batch(together, range(len(together)))
+            together = []
+        if alone:
+            yield Batch([item] * size, [0 if item.place is None else item.place[0]])
+        else:
+            together.append(item)
+    if together:
+        yield Batch(together, range(len(together)))
+
+
+def generate(
+    pipe: DiffAudioPipeline,
+    queries: Sequence[Query],
+    seeds: Sequence[int],
+    settings: GenerationSettings,
+    *,
+    encoder: QueryEncoder,
+    query_embeds: Mapping[Query, Tensor] | None = None,
+    **arguments: Any,
+) -> Sounds:
+    """Generate the sounds of a batch.
+
+    Args:
+        queries: of each sound; one with a timeline is the same for all.
+        query_embeds: see `batch.render`.
+        arguments: further ones of the pipeline's call.
+    """
+    timed = parse_timeline(queries[0].prompt or "")
+    count = len(queries)
+    if timed is not None:
+        parts = [Query(parse_parts(each.text)) for each in timed]
+        embeddings = encoder.encode_queries(parts, warn_if_far=True)
+        ranges = [(each.start_s, each.end_s) for each in timed]
+        arguments |= {"prompt_ranges": ranges, "num_waveforms_per_prompt": count}
+    elif query_embeds is None:
+        embeddings = encoder.encode_queries(queries, warn_if_far=True)
+    else:
+        embeddings = torch.stack([query_embeds[query] for query in queries])
+    stream = {"output_type": "stream", "loudness": "auto"} if is_streamed(settings) else {}
+    noise = [_noise(seed, settings) for seed in seeds]
+    own = pipeline_arguments(settings) | stream | arguments
+    output = pipe(prompt_embeds=embeddings, generator=noise, **own)
+    if not settings.layers:
+        return Sounds(output)
+    mixed = output.audios.cpu()
+    layers = [parse_layer(each) for each in settings.layers]
+    apart = pipeline_arguments(settings, with_edit=False) | {
+        name: value for name, value in arguments.items() if name not in ("prompt_ranges", "num_waveforms_per_prompt")
+    }
+    layer_sounds = []
+    for number, layer in enumerate(layers, start=1):
+        embedding = encoder.encode_queries([Query(parse_parts(layer.text))], warn_if_far=True)
+        generators = [seeded_generator(seed, number) for seed in seeds]
+        layer_sounds.append(pipe(prompt_embeds=embedding.repeat(count, 1), generator=generators, **apart).audios.cpu())
+    output.audios = torch.stack(
+        [
+            mix_layers(
+                sound,
+                [(sounds[index], layer.gain_db) for sounds, layer in zip(layer_sounds, layers, strict=True)],
+                pipe.autoencoder.sample_rate,
+                settings.loudness,
+            )
+            for index, sound in enumerate(mixed)
+        ]
+    )
+    return Sounds(output)
+
+
+def pipeline_arguments(settings: GenerationSettings, *, with_edit: bool = True) -> dict[str, Any]:
+    """The arguments of a pipeline call for these settings, except those of queries, and the weaker model."""
+    edit = settings.edit if with_edit else None
+    edited = {} if edit is None else {
+        "init_audio": edit.init_audio,
+        "strength": edit.strength,
+        "mask": [parse_span(each) for each in edit.mask],
+        "continue_audio": edit.continue_audio,
+        "lead_in_audio": edit.lead_in_audio,
+        "loop": edit.loop,
+        "resamples": edit.resamples,
+    }  # fmt: skip
+    return {
+        "num_inference_steps": settings.steps,
+        "guidance_scale": settings.guidance_scale,
+        "guidance": settings.guidance,
+        "audio_length_in_s": settings.duration_s,
+        "sampler": settings.sampler,
+        "spacing": settings.spacing,
+        "eta": settings.eta,
+        "loudness": settings.loudness,
+        **edited,
+    }
+
+
+def _noise(seed: int, settings: GenerationSettings) -> torch.Generator | VariedNoise:
+    own = torch.Generator().manual_seed(seed)
+    edit = settings.edit
+    if edit is None or edit.variation_seed is None or edit.amount is None:
+        return own
+    return VariedNoise(torch.Generator().manual_seed(edit.variation_seed), own, edit.amount)
