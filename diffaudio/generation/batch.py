@@ -147,7 +147,6 @@ def sidecar(pipe: DiffAudioPipeline, item: Item, settings: GenerationSettings, e
     label = {} if item.label is None else {"label": item.label}
     recordings = [] if settings.edit is None else settings.edit.recordings
     inputs = {"inputs": hashes_of(recordings)} if recordings else {}
-    rate = settings.file.sample_rate if settings.file else None
     return {
         "prompt": item.query.prompt,
         **label,
@@ -156,7 +155,7 @@ def sidecar(pipe: DiffAudioPipeline, item: Item, settings: GenerationSettings, e
         **settings.to_json(),
         **encoder.describe(),
         **inputs,
-        "sample_rate": rate or pipe.autoencoder.sample_rate,
+        "sample_rate": pipe.autoencoder.sample_rate,
         "model": pipe.name_or_path,
         "device": pipe.device.type,
         "dtype": str(pipe.dtype).removeprefix("torch."),
@@ -265,10 +264,12 @@ def render(
         seconds = time.perf_counter() - began
         for index in batch.wanted:
             item = batch.items[index]
-            description = sidecar(pipe, item, settings, encoder)
+            sound, rate = sounds.of(index)
+            file_rate = settings.file.sample_rate if settings.file else None
+            description = sidecar(pipe, item, settings, encoder) | {"sample_rate": file_rate or rate}
             timing = {"batch_seconds": round(seconds, 4), "batch_size": len(batch.items), "batch_index": index}
             describe = partial(_with_facts, description, sounds, index, timing)
-            _write(item, sounds.of(index), describe, settings, pipe.autoencoder.sample_rate, plot)
+            _write(item, sound, describe, settings, rate, plot)
             yield item
 
 

@@ -12,6 +12,7 @@ from diffaudio.diffusion.settings import GenerationSettings
 from diffaudio.diffusion.varied_noise import VariedNoise
 from diffaudio.generation.design_checks import is_streamed
 from diffaudio.generation.file_output import mix_layers
+from diffaudio.generation.native_recording import keeps_recording, with_native_recording
 from diffaudio.generation.timeline import parse_layer, parse_timeline
 from diffaudio.pipeline import DiffAudioPipeline
 from diffaudio.pipeline_inputs import AudioPipelineOutput
@@ -42,12 +43,17 @@ class Sounds:
     """
 
     output: AudioPipelineOutput
+    settings: GenerationSettings
+    sample_rate: int
 
-    def of(self, index: int) -> Tensor | Iterator[Tensor]:
-        """One sound, [channels, samples], or an iterator over its pieces."""
-        if isinstance(self.output.audios, Tensor):
-            return self.output.audios[index].cpu()
-        return (piece[index] for piece in self.output.audios)
+    def of(self, index: int) -> tuple[Tensor | Iterator[Tensor], int]:
+        """One sound, [channels, samples] or an iterator over its pieces, and its sample rate in Hz."""
+        if not isinstance(self.output.audios, Tensor):
+            return (piece[index] for piece in self.output.audios), self.sample_rate
+        sound = self.output.audios[index].cpu()
+        if keeps_recording(self.settings):
+            return with_native_recording(sound, self.sample_rate, self.settings)
+        return sound, self.sample_rate
 
 
 def batches(
@@ -104,12 +110,14 @@ def generate(
         embeddings = encoder.encode_queries(queries, warn_if_far=True)
     else:
         embeddings = torch.stack([query_embeds[query] for query in queries])
-    stream = {"output_type": "stream", "loudness": "auto"} if is_streamed(settings) else {}
+    special: dict[str, Any] = {"output_type": "stream", "loudness": "auto"} if is_streamed(settings) else {}
+    if keeps_recording(settings):
+        special = {"loudness": None}  # which is that of the sound as it is written
     noise = [_noise(seed, settings) for seed in seeds]
-    own = pipeline_arguments(settings) | stream | arguments
+    own = pipeline_arguments(settings) | special | arguments
     output = pipe(prompt_embeds=embeddings, generator=noise, **own)
     if not settings.layers:
-        return Sounds(output)
+        return Sounds(output, settings, pipe.autoencoder.sample_rate)
     mixed = output.audios.cpu()
     layers = [parse_layer(each) for each in settings.layers]
     apart = pipeline_arguments(settings, with_edit=False) | {
@@ -131,7 +139,7 @@ def generate(
             for index, sound in enumerate(mixed)
         ]
     )
-    return Sounds(output)
+    return Sounds(output, settings, pipe.autoencoder.sample_rate)
 
 
 def pipeline_arguments(settings: GenerationSettings, *, with_edit: bool = True) -> dict[str, Any]:

@@ -130,6 +130,31 @@ def test_masked_recordings_come_back_sample_for_sample_in_the_file(generate):
     assert list(described("a.json")["inputs"]) == ["in.wav"]
 
 
+@pytest.mark.parametrize("features", ["--init-audio stereo.wav --mask 0.4:0.6", "--continue stereo.wav --duration 1.5",
+                                      "--lead-in stereo.wav --duration 1.5"])  # fmt: skip
+def test_a_recording_keeps_its_own_rate_and_channels(generate, features):
+    recording = np.random.default_rng(0).uniform(-1, 1, (22050, 2)).astype(np.float32)
+    soundfile.write("stereo.wav", recording, 22050, subtype="FLOAT")
+    generate("rain", *features.split(), "--seed", 5, "--bit-depth", 32, "-o", "a.wav")
+    found = read("a.wav")
+    assert soundfile.info("a.wav").samplerate == described("a.json")["sample_rate"] == 22050
+    assert found.shape == ((22050 if "mask" in features else 33075), 2)
+    seam = round(0.02 * 22050)
+    if "mask" in features:
+        assert np.array_equal(found[: 8820 - seam], recording[: 8820 - seam])
+        assert np.array_equal(found[13230 + seam :], recording[13230 + seam :])
+        gap = found[8820:13230]
+    elif "continue" in features:
+        assert np.array_equal(found[: 22050 - seam], recording[:-seam])
+        gap = found[22050:]
+    else:
+        assert np.array_equal(found[-22050 + seam :], recording[seam:])
+        gap = found[:-22050]
+    assert np.array_equal(gap[:, 0], gap[:, 1]) and np.abs(gap).max() > 0.001  # mono, and not pretended to be more
+    generate("--from", "a.json", "-o", "b.wav", quick=False)
+    assert np.array_equal(found, read("b.wav"))
+
+
 def test_the_prompt_may_follow_masks(generate):
     generate("--init-audio", "in.wav", "--mask", "0.2:0.3", "--mask=0.5:0.6", "rain", "-o", "a.wav")
     assert described("a.json")["prompt"] == "rain"
@@ -186,7 +211,7 @@ def test_a_long_sound_is_streamed_and_has_its_loudness(generate, monkeypatch):
         ("rain --amount 0.5", "a variation needs both"),
         ("rain --variation-seed 3 --amount 2", "amount is 2.0; choose above 0"),
         ("rain@0-3 dog --duration 3", "'dog' has no time range and another prompt has"),
-        ("rain@0-3 dog@4-5", "no prompt is active at 3.14 s; let the time ranges cover the whole sound"),
+        ("rain@0-3 dog@4-5", "no prompt is active at 3.26 s; let the time ranges cover the whole sound"),
         ("rain@0-9", "'rain' ends at 9 s and the sound at 5 s; give a longer --duration"),
         ("rain --layer wind::loud", "'wind::loud': the gain 'loud' is not a number from -60 to 60 dB"),
         ("rain --bit-depth 12", "bit depth is 12; choose from 16, 24, 32"),
