@@ -6,7 +6,6 @@ Each sound is written with a JSON sidecar of the same name that contains all its
 seed alone determines the noise.
 """
 
-import itertools
 import json
 import sys
 import time
@@ -33,7 +32,6 @@ from diffaudio.generation.sounds import Sounds, batches, generate
 from diffaudio.media.file_extensions import VIDEO_CONTAINERS
 from diffaudio.models.unet import UNet1D
 from diffaudio.pipeline import DiffAudioPipeline, bundled_model
-from diffaudio.pipeline_inputs import embedding_noise_level
 from diffaudio.query import Query
 from diffaudio.query_embedding import QueryEncoder
 

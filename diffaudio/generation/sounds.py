@@ -15,7 +15,7 @@ from diffaudio.generation.file_output import mix_layers
 from diffaudio.generation.native_recording import keeps_recording, with_native_recording
 from diffaudio.generation.timeline import parse_layer, parse_timeline
 from diffaudio.pipeline import DiffAudioPipeline
-from diffaudio.pipeline_inputs import AudioPipelineOutput
+from diffaudio.pipeline_inputs import AudioPipelineOutput, embedding_noise_level
 from diffaudio.query import Query, parse_parts
 from diffaudio.query_embedding import QueryEncoder
 from diffaudio.seeding import seeded_generator
@@ -114,15 +114,21 @@ def generate(
     if keeps_recording(settings):
         special = {"loudness": None}  # which is that of the sound as it is written
     noise = [_noise(seed, settings) for seed in seeds]
-    own = pipeline_arguments(settings) | special | arguments
+    own = pipeline_arguments(settings) | special | _level(pipe, encoder, of_text=queries[0].has_text) | arguments
     output = pipe(prompt_embeds=embeddings, generator=noise, **own)
     if not settings.layers:
         return Sounds(output, settings, pipe.autoencoder.sample_rate)
     mixed = output.audios.cpu()
     layers = [parse_layer(each) for each in settings.layers]
-    apart = pipeline_arguments(settings, with_edit=False) | {
-        name: value for name, value in arguments.items() if name not in ("prompt_ranges", "num_waveforms_per_prompt")
-    }
+    apart = (
+        pipeline_arguments(settings, with_edit=False)
+        | _level(pipe, encoder, of_text=True)
+        | {
+            name: value
+            for name, value in arguments.items()
+            if name not in ("prompt_ranges", "num_waveforms_per_prompt")
+        }
+    )
     layer_sounds = []
     for number, layer in enumerate(layers, start=1):
         embedding = encoder.encode_queries([Query(parse_parts(layer.text))], warn_if_far=True)
@@ -165,6 +171,13 @@ def pipeline_arguments(settings: GenerationSettings, *, with_edit: bool = True) 
         "loudness": settings.loudness,
         **edited,
     }
+
+
+def _level(pipe: DiffAudioPipeline, encoder: QueryEncoder, *, of_text: bool) -> dict[str, float]:
+    """The noise level of the embeddings, for a U-Net that is conditioned on it."""
+    if not pipe.unet.config["embedding_noise_level"]:
+        return {}
+    return {"embedding_noise": embedding_noise_level(None, encoder.bridge, pipe.unet, of_text=of_text)}
 
 
 def _noise(seed: int, settings: GenerationSettings) -> torch.Generator | VariedNoise:

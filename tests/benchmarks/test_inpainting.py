@@ -129,8 +129,8 @@ def test_a_gap_of_a_second(pipe, recordings, monkeypatch):
         )
         before = recognised["recording"]
         hits, n = int((recognised[method] & before).sum()), int(before.sum())
-        low, high = wilson(hits / n, n)
-        print(f"{method:14} recognised {hits / n:.3f} ({low:.2f} to {high:.2f}, n {n})  "
+        interval = wilson(hits / n, n)
+        print(f"{method:14} recognised {hits / n:.3f} ({interval.low:.2f} to {interval.high:.2f}, n {n})  "
               f"log-mel {distances[method].median():.1f} dB", flush=True)  # fmt: skip
     if "kept" in wanted and "text alone" in wanted:
         assert (recognised["kept"] & before).sum() >= 0.85 * before.sum()
