@@ -5,6 +5,7 @@ from typing import Literal
 import pytest
 
 from diffaudio.config import Count, Share, parse, parse_command, to_yaml
+from diffaudio.errors import UserError
 
 
 @dataclass
@@ -280,3 +281,46 @@ def test_docstrings_become_the_help_of_commands_and_scripts(capsys):
     shown = " ".join(capsys.readouterr().out.split())
     for text in ("what to do it to", "where it goes", "how much", "LOW:HIGH", "of it, %s", "usage: do"):
         assert text in shown
+
+
+@dataclass
+class Masks:
+    """Masks.
+
+    Attributes:
+        prompts: texts.
+        mask: ranges.
+    """
+
+    prompts: list[str] = field(default_factory=list)
+    mask: tuple[str, ...] = ()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ([], ()),
+        (["--mask", "1:2"], ("1:2",)),
+        (["--mask", "1:2", "--mask=3:4", "rain"], ("1:2", "3:4")),
+        (["rain", "--mask", "-1:2"], ("-1:2",)),
+    ],
+)
+def test_a_flag_with_several_values_is_given_once_for_each_and_takes_no_more(arguments, expected):
+    found = parse_command(Masks, arguments, program="x", description="x", flags={"prompts": ("prompt",)})
+    assert found.mask == expected
+    assert found.prompts == (["rain"] if "rain" in arguments else [])
+
+
+@pytest.mark.parametrize("arguments", [["--mask"], ["--mask", "--mask", "1:2"]])
+def test_a_flag_with_several_values_needs_one(arguments):
+    with pytest.raises(UserError, match="command line: --mask needs a value"):
+        parse_command(Masks, arguments, program="x", description="x")
+
+
+def test_presets_take_the_place_of_defaults_and_give_way_to_the_command_line(tmp_path):
+    presets = (Path("dog.json"), {"mask": ["1:2", "3:4"]})
+    command = {"program": "x", "description": "x", "presets": presets}
+    assert parse_command(Masks, [], **command).mask == ("1:2", "3:4")
+    assert parse_command(Masks, ["--mask", "5:6"], **command).mask == ("5:6",)
+    with pytest.raises(UserError, match=r"dog\.json: unknown key 'masks'; did you mean 'mask'\?"):
+        parse_command(Masks, [], **command | {"presets": (Path("dog.json"), {"masks": []})})

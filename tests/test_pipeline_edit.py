@@ -74,6 +74,15 @@ def test_outside_of_masks_and_their_seams_every_sample_is_the_recordings(pipe, m
     assert torch.equal(found[:, is_kept], sound[:, is_kept])
 
 
+def test_the_edges_of_a_mask_do_not_click(flow):
+    """The steps between samples there are no larger than elsewhere; cut hard, they are."""
+    sound = 0.3 * torch.sin(torch.arange(8000) * 0.1)[None]
+    found = flow("rain", init_audio=sound, mask=[(0.3, 0.5)], generator=seeded(), **QUICK).audios[0]
+    steps = found.diff().abs()[0]
+    at_edges = torch.cat([steps[edge - SEAM - 2 : edge + SEAM + 2] for edge in (2400, 4000)])
+    assert at_edges.max() <= 1.2 * max(steps[2400:4000].max(), sound.diff().abs().max())
+
+
 def test_what_lies_in_a_mask_has_no_effect(pipe):
     sound, other = recording(), recording()
     other[:, 2400:4000] = 5 * torch.randn(1, 1600, generator=seeded(3))

@@ -3,6 +3,7 @@
 import pytest
 
 from diffaudio.errors import UserError
+from diffaudio.generation.prompt_list import read_prompts
 from diffaudio.generation.timeline import Layer, TimedPrompt, check_timeline, join_timed, parse_layer, parse_timeline
 
 TIMED = [TimedPrompt("rain", 0, 8), TimedPrompt("thunder", 5.5, 9)]
@@ -70,3 +71,12 @@ def test_a_layer_has_a_gain(text, gain):
 def test_layers_that_cannot_be_read_are_errors(text, message):
     with pytest.raises(UserError, match=message):
         parse_layer(text)
+
+
+def test_a_line_of_a_prompt_file_holds_prompts_in_time(tmp_path):
+    (tmp_path / "prompts.txt").write_text("a dog\nrain @0-8, thunder @5.5-9|storm\n")
+    (tmp_path / "prompts.csv").write_text('prompt,name\n"rain @0-8, thunder @5.5-9",storm\n')
+    for file, index in (("prompts.txt", 1), ("prompts.csv", 0)):
+        prompt = read_prompts(tmp_path / file)[index]
+        assert prompt.name == "storm"
+        assert parse_timeline(prompt.query.prompt) == TIMED
