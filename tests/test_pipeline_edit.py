@@ -9,6 +9,7 @@ import torch
 from tiny_model import LATENT_CHANNELS, SAMPLE_RATE, tiny_parts
 
 from diffaudio import DiffAudioPipeline, pipeline_edit
+from diffaudio.diffusion.settings import GenerationSettings
 from diffaudio.errors import UserError
 from diffaudio.metrics.audio_checks import loudness_lufs
 
@@ -48,6 +49,12 @@ def test_strength_0_is_the_round_trip_and_strength_1_is_generation(pipe):
     generated = pipe("rain", audio_length_in_s=1.0, **latent).audios
     replaced = pipe("rain", init_audio=sound, strength=1, **latent | {"generator": seeded(1)}).audios
     assert torch.equal(replaced, generated)
+
+
+def test_without_a_duration_a_sound_is_as_long_as_the_commands_default_or_its_recording(flow):
+    latents = flow("rain", output_type="latent", **QUICK).audios
+    assert latents.shape[-1] == flow.autoencoder.num_latent_frames(GenerationSettings.duration_s)
+    assert flow("rain", init_audio=recording(3000), **QUICK).audios.shape == (1, 1, 3000)
 
 
 def test_more_strength_leaves_less_of_the_recording(pipe):

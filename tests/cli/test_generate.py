@@ -505,7 +505,7 @@ def test_a_full_disk_leaves_no_file_of_the_sound_behind(generate, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(rendering, "write_audio", full)
+    monkeypatch.setattr(rendering, "write_settled", full)
     code, _, told = generate("rain", "-o", "rain.wav", "--plot")
     assert (code, told) == (2, "diffaudio: error: No space left on device\n")
     assert names() == []
