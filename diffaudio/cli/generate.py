@@ -116,13 +116,13 @@ def run(arguments: list[str]) -> None:
 
     from diffaudio.generation.batch import (
         Item,
+        batches,
         choose_device,
         choose_dtype,
         load_pipeline,
         progress_callback,
         render,
     )
-    from diffaudio.generation.sounds import batches
 
     device = choose_device(given.device)
     dtype = choose_dtype(given.dtype, device)

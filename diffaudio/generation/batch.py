@@ -26,9 +26,11 @@ from diffaudio.checkpoint import load_weak_unet
 from diffaudio.diffusion.settings import GenerationSettings
 from diffaudio.errors import UserError
 from diffaudio.file_names import shorten
+from diffaudio.generation.design_checks import is_streamed
 from diffaudio.generation.file_output import write_settled
 from diffaudio.generation.sidecar import hashes_of, read_sidecar
-from diffaudio.generation.sounds import Sounds, batches, generate
+from diffaudio.generation.sounds import Sounds, generate
+from diffaudio.generation.timeline import parse_timeline
 from diffaudio.media.file_extensions import VIDEO_CONTAINERS
 from diffaudio.models.unet import UNet1D
 from diffaudio.pipeline import DiffAudioPipeline, bundled_model
@@ -36,7 +38,9 @@ from diffaudio.query import Query
 from diffaudio.query_embedding import QueryEncoder
 
 __all__ = [
+    "Batch",
     "Item",
+    "batches",
     "choose_device",
     "choose_dtype",
     "is_generated",
@@ -68,6 +72,14 @@ class Item:
     path: Path
     label: str | None = None
     place: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Sounds that are generated together, and the indices of those that are wanted."""
+
+    items: Sequence[Item]
+    wanted: Sequence[int]
 
 
 def choose_device(name: str) -> torch.device:
@@ -210,6 +222,32 @@ def _is_sidecar(file: Path) -> bool:
         return file.is_file() and bool(read_sidecar(file))
     except UserError:
         return False
+
+
+def batches(
+    items: Sequence[Item], settings: GenerationSettings, batch_size: int, *, by_kind: bool = False
+) -> Iterator[Batch]:
+    """Items in batches; one by one where a sound has a timeline, is streamed, or has a place in a batch.
+
+    A sound is made again in its place: in a batch of that size, at that index, between copies of itself.
+
+    Args:
+        by_kind: separate queries with a text from others, for a U-Net that is conditioned on the bridge's noise level.
+    """
+    together = list[Item]()
+    for item in items:
+        size = 1 if item.place is None else item.place[1]
+        alone = item.place is not None or is_streamed(settings) or parse_timeline(item.query.prompt or "") is not None
+        other_kind = by_kind and bool(together) and together[0].query.has_text != item.query.has_text
+        if together and (alone or other_kind or len(together) == batch_size):
+            yield Batch(together, range(len(together)))
+            together = []
+        if alone:
+            yield Batch([item] * size, [0 if item.place is None else item.place[0]])
+        else:
+            together.append(item)
+    if together:
+        yield Batch(together, range(len(together)))
 
 
 def query_encoder_for(pipe: DiffAudioPipeline, settings: GenerationSettings) -> QueryEncoder:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,18 +20,7 @@ from diffaudio.query import Query, parse_parts
 from diffaudio.query_embedding import QueryEncoder
 from diffaudio.seeding import seeded_generator
 
-if TYPE_CHECKING:
-    from diffaudio.generation.batch import Item
-
-__all__ = ["Batch", "Sounds", "batches", "generate", "pipeline_arguments"]
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Sounds that are generated together, and the indices of those that are wanted."""
-
-    items: "Sequence[Item]"
-    wanted: Sequence[int]
+__all__ = ["Sounds", "generate", "pipeline_arguments"]
 
 
 @dataclass(frozen=True)
@@ -54,32 +43,6 @@ class Sounds:
         if keeps_recording(self.settings):
             return with_native_recording(sound, self.sample_rate, self.settings)
         return sound, self.sample_rate
-
-
-def batches(
-    items: "Sequence[Item]", settings: GenerationSettings, batch_size: int, *, by_kind: bool = False
-) -> Iterator[Batch]:
-    """Items in batches; one by one where a sound has a timeline, is streamed, or has a place in a batch.
-
-    A sound is made again in its place: in a batch of that size, at that index, between copies of itself.
-
-    Args:
-        by_kind: separate queries with a text from others, for a U-Net that is conditioned on the bridge's noise level.
-    """
-    together = list["Item"]()
-    for item in items:
-        size = 1 if item.place is None else item.place[1]
-        alone = item.place is not None or is_streamed(settings) or parse_timeline(item.query.prompt or "") is not None
-        other_kind = by_kind and bool(together) and together[0].query.has_text != item.query.has_text
-        if together and (alone or other_kind or len(together) == batch_size):
-            yield Batch(together, range(len(together)))
-            together = []
-        if alone:
-            yield Batch([item] * size, [0 if item.place is None else item.place[0]])
-        else:
-            together.append(item)
-    if together:
-        yield Batch(together, range(len(together)))
 
 
 def generate(
