@@ -3,7 +3,7 @@
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from diffaudio.cli.options import GENERATION_FLAGS, GENERATION_GROUPS, GenerationOptions, check_exists, check_model
 from diffaudio.config import Count, Seed, parse_command
@@ -62,36 +62,17 @@ def run(arguments: list[str]) -> None:
 
     from diffaudio.evaluation.backbones import load_backbone
     from diffaudio.evaluation.embed import Embedder
-    from diffaudio.evaluation.kinds import SoundSet, choose_recordings, file_of, write_recordings, write_results
-    from diffaudio.evaluation.sound_files import SoundFile, Texts, find_sounds, read_texts
-    from diffaudio.generation.batch import Item, choose_device, choose_dtype, load_pipeline, progress_callback, render
+    from diffaudio.evaluation.kinds import SoundSet, choose_recordings, write_recordings, write_results
+    from diffaudio.generation.batch import choose_device, choose_dtype, load_pipeline
 
     device = choose_device(given.device)
     backbone = load_backbone(given.backbone, device)
     if backbone.labels is None:
         raise UserError(f"{backbone.name}: is no classifier whose classes have names; choose yamnet or tagger")
-    texts = read_texts(given.labels) if given.labels else {}
-    files = find_sounds(given.recordings, texts)
-    if given.kinds:
-        unknown = set(given.kinds) - {str(file.texts.label) for file in files}
-        if unknown:
-            raise UserError(f"--kinds: no recording is labelled {min(unknown)!r}")
-        files = [file for file in files if file.texts.label in given.kinds]
-    chosen = choose_recordings(files, given.per_kind, seed=given.seed)
+    chosen = choose_recordings(_find_recordings(given), given.per_kind, seed=given.seed)
     pipe = load_pipeline(given.model, device, choose_dtype(given.dtype, device))
     recordings, reconstructed = write_recordings(chosen, pipe.autoencoder, given.output)
-    wanted = [
-        (kind, take) for kind in sorted({str(file.texts.label) for file in chosen}) for take in range(given.takes)
-    ]
-    items = [
-        Item(kind, (given.seed + index) % 2**63, file_of(given.output, "generated", kind, take + 1), kind)
-        for index, (kind, take) in enumerate(wanted)
-    ]
-    (given.output / "generated").mkdir(parents=True, exist_ok=True)
-    with progress_callback(-(-len(items) // given.batch_size)) as on_step:
-        list(render(pipe, items, settings, batch_size=given.batch_size, plot=given.plot, on_step=on_step))
-    generated = [SoundFile(item.path, f"generated/{item.path.stem}", Texts(item.prompt, item.label)) for item in items]
-
+    generated = _generate(given, pipe, sorted({str(file.texts.label) for file in chosen}))
     embedder = Embedder([backbone])
     sets = {
         column: SoundSet(embedder.embed(_with_progress(files, column)), [file.path for file in files])
@@ -104,6 +85,38 @@ def run(arguments: list[str]) -> None:
     }  # fmt: skip
     print(write_results(given.output, sets, backbone.name, facts), end="")
     print(f"{given.output / 'kinds.md'}, {given.output / 'index.html'}: to read and to listen")
+
+
+def _find_recordings(given: Options) -> "list[SoundFile]":
+    """The recordings of the kinds that were asked for."""
+    from diffaudio.evaluation.sound_files import find_sounds, read_texts
+
+    files = find_sounds(given.recordings, read_texts(given.labels) if given.labels else {})
+    if not given.kinds:
+        return files
+    unknown = set(given.kinds) - {str(file.texts.label) for file in files}
+    if unknown:
+        raise UserError(f"--kinds: no recording is labelled {min(unknown)!r}")
+    return [file for file in files if file.texts.label in given.kinds]
+
+
+def _generate(given: Options, pipe: Any, kinds: list[str]) -> "list[SoundFile]":
+    """Some sounds of each kind, with the kind's name as the prompt."""
+    from diffaudio.evaluation.kinds import file_of
+    from diffaudio.evaluation.sound_files import SoundFile, Texts
+    from diffaudio.generation.batch import Item, progress_callback, render
+    from diffaudio.query import Part, Query
+
+    wanted = [(kind, take) for kind in kinds for take in range(given.takes)]
+    items = []
+    for index, (kind, take) in enumerate(wanted):
+        path, seed = file_of(given.output, "generated", kind, take + 1), (given.seed + index) % 2**63
+        items.append(Item(Query((Part("text", kind),)), seed, path, kind))
+    (given.output / "generated").mkdir(parents=True, exist_ok=True)
+    with progress_callback(-(-len(items) // given.batch_size)) as on_step:
+        for _ in render(pipe, items, given.settings, batch_size=given.batch_size, plot=given.plot, on_step=on_step):
+            pass
+    return [SoundFile(item.path, f"generated/{item.path.stem}", Texts(item.label, item.label)) for item in items]
 
 
 def _with_progress(files: "Sequence[SoundFile]", what: str) -> "Iterator[Sound]":
