@@ -12,6 +12,8 @@ from diffaudio.diffusion.settings import GenerationSettings
 from diffaudio.errors import UserError
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from diffaudio.evaluation.embed import AudioEmbeddings, Embedder
     from diffaudio.evaluation.reference import Reference
     from diffaudio.evaluation.report import Metric, Row
@@ -32,6 +34,8 @@ class Options:
         model: model folder or hub id (default: the bundled model).
         bridge: one or more bridges, by the names, folders or hub ids that `diffaudio generate --bridge` takes
             (default: all of the model's; `none` is always among them).
+        image_bridge: name of a retrieval bridge that pictures pass too, in a row of their own, as
+            `diffaudio generate --image-bridge` has it.
         held_out: share of the sources that training held out; only these are used (0: all, which the model may have
             been trained on).
         sounds: number of queries for which every bridge generates a sound; 0 only measures CLIP's space.
@@ -54,6 +58,7 @@ class Options:
     labels: Path
     model: str | None = None
     bridge: list[str] = field(default_factory=list)
+    image_bridge: str | None = None
     held_out: Share = 0.0
     sounds: NonNegativeCount = 50
     reference: Path | None = None
@@ -98,7 +103,7 @@ def run(arguments: list[str]) -> None:
     from diffaudio.evaluation.bridges.compare import Draws, compare_bridges
     from diffaudio.evaluation.bridges.queries import labelled_queries
     from diffaudio.evaluation.bridges.results import write_results
-    from diffaudio.evaluation.bridges.sounds import generate, map_texts, read_generated
+    from diffaudio.evaluation.bridges.sounds import PICTURES, generate, map_texts, read_generated
     from diffaudio.evaluation.rows import load_embedder, make_report
     from diffaudio.evaluation.sound_files import read_texts
     from diffaudio.generation.batch import choose_device, choose_dtype, load_pipeline
@@ -112,21 +117,23 @@ def run(arguments: list[str]) -> None:
     queries = labelled_queries(dataset, texts)
     bridges = choose_bridges(pipe, given.bridge)
     mapped = map_texts(pipe, bridges, queries.labels)
+    further = _further_pictures(pipe, given.image_bridge, queries.pictures)
     given.output.mkdir(parents=True, exist_ok=True)
 
     embedder = load_embedder(given.backbone, device=device)
     sounds, embedded, reference = {}, {}, None
     if given.sounds:
         chosen = queries.choose(given.sounds, given.seed)
-        with _bar((len(bridges) + 1) * len(chosen), "sounds") as bar:
+        pictures = {PICTURES: chosen.pictures} | _further_pictures(pipe, given.image_bridge, chosen.pictures)
+        with _bar((len(bridges) + len(pictures)) * len(chosen), "sounds") as bar:
             sounds = generate(
-                pipe, bridges, mapped, chosen, settings, out=given.output, seed=given.seed,
+                pipe, bridges, mapped, pictures, chosen, settings, out=given.output, seed=given.seed,
                 batch_size=given.batch_size, on_sound=bar.update,
             )  # fmt: skip
         embedded = {name: embedder.embed(read_generated(items)) for name, items in sounds.items()}
     if given.reference is not None:
         reference = _read_reference(given, texts, embedder, next(iter(embedded.values())))
-    rows = compare_bridges(mapped, queries, embedded, reference, Draws(given.seed, given.resamples))
+    rows = compare_bridges(mapped, queries, embedded, reference, Draws(given.seed, given.resamples), further)
     report = make_report(
         embedder, rows, seed=given.seed, resamples=given.resamples, labels=str(given.labels),
         reference=str(given.reference) if given.reference else None,
@@ -165,6 +172,24 @@ def choose_bridges(pipe: "DiffAudioPipeline", names: Sequence[str]) -> "dict[str
             raise UserError(f"--bridge: {name} would be called '{short}', as another row is; rename its folder")
         bridges[short] = choose_bridge(name, own, pipe.clip.name).to(pipe.device)
     return bridges
+
+
+def _further_pictures(pipe: "DiffAudioPipeline", name: str | None, pictures: "Tensor") -> "dict[str, Tensor]":
+    """The pictures' embeddings after a retrieval bridge, by the name of their row.
+
+    Raises:
+        ValueError: the model has no such bridge, or it maps texts only.
+    """
+    from diffaudio.models.bridge.bridges import RetrievalBridge
+    from diffaudio.models.bridge.folder import choose_bridge
+
+    if name is None:
+        return {}
+    bridge = choose_bridge(name, pipe.bridge, pipe.clip.name)
+    if not isinstance(bridge, RetrievalBridge):
+        raise UserError(f"--image-bridge: '{name}' maps texts only; choose retrieval where the model has it")
+    mapped = bridge.to(pipe.device)(pictures.to(pipe.device)).cpu()
+    return {f"pictures_{Path(name).name}": mapped}
 
 
 def _check_clip(pipe: "DiffAudioPipeline", dataset: Any, data: Path) -> None:

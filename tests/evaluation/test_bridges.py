@@ -238,6 +238,21 @@ def test_without_sounds_only_the_space_is_measured(
     assert not list((tmp_path / "out").rglob("*.wav"))
 
 
+def test_pictures_may_pass_a_retrieval_bridge_in_a_row_of_their_own(
+    folder: Path, tmp_path: Path, bands: None, capsys: pytest.CaptureFixture[str]
+):
+    more = ["--sounds", "2", "--bridge", "none", "--image-bridge", "retrieval", "--resamples", "20"]
+    evaluate_bridge.run(arguments(folder, tmp_path / "out", *more))
+    rows = read_report(tmp_path / "out" / "report.json").rows
+    assert [(row.name, row.kind) for row in rows] == [
+        ("none", "bridge"), ("pictures", "pictures"), ("pictures_retrieval", "pictures")
+    ]  # fmt: skip
+    assert rows[1]["pair_cosine"].value != rows[2]["pair_cosine"].value
+    assert len(list((tmp_path / "out" / "sounds" / "pictures_retrieval").glob("*.wav"))) == 2
+    with pytest.raises(UserError, match=r"--image-bridge: 'spread' maps texts only; choose retrieval"):
+        evaluate_bridge.run(arguments(folder, tmp_path / "out", "--image-bridge", "spread"))
+
+
 def test_the_sounds_of_all_bridges_begin_with_the_same_noise(folder: Path, tmp_path: Path, bands: None):
     """With a guidance scale of 0 the embedding has no effect, so that all bridges make the same sound."""
     more = ["--sounds", "2", "--guidance-scale", "0", "--resamples", "20"]

@@ -34,6 +34,7 @@ def compare_bridges(
     embedded: Mapping[str, AudioEmbeddings],
     reference: Reference | None,
     draws: Draws,
+    pictures: Mapping[str, Tensor] | None = None,
 ) -> list[Row]:
     """Measure bridges.
 
@@ -42,24 +43,26 @@ def compare_bridges(
         queries: all labelled clips.
         embedded: by bridge and under `pictures`, the sounds of some of the queries, the same everywhere; may be empty.
         reference: of real recordings; without it there are no distances and no real row.
+        pictures: further rows for pictures, by name: [clips, dim], their embeddings after a bridge.
     """
+    pictures = {PICTURES: queries.pictures} | dict(pictures or {})
     statistics = {name: sound_statistics(sounds, reference) for name, sounds in embedded.items()}
     reference_n = None if reference is None else len(reference.recordings)
     pictures_cosine = _pictures_cosine(queries, draws.seed)
     rows = []
-    for name in [*mapped, PICTURES]:
+    for name in [*mapped, *pictures]:
         table = Table(draws.seed, draws.resamples)
         if name in mapped:
             measure_texts(mapped[name], queries, table)
         else:
-            measure_pictures(queries, table, seed=draws.seed)
+            measure_pictures(queries, table, seed=draws.seed, mapped=pictures[name])
         sounds = embedded.get(name)
         if sounds is not None:
             add_statistics(statistics[name], len(sounds), table, reference_n)
         if name not in (NONE, PICTURES):
             _add_gaps(name, mapped, queries, pictures_cosine, statistics, sounds, table)
         count, seconds = (len(queries), 0.0) if sounds is None else (len(sounds), sum(sounds.seconds))
-        kind = PICTURES if name == PICTURES else "bridge"
+        kind = "bridge" if name in mapped else PICTURES
         rows.append(Row(name, kind, count, seconds, table.metrics, table.left_out))
     if reference is not None and reference.held_out is not None:
         rows.append(_real_row(reference, draws))
@@ -77,7 +80,7 @@ def _add_gaps(
 ) -> None:
     """The share of the gap that a bridge closes, by the cosine of pairs and by every measure of the sounds."""
     paired = pictures_cosine.isfinite()
-    if paired.any():
+    if name in mapped and paired.any():
         of_bridges = {which: pair_cosines(mapped[which], queries)[paired].double() for which in (NONE, name)}
         of_pictures = pictures_cosine[paired].double()
         none, bridge, pictures = (_mean(values) for values in (of_bridges[NONE], of_bridges[name], of_pictures))

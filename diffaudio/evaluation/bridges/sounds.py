@@ -1,6 +1,6 @@
 """The sounds of every bridge: one for each query, from the same noise, written like those of `diffaudio generate`.
 
-OUT/sounds/NAME/clip-00012.wav, .json    NAME: a bridge, or `pictures` for the queries by pictures
+OUT/sounds/NAME/clip-1b2c3d4e.wav, .json    NAME: a bridge, or `pictures` for the queries by pictures
 """
 
 import zlib
@@ -42,6 +42,7 @@ def generate(
     pipe: DiffAudioPipeline,
     bridges: Mapping[str, Bridge],
     mapped: Mapping[str, Tensor],
+    pictures: Mapping[str, Tensor],
     queries: Queries,
     settings: GenerationSettings,
     *,
@@ -54,20 +55,21 @@ def generate(
 
     Args:
         mapped: of `map_texts`.
+        pictures: [clips, dim], embeddings of the queries' pictures by the names of their rows, such as `pictures`.
         on_sound: called once a sound exists.
 
     Returns:
-        The sounds by bridge, and under `pictures`; in the order of the queries.
+        The sounds by bridge, and by the names of `pictures`; in the order of the queries.
 
     Raises:
         ValueError: a sound is there that was made with other settings.
     """
     own, sounds = pipe.bridge, {}
     try:
-        for name in [*bridges, PICTURES]:
+        for name in [*bridges, *pictures]:
             pipe.bridge = bridges[name] if name in bridges else IdentityBridge(queries.pictures.shape[1])
-            embeddings = mapped[name][queries.kinds] if name in mapped else queries.pictures
-            sounds[name] = _items(name, queries, out, seed)
+            embeddings = mapped[name][queries.kinds] if name in mapped else pictures[name]
+            sounds[name] = _items(name, queries, out, seed, of_text=name in mapped)
             (out / "sounds" / name).mkdir(parents=True, exist_ok=True)
             missing = []
             for item, embedding in zip(sounds[name], embeddings, strict=True):
@@ -91,12 +93,12 @@ def read_generated(items: Sequence[Item]) -> Iterator[Sound]:
         yield Sound(waveform, sample_rate, item.path.stem, item.query.prompt, item.label)
 
 
-def _items(name: str, queries: Queries, out: Path, seed: int) -> list[Item]:
+def _items(name: str, queries: Queries, out: Path, seed: int, *, of_text: bool) -> list[Item]:
     """A sound for each clip; its seed depends on the clip alone, so that bridges differ in the embedding only."""
     items = []
     for index, clip in enumerate(queries.names):
         label = queries.label(index)
-        prompt = f"pictures of {clip}" if name == PICTURES else label
+        prompt = label if of_text else f"pictures of {clip}"
         path = out / "sounds" / name / f"clip-{zlib.crc32(clip.encode()):08x}.wav"
         items.append(Item(Query((Part("text", prompt),)), (seed + zlib.crc32(clip.encode())) % 2**31, path, label))
     return items

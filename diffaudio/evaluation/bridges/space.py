@@ -40,17 +40,22 @@ def measure_texts(texts: Tensor, queries: Queries, table: Table) -> None:
     table.add_share("kind_accuracy", (nearest_text == queries.kinds).double())
 
 
-def measure_pictures(queries: Queries, table: Table, *, seed: int) -> None:
-    """Measure pictures as queries, by other clips of the same kind."""
+def measure_pictures(queries: Queries, table: Table, *, seed: int, mapped: Tensor | None = None) -> None:
+    """Measure pictures as queries, by other clips of the same kind.
+
+    Args:
+        mapped: [clips, dim], the pictures' embeddings after a bridge, where one maps pictures too.
+    """
+    mapped = queries.pictures if mapped is None else mapped
     partners = queries.partners(seed)
     paired = partners >= 0
     if not paired.any():
         table.left_out["pair_cosine"] = "no kind has clips of two sources"
         return
-    _add_pairs(queries.pictures[partners[paired]], queries.pictures[paired], table)
+    _add_pairs(mapped[partners[paired]], queries.pictures[paired], table)
     numbers = {source: number for number, source in enumerate(dict.fromkeys(queries.sources))}
     source = torch.tensor([numbers[each] for each in queries.sources])
-    similarity = queries.pictures @ queries.pictures.T
+    similarity = mapped @ queries.pictures.T
     similarity[source[:, None] == source] = -torch.inf
     for count in COUNTS:
         nearest = similarity[paired].topk(min(count, len(queries)), dim=1)
