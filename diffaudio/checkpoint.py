@@ -218,7 +218,7 @@ def save_parts(folder: Path, parts: dict[str, Any], *, dtype: torch.dtype | None
     Args:
         folder: a new or empty folder, or a model folder; a symbolic link is followed.
         parts: unet, scheduler, autoencoder, clip, bridge.
-        dtype: dtype of the U-Net's and CLIP's weights on disk; None keeps their current dtypes.
+        dtype: dtype of the U-Net's, CLIP's and the bridges' weights on disk; None keeps their current dtypes.
 
     Raises:
         ValueError: the folder contains something other than a model.
@@ -229,9 +229,11 @@ def save_parts(folder: Path, parts: dict[str, Any], *, dtype: torch.dtype | None
     with atomic_folder(folder) as temporary:
         for name, part in parts.items():
             index[name] = [type(part).__module__.split(".")[0], type(part).__name__]
-            if dtype is not None and name in ("unet", "clip"):
+            if dtype is not None and name in ("unet", "clip", "bridge"):
                 part = copy.deepcopy(part)
-                nn.Module.to(part, dtype=dtype)  # diffusers' own `to` warns without cause
+                for network in (part, *getattr(part, "alternatives", {}).values()):
+                    if isinstance(network, nn.Module):  # and not the folder of a bridge that is not loaded
+                        nn.Module.to(network, dtype=dtype)  # diffusers' own `to` warns without cause
             part.save_pretrained(temporary / name)
             _forget_origin(temporary / name / "config.json")
         (temporary / "model_index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")

@@ -123,7 +123,7 @@ class DiffAudioPipeline:
         """Write a model folder atomically, replacing an existing one.
 
         Args:
-            dtype: dtype of the U-Net's and CLIP's weights on disk, such as float16; None keeps their current dtypes.
+            dtype: dtype of the U-Net's, CLIP's and the bridges' weights on disk, such as float16; None keeps theirs.
         """
         save_parts(Path(folder), self.components, dtype=dtype)
 

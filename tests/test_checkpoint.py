@@ -5,11 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from tiny_model import write_tiny_model
 
 from diffaudio import DiffAudioPipeline, hub
 from diffaudio.checkpoint import find_model, load_clip
 from diffaudio.errors import UserError
+from diffaudio.models.bridge.bridges import fit_bridge
 
 
 @pytest.fixture(scope="module")
@@ -114,3 +116,18 @@ def test_a_clip_that_cannot_be_fetched_is_told_by_its_name(name, monkeypatch):
     with pytest.raises(UserError, match=rf"^{name}: cannot be loaded: ") as raised:
         load_clip(name)
     assert "\n" not in str(raised.value)
+
+
+def test_bridges_are_saved_in_the_dtype_asked_for_and_those_in_memory_stay_as_they_are(folder, tmp_path):
+    pipe = DiffAudioPipeline.from_pretrained(folder)
+    images = torch.nn.functional.normalize(torch.randn(6, 16, generator=torch.Generator().manual_seed(0)), dim=1)
+    pipe.bridge.alternatives["spread"] = fit_bridge("spread", images, images.flip(0))
+    pipe.save_pretrained(tmp_path / "model", dtype=torch.float16)
+    for bridge in ("bridge", "bridge/spread"):
+        weights = load_file(tmp_path / "model" / bridge / "diffusion_pytorch_model.safetensors")
+        assert {value.dtype for value in weights.values()} == {torch.float16}
+    assert {value.dtype for value in pipe.bridge.state_dict().values()} == {torch.float32}
+    loaded = DiffAudioPipeline.from_pretrained(tmp_path / "model")
+    for choice in ("retrieval", "spread"):
+        embeddings = [each.encode_prompt("rain", bridge=choice) for each in (pipe, loaded)]
+        torch.testing.assert_close(*embeddings, rtol=0, atol=5e-3)

@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from diffusers import PriorTransformer, UnCLIPScheduler
+from huggingface_hub.utils import filter_repo_objects
 from safetensors.torch import save_file
 from tiny_model import tiny_parts
 
@@ -126,6 +127,26 @@ def test_a_prior_for_another_clip_is_refused_naming_both(folder: Path, tmp_path:
     nameless = write_prior(tmp_path / "nameless", clip=None)
     with pytest.raises(UserError, match=r"for embeddings of 16 values \(CLIP 'unknown'\), those of .* 'wide' have 32"):
         choose_bridge(str(nameless), fit_bridge("none", torch.eye(32)), "wide")
+
+
+def test_a_prior_comes_from_the_hub_by_its_id_without_what_lies_beside_it(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+):
+    asked = {}
+
+    def fetch(name: str, patterns: tuple[str, ...]) -> Path:
+        asked[name] = list(patterns)
+        return folder
+
+    monkeypatch.setattr("diffaudio.models.bridge.folder.fetch", fetch)
+    own = fit_bridge("none", torch.eye(DIM))
+    assert isinstance(choose_bridge("hf-hub:someone/karlo", own, "ViT-L-14/openai"), PretrainedPriorBridge)
+    files = ["model_index.json", "prior/config.json", "prior/diffusion_pytorch_model.safetensors", "unet/config.json"]
+    files += ["prior_scheduler/scheduler_config.json", "text_encoder/config.json", "text_encoder/model.safetensors"]
+    files += ["decoder/diffusion_pytorch_model.safetensors", "super_res_first/diffusion_pytorch_model.safetensors"]
+    wanted = list(filter_repo_objects(files, allow_patterns=asked["hf-hub:someone/karlo"]))
+    assert [name for name in wanted if name.endswith(".safetensors")] == ["prior/diffusion_pytorch_model.safetensors"]
+    assert {"prior_scheduler/scheduler_config.json", "text_encoder/config.json", "prior/config.json"} <= set(wanted)
 
 
 def test_a_prior_that_reads_tokens_of_another_size_or_none_is_refused(clip: Clip, tmp_path: Path):

@@ -1,12 +1,15 @@
 """Noise on the embeddings that a U-Net is trained on."""
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from tiny_encoded import write_encoded_corpus
 
+from diffaudio.corpus.datasets.latents import LatentDataset
 from diffaudio.errors import UserError
 from diffaudio.seeding import BatchDraws
 from diffaudio.training.conditions import check_embedding_noise, noisy_embeddings
@@ -56,3 +59,10 @@ def test_both_kinds_of_noise_at_once_are_refused():
     check_embedding_noise(0, 0.5)
     with pytest.raises(UserError, match=r"train.embedding_noise 0.2 and train.embedding_noise_level 0.5 are two ways"):
         check_embedding_noise(0.2, 0.5)
+
+
+def test_the_statistics_of_a_corpus_are_those_of_its_pictures(tmp_path: Path):
+    embeddings = F.normalize(torch.randn(5, 16, generator=torch.Generator().manual_seed(2)), dim=1).half().float()
+    mean, std = LatentDataset(write_encoded_corpus(tmp_path / "corpus", embeddings=embeddings)).embedding_statistics
+    torch.testing.assert_close(mean, embeddings.mean(dim=0))
+    torch.testing.assert_close(std, embeddings.std(dim=0, correction=0))
