@@ -20,6 +20,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from diffaudio.adapters import add_adapter
 from diffaudio.checkpoint import bundled_model, find_model, load_parts, save_parts
 from diffaudio.diffusion.latent_edit import LatentEdit
 from diffaudio.diffusion.sampling import make_sampler, num_steps, sample
@@ -84,6 +85,7 @@ class DiffAudioPipeline:
             raise UserError(f"the bridge was made for CLIP '{made_for}', the model's is '{clip.name}'; they do not fit")
         self.unet, self.scheduler, self.autoencoder, self.clip, self.bridge = unet, scheduler, autoencoder, clip, bridge
         self.name_or_path = ""
+        self._has_lora = False
         self.num_timesteps = 0
 
     @property
@@ -118,6 +120,22 @@ class DiffAudioPipeline:
         pipe = cls(**load_parts(find_model(model, **hub), dtype or torch_dtype or torch.float32))
         pipe.name_or_path = str(model)
         return pipe
+
+    def load_lora(self, adapter: str | Path, strength: float = 1.0) -> None:
+        """Add a LoRA adapter to the weights of the U-Net; several, one after the other, add up.
+
+        A retrieval bridge also remembers the pictures of the sounds that the adapter was trained on. `save_pretrained`
+        then writes the model with the adapter in it.
+
+        Args:
+            adapter: folder or hub id.
+            strength: factor of the change; 1 is as trained, negative values do the opposite.
+
+        Raises:
+            UserError: there is no such adapter, it is damaged, or for another model, or the strength is 0.
+        """
+        add_adapter(self.components, str(adapter), strength, is_first=not self._has_lora)
+        self._has_lora = True
 
     def save_pretrained(self, folder: str | Path, *, dtype: torch.dtype | None = None) -> None:
         """Write a model folder atomically, replacing an existing one.

@@ -65,7 +65,7 @@ def main() -> None:
     mine = items[state.process_index :: state.num_processes]
     missing = [item for item in mine if not is_generated(item, settings, given.model, plot=given.plot)]
     if missing:
-        pipe = load_pipeline(given.model, device, dtype)
+        pipe = load_pipeline(given.model, device, dtype, settings.lora)
         given.out.mkdir(parents=True, exist_ok=True)
         quiet = not (sys.stderr.isatty() and state.is_local_main_process)
         made = render(pipe, missing, settings, batch_size=given.batch_size, plot=given.plot)

@@ -18,6 +18,7 @@ PROJECT = tomllib.loads((REPO / "pyproject.toml").read_text(encoding="utf-8"))
 
 FLOORS = [
     {
+        "adapter_names",
         "atomic_io",
         "errors",
         "file_names",

@@ -5,7 +5,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diffaudio.cli.options import GENERATION_FLAGS, GENERATION_GROUPS, GenerationOptions, check_exists, check_model
+from diffaudio.cli.options import (
+    GENERATION_FLAGS,
+    GENERATION_GROUPS,
+    GenerationOptions,
+    check_adapters,
+    check_exists,
+    check_model,
+)
 from diffaudio.config import Count, Seed, parse_command
 from diffaudio.errors import UserError
 
@@ -57,6 +64,7 @@ def run(arguments: list[str]) -> None:
     check_exists(given.recordings, given.labels)
     check_model(given.model)
     settings = given.settings
+    check_adapters(settings.lora)
     if given.output.exists() and (not given.output.is_dir() or any(given.output.iterdir())):
         raise UserError(f"{given.output}: holds something already; name a folder that is new or empty")
 
@@ -70,7 +78,7 @@ def run(arguments: list[str]) -> None:
     if backbone.labels is None:
         raise UserError(f"{backbone.name}: is no classifier whose classes have names; choose yamnet or tagger")
     chosen = choose_recordings(_find_recordings(given), given.per_kind, seed=given.seed)
-    pipe = load_pipeline(given.model, device, choose_dtype(given.dtype, device))
+    pipe = load_pipeline(given.model, device, choose_dtype(given.dtype, device), settings.lora)
     recordings, reconstructed = write_recordings(chosen, pipe.autoencoder, given.output)
     generated = _generate(given, pipe, sorted({str(file.texts.label) for file in chosen}))
     embedder = Embedder([backbone])

@@ -10,6 +10,7 @@ from diffaudio.cli.options import (
     GENERATION_FLAGS,
     GENERATION_GROUPS,
     GenerationOptions,
+    check_adapters,
     check_model,
     parse_generation,
 )
@@ -88,6 +89,7 @@ def run(arguments: list[str]) -> None:
     check_settings(queries, settings)
     check_model(given.model)
     check_model(settings.weak_model)
+    check_adapters(settings.lora)
     sounds = _sounds(queries, given, recipe)
     _check_readable([part for query in queries for part in query.all_parts], settings)
     durations_s = dict.fromkeys(queries, settings.duration_s)
@@ -128,7 +130,7 @@ def run(arguments: list[str]) -> None:
     dtype = choose_dtype(given.dtype, device)
     place = _place(recipe, given, arguments)
     items = [Item(query, seed, path, place=place) for (query, seed), path in zip(sounds, paths, strict=True)]
-    pipe = load_pipeline(given.model, device, dtype)
+    pipe = load_pipeline(given.model, device, dtype, settings.lora)
     groups: dict[float, list[Item]] = {}
     for item in items:
         groups.setdefault(durations_s[item.query], []).append(item)

@@ -27,6 +27,7 @@ COMMANDS = {
     "latents": "mean, scale and faults of latents, channel by channel",
     "average": "averages of a training run -> a model, of a length chosen afterwards",
     "samplers": "the samplers for --sampler of generate",
+    "merge": "a model and LoRA adapters -> a model of its own",
     "doctor": "what is missing or slow on this machine?",
     "sweep": "samplers, steps and guidance scales compared on a prompt list",
 }

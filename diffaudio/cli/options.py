@@ -1,9 +1,11 @@
 """Options shared by commands and scripts: generation settings, and checks that several commands use."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from diffaudio.adapter_names import parse_adapter
 from diffaudio.config import Count, parse_command
 from diffaudio.diffusion.settings import GenerationSettings, Projection
 from diffaudio.errors import UserError
@@ -15,6 +17,7 @@ __all__ = [
     "GENERATION_FLAGS",
     "GENERATION_GROUPS",
     "GenerationOptions",
+    "check_adapters",
     "check_exists",
     "check_model",
     "check_report_path",
@@ -118,6 +121,17 @@ def check_resamples(resamples: int) -> None:
     """Raise an error if there are too few resamples for an interval."""
     if resamples < 20:
         raise UserError(f"--resamples is {resamples}; an interval needs at least 20 draws")
+
+
+def check_adapters(lora: Sequence[str]) -> None:
+    """Raise an error unless each adapter is a folder or a possible hub id, before anything heavy is imported."""
+    for text in lora:
+        place, _ = parse_adapter(text)
+        if Path(place).is_dir():
+            if not (Path(place) / "adapter_config.json").is_file():
+                raise UserError(f"{place}: not an adapter folder, adapter_config.json is missing")
+        elif not is_hub_id(place):
+            raise UserError(f"{place}: there is no such adapter folder")
 
 
 def check_exists(*paths: Path | None) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from diffaudio.adapter_names import parse_adapter
 from diffaudio.diffusion.edit_settings import EditSettings
 from diffaudio.diffusion.sampler_table import check_sampler
 from diffaudio.errors import UserError
@@ -161,6 +162,8 @@ class GenerationSettings:
             None leaves them unchanged.
         guidance: how the guidance scale is applied.
         weak_model: folder or hub id of a weaker model, for autoguidance: sounds are guided away from its predictions.
+        lora: one or more LoRA adapters that are added to the model, FOLDER or FOLDER::STRENGTH; strength 1 is as
+            trained.
         loudness: integrated loudness of each sound in LUFS (ITU-R BS.1770), -70 to -5, limited so that its peak stays
             within full scale; None leaves the generated level unchanged.
         edit: what a sound is made from, beside its prompt.
@@ -181,6 +184,7 @@ class GenerationSettings:
     image_bridge: str | None = None
     guidance: Guidance = PLAIN_CFG
     weak_model: str | None = None
+    lora: list[str] = field(default_factory=list)
     loudness: float | None = -23.0
     edit: EditSettings | None = None
     layers: tuple[str, ...] = ()
@@ -204,13 +208,15 @@ class GenerationSettings:
             raise UserError("give a negative prompt or a negative image, not both")
         if self.templates:
             check_templates(self.templates)
+        for adapter in self.lora:
+            parse_adapter(adapter)
 
     def to_json(self) -> dict[str, Any]:
         """The settings for a sound's JSON file. `guidance` holds only non-default values; None if there are none."""
         defaults = asdict(PLAIN_CFG)
         changed = {name: value for name, value in asdict(self.guidance).items() if value != defaults[name]}
         described = {**asdict(self), "guidance": changed or None, "layers": self.layers or None}
-        described["templates"] = self.templates or None
+        described |= {"templates": self.templates or None, "lora": self.lora or None}
         return json.loads(json.dumps(described, default=str))
 
 

@@ -21,6 +21,7 @@ import torch
 from tqdm import tqdm
 
 from diffaudio import __version__
+from diffaudio.adapter_names import parse_adapter
 from diffaudio.atomic_io import atomic_file
 from diffaudio.checkpoint import load_weak_unet
 from diffaudio.diffusion.settings import GenerationSettings
@@ -134,9 +135,21 @@ def process_device(name: str, state: Any) -> torch.device:
     return torch.device(state.device or "cpu") if name == "auto" else choose_device(name)
 
 
-def load_pipeline(model: str | Path | None, device: torch.device, dtype: torch.dtype) -> DiffAudioPipeline:
-    """Load a model (None: the bundled model) onto a device."""
-    return DiffAudioPipeline.from_pretrained(model or bundled_model(), dtype=dtype).to(device)
+def load_pipeline(
+    model: str | Path | None, device: torch.device, dtype: torch.dtype, lora: Sequence[str] = ()
+) -> DiffAudioPipeline:
+    """Load a model (None: the bundled model) onto a device.
+
+    Args:
+        lora: adapters to add, see `parse_adapter`.
+
+    Raises:
+        UserError: the model or an adapter cannot be loaded.
+    """
+    pipe = DiffAudioPipeline.from_pretrained(model or bundled_model(), dtype=dtype)
+    for adapter in lora:
+        pipe.load_lora(*parse_adapter(adapter))
+    return pipe.to(device)
 
 
 @contextmanager

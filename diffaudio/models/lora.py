@@ -24,6 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from diffaudio.adapter_names import check_strength
 from diffaudio.errors import UserError
 from diffaudio.hub import fetch, is_hub_id
 from diffaudio.safe_loading import Weights, check_folder, read_json, refuse_remote_code
@@ -169,7 +170,7 @@ def apply_adapter(network: nn.Module, adapter: Adapter, strength: float = 1.0) -
         UserError: the strength is 0 or not finite, a layer is missing or has another shape, or a weight becomes
             infinite. The network is then unchanged.
     """
-    _check_strength(strength, adapter.place)
+    check_strength(strength, adapter.place)
     modules = dict(network.named_modules())
     changed: list[tuple[nn.Parameter, Tensor]] = []
     for name, (a, b) in adapter.layers.items():
@@ -190,11 +191,3 @@ def apply_adapter(network: nn.Module, adapter: Adapter, strength: float = 1.0) -
         changed.append((layer.weight, weight))
     for weight, value in changed:
         weight.copy_(value)
-
-
-def _check_strength(strength: float, place: str) -> None:
-    """Reject a strength that is not finite, or that would have no effect."""
-    if not math.isfinite(strength):
-        raise UserError(f"{place}: strength is {strength}; give a number, 1 is as trained")
-    if strength == 0:
-        raise UserError(f"{place}: strength 0 has no effect; leave the adapter out")
