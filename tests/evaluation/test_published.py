@@ -1,5 +1,6 @@
 """Backbones from the files that their authors publish: same format, same keys, random weights of small networks."""
 
+import csv
 import json
 import pickle
 
@@ -78,6 +79,17 @@ def test_panns_is_read_from_the_authors_checkpoint_with_its_sampler_and_front_en
     found = backbone.embed([sound(2, 32000)])
     torch.testing.assert_close(found[0][0], embeddings)
     torch.testing.assert_close(found[1], logits)
+
+
+def test_panns_recognises_our_kinds_where_its_classes_have_audiosets_names(tmp_path, monkeypatch):
+    monkeypatch.setattr(panns, "_Cnn14", SmallCnn)
+    file = tmp_path / "Cnn14_mAP=0.431.pth"
+    torch.save({"model": seeded(SmallCnn).state_dict()}, file)
+    names = [*load_backbone("yamnet").labels, *(f"Another, {index}" for index in range(6))]
+    with (tmp_path / "class_labels_indices.csv").open("w", newline="") as table:
+        csv.writer(table).writerows([("index", "mid", "display_name"), *((i, "m", n) for i, n in enumerate(names))])
+    backbone = load_backbone(file)
+    assert len(backbone.labels) == 527 and names.index("Bark") in backbone.kinds.classes["dog barking"]
 
 
 def write_keras(path, network, *, first=1, front_end=True):

@@ -202,6 +202,19 @@ def test_a_prompt_that_names_a_class_counts_as_label_and_a_label_comes_first(emb
     assert evaluate(wrong, embedder, name="p")["accuracy_bands"].value == 3 / 24
 
 
+def test_a_sound_that_an_open_set_tagger_takes_for_none_of_its_kinds_counts_as_wrong():
+    class OpenSet(BandBackbone):
+        def embed(self, waveforms):
+            embeddings, logits = super().embed(waveforms)
+            none = torch.tensor([[100.0 if index % 2 else -100.0] for index in range(len(waveforms))])
+            return embeddings, torch.cat([logits, none.to(logits)], dim=1)
+
+    backbone = OpenSet()
+    backbone.labels = [*backbone.labels, "none of these"]
+    row = evaluated_row(Embedder([backbone]).embed(tones(8, 0)), name="x", resamples=20)
+    assert (row["accuracy_bands"].value, row["accuracy_bands"].n) == (0.5, 8)
+
+
 def test_sounds_of_the_names_of_recordings_are_paired_with_them(embedder, reference):
     sounds = [replace(sound, label=None) for sound in tones(24, 0)]
     row = evaluate(sounds, embedder, reference, name="paired")

@@ -8,7 +8,8 @@ import torch
 import yaml
 
 from diffaudio.evaluation.backbones import load_backbone
-from diffaudio.evaluation.backbones.yamnet import bundled_yamnet, log_mel_patches, read_kinds
+from diffaudio.evaluation.backbones.audioset import read_kinds
+from diffaudio.evaluation.backbones.yamnet import bundled_yamnet, log_mel_patches
 from diffaudio.metrics.classification import label_key
 
 RATE = 16000

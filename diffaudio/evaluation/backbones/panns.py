@@ -2,7 +2,7 @@
 
 The weights are the authors' checkpoint as published (Cnn14_mAP=0.431.pth), or safetensors under the keys of its 'model'
 entry; those of the fixed front end are not needed. With AudioSet's class_labels_indices.csv beside it the classes have
-names, and there is an accuracy.
+names, and it recognises the kinds of configs/audioset.
 
 One embedding a sound, of 2048 dimensions (after fc1 and its ReLU), and logits before the sigmoid.
 """
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, relu
 
 from diffaudio.errors import UserError
+from diffaudio.evaluation.backbones.audioset import are_audiosets, read_kinds
 from diffaudio.evaluation.backbones.base import Kinds, at_least, load_weights, of_equal_length, sha256
 from diffaudio.media.audio import RESAMPLER
 
@@ -38,7 +39,6 @@ class PannsCnn14:
     resampler = RESAMPLER
     is_multilabel = True
     embedding_dim = 2048
-    kinds: Kinds | None = None
 
     def __init__(self, weights: Path, config: dict[str, Any], device: torch.device | str = "cpu") -> None:
         self.network = _Cnn14()
@@ -46,6 +46,7 @@ class PannsCnn14:
         self.network.to(device)
         self.checkpoint = sha256(weights)
         self.labels = _read_labels(weights.parent / "class_labels_indices.csv")
+        self.kinds: Kinds | None = read_kinds(self.labels) if self.labels and are_audiosets(self.labels) else None
         self._device = device
 
     @torch.no_grad()

@@ -11,20 +11,18 @@ Nothing is trained against YAMNet or on what it says: it stays an independent ju
 """
 
 import csv
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from torch import Tensor, nn
 from torch.nn.functional import pad, relu6
 
 from diffaudio.errors import UserError
+from diffaudio.evaluation.backbones.audioset import find_bundled, read_kinds
 from diffaudio.evaluation.backbones.base import Kinds, at_least, load_weights, logit_of_mean_score, sha256
 from diffaudio.evaluation.backbones.htk_mel import htk_mel_bands
 from diffaudio.media.audio import RESAMPLER, scale_to_peak
-from diffaudio.metrics.classification import label_key
 
 __all__ = ["YAMNet", "bundled_yamnet", "log_mel_patches"]
 
@@ -107,39 +105,13 @@ def log_mel_patches(waveform: Tensor) -> Tensor:
     return (mel + LOG_OFFSET).log().unfold(0, FRAMES, PATCH_HOP).transpose(1, 2)
 
 
-def read_kinds(labels: list[str]) -> Kinds:
-    """The table of kinds in configs/audioset, as numbers of the classes `labels`.
-
-    Raises:
-        ValueError: it names a class that there is not.
-    """
-    path = _find("configs/audioset/kinds.yaml")
-    described = yaml.safe_load(path.read_text(encoding="utf-8"))
-    numbers = {name: index for index, name in enumerate(labels)}
-    unknown = {name for names in [*described["kinds"].values(), described["generic"]] for name in names} - set(labels)
-    if unknown:
-        raise UserError(f"{path}: {min(unknown)} is not a class of the class map")
-    classes = {label_key(kind): [numbers[name] for name in names] for kind, names in described["kinds"].items()}
-    return Kinds(classes, [numbers[name] for name in described["generic"]])
-
-
 def bundled_yamnet() -> Path:
     """The folder of the YAMNet that comes with diffaudio.
 
     Raises:
         ValueError: this installation has none.
     """
-    return _find("checkpoints/yamnet/config.json").parent
-
-
-@cache
-def _find(path: str) -> Path:
-    """A file that comes with diffaudio: in the installed package, or in the repository beside it."""
-    package = Path(__file__).resolve().parents[2]
-    for folder in (package, package.parent):
-        if (folder / path).is_file():
-            return folder / path
-    raise UserError(f"this installation of diffaudio lacks {path}; install it again, or name another backbone")
+    return find_bundled("checkpoints/yamnet/config.json").parent
 
 
 def _read_labels(path: Path) -> list[str]:
