@@ -13,6 +13,7 @@ import copy
 import json
 import shutil
 from collections.abc import Collection, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -92,13 +93,16 @@ def find_model(model: str | Path, **hub_settings: Any) -> Path:
     return fetch(model, **hub_settings)
 
 
-def load_parts(folder: Path, dtype: torch.dtype, *, only: Collection[str] = tuple(_FILES)) -> dict[str, Any]:
+def load_parts(
+    folder: Path, dtype: torch.dtype, *, only: Collection[str] = tuple(_FILES), text_only: bool = False
+) -> dict[str, Any]:
     """Load the parts of a model.
 
     Args:
         folder: a folder written by `save_parts`.
         dtype: dtype of the U-Net; the other parts account for little of the run time and stay in float32.
         only: names of the parts to load.
+        text_only: load CLIP without its image tower, see `Clip.from_pretrained`.
 
     Raises:
         ValueError: a file is missing or damaged, or the folder was written by a newer diffaudio.
@@ -112,7 +116,7 @@ def load_parts(folder: Path, dtype: torch.dtype, *, only: Collection[str] = tupl
         "unet": lambda path: _load_unet(path, dtype),
         "scheduler": _load_scheduler,
         "autoencoder": load_autoencoder,
-        "clip": Clip.from_pretrained,
+        "clip": partial(Clip.from_pretrained, text_only=text_only),
         "bridge": load_bridge,
     }
     parts = {}

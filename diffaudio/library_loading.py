@@ -1,11 +1,10 @@
-"""Loading networks of open_clip, timm, transformers and diffusers: what a folder may tell them, key by key.
+"""Loading networks of transformers and diffusers: which keys a folder's configs may contain.
 
-All else is refused. These libraries act on configs in ways that a folder from anywhere must not decide: they run
-code that comes with it (`auto_map`, `trust_remote_code`, `tokenizer_kwargs`), fetch from a hub (`hf-hub:`, pretrained
-towers, kernels for attention), or read files elsewhere.
+All others are refused. These libraries act on configs in ways that a folder from an unknown source must not decide:
+they run code that comes with it (`auto_map`, `trust_remote_code`), fetch from a hub (`hf-hub:`, kernels for attention),
+or read files elsewhere. `models.clip.loading` does the same for CLIP.
 """
 
-import dataclasses
 import inspect
 import re
 from pathlib import Path
@@ -18,31 +17,23 @@ from diffaudio.safe_loading import (
     build_within,
     check_folder,
     check_keys,
-    load_weights,
     loading_errors,
     read_json,
     refuse_remote_code,
 )
 
 __all__ = [
-    "check_open_clip_config",
+    "LIBRARY_SLACK",
+    "check_range",
     "check_tokenizer",
     "check_transformers_config",
     "load_library_network",
-    "load_open_clip",
     "read_scheduler",
+    "refuse_adapter",
 ]
 
 MAX_TRAIN_TIMESTEPS = 100_000  # a table of noise levels is made of so many; 1000 is usual
-MAX_IMAGE_SIZE = 4096
-MAX_CONTEXT_LENGTH = 65536
 LIBRARY_SLACK = 4.0  # these libraries register a tensor when the network is built and again when it is read
-
-OPEN_CLIP_KEYS = {
-    "embed_dim", "vision_cfg", "text_cfg", "custom_text", "quick_gelu", "init_logit_scale", "init_logit_bias",
-    "nonscalar_logit_scale",
-}  # fmt: skip
-TOKENIZER_ARGUMENTS = {"clean": (str, type(None)), "strip_sep_token": (bool,)}  # of open_clip, which it acts on itself
 
 # Keys of older transformers that stand in many configs and that nothing acts on any more.
 LEGACY_TRANSFORMERS_KEYS = {
@@ -62,122 +53,13 @@ LEGACY_TRANSFORMERS_KEYS = {
 # Keys of a tokenizer_config.json that name its files, or are handed on to libraries that open files.
 TOKENIZER_FILE_KEYS = {"merges", "vocab"}
 TOKENIZER_FILE_ENDINGS = ("_file", "_files", "_kwargs", "_spm")
+# Keys of a BERT's config.json, listed so that its config is checked without importing transformers; a test compares them.
+BERT_KEYS = {
+    "attention_probs_dropout_prob", "hidden_act", "hidden_dropout_prob", "hidden_size", "initializer_range",
+    "intermediate_size", "layer_norm_eps", "max_position_embeddings", "num_attention_heads", "num_hidden_layers",
+    "vocab_size",
+}  # fmt: skip
 DTYPES = (None, "float32", "float16", "bfloat16")
-
-
-def load_open_clip(folder: Path) -> tuple[Any, Any, dict[str, Any]]:
-    """Read a CLIP from a folder in open_clip's format: open_clip_config.json, open_clip_model.safetensors, tokenizer.
-
-    Returns:
-        The network, float32 on the CPU; its tokenizer; and the whole of open_clip_config.json.
-
-    Raises:
-        UserError: names the file and what is wrong with it.
-    """
-    from open_clip.model import CLIP, CustomTextCLIP, set_model_preprocess_cfg
-    from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
-    from open_clip.transform import PreprocessCfg
-
-    file = folder / "open_clip_config.json"
-    content = read_json(file)
-    check_folder(folder)
-    _refuse_adapter(folder)
-    config, preprocessing = content.get("model_cfg"), content.get("preprocess_cfg") or {}
-    if not isinstance(config, dict) or not isinstance(preprocessing, dict):
-        raise UserError(f"{file}: model_cfg is missing, or preprocess_cfg holds no settings")
-    check_open_clip_config(config, file)
-    _check_preprocessing(preprocessing, file)
-    text, settings = dict(config["text_cfg"]), dict(config)
-    by_transformers = bool(text.get("hf_model_name"))
-    if by_transformers:
-        from open_clip.hf_configs import arch_dict
-
-        check_transformers_config(folder / "config.json", set(arch_dict))
-        text |= {"hf_model_name": str(folder.resolve()), "hf_model_pretrained": False}
-    network_class = CustomTextCLIP if settings.pop("custom_text", False) or by_transformers else CLIP
-    weights = Weights.of(folder, "open_clip_model")
-    settings["text_cfg"] = text
-    with loading_errors(file), build_within(weights, file, slack=LIBRARY_SLACK):
-        network: Any = network_class(**settings)
-    load_weights(network, weights)
-    with loading_errors(folder):
-        preprocessing = dataclasses.asdict(PreprocessCfg()) | preprocessing
-        preprocessing["size"] = getattr(network.visual, "image_size", None) or preprocessing["size"]
-        set_model_preprocess_cfg(network, preprocessing)
-        length = text.get("context_length", 77)
-        if not text.get("hf_tokenizer_name"):
-            return network, SimpleTokenizer(context_length=length, **text.get("tokenizer_kwargs") or {}), content
-        for name in ("tokenizer.json", "tokenizer_config.json"):  # without, transformers makes one that knows no word
-            if not (folder / name).is_file():
-                raise UserError(f"{folder}: not a complete CLIP folder, {name} is missing")
-        check_tokenizer(folder)
-        tokenizer = HFTokenizer(
-            str(folder),
-            context_length=length,
-            tokenizer_mode=text.get("tokenizer_mode"),
-            trust_remote_code=False,
-            local_files_only=True,
-            **text.get("tokenizer_kwargs") or {},
-        )
-    return network, tokenizer, content
-
-
-def check_open_clip_config(config: dict[str, Any], file: Path | str, *, local: bool = True) -> None:
-    """Check what open_clip is to build a CLIP from, its `model_cfg`.
-
-    Args:
-        config: with vision_cfg and text_cfg.
-        file: where it stands, for the message.
-        local: whether it is that of a folder, which may name no tower or tokenizer elsewhere; the configs of
-            open_clip itself, and of the hub, name those of the Hugging Face hub.
-
-    Raises:
-        UserError: names the key that is refused, and why.
-    """
-    from open_clip.model import CLIPTextCfg, CLIPVisionCfg
-
-    refuse_remote_code(config, file)
-    check_keys(config, OPEN_CLIP_KEYS, file, "model_cfg: ")
-    for part, known in (("vision_cfg", CLIPVisionCfg), ("text_cfg", CLIPTextCfg)):
-        settings = config.get(part)
-        if not isinstance(settings, dict):
-            raise UserError(f"{file}: model_cfg: {part} is missing")
-        check_keys(settings, {field.name for field in dataclasses.fields(known)}, file, f"model_cfg: {part}: ")
-    _check_vision(config["vision_cfg"], file)
-    text = config["text_cfg"]
-    for key in ("hf_model_name", "hf_tokenizer_name"):
-        if local and text.get(key) not in (None, "", "."):
-            raise UserError(f"{file}: {key} is {text[key]!r}; in a folder it may only be '.', the folder itself")
-    if local and text.get("hf_model_name") and text.get("hf_model_pretrained"):
-        raise UserError(f"{file}: hf_model_pretrained is refused: the weights of the text tower lie in the folder")
-    _check_range(text, "context_length", MAX_CONTEXT_LENGTH, file)
-    arguments = text.get("tokenizer_kwargs") or {}
-    if not isinstance(arguments, dict):
-        raise UserError(f"{file}: tokenizer_kwargs is {arguments!r}; expected settings by name")
-    for key, value in arguments.items():
-        if key not in TOKENIZER_ARGUMENTS or not isinstance(value, TOKENIZER_ARGUMENTS[key]):
-            raise UserError(f"{file}: tokenizer_kwargs: {key} is refused; allowed: {', '.join(TOKENIZER_ARGUMENTS)}")
-
-
-def _check_vision(vision: dict[str, Any], file: Path | str) -> None:
-    if vision.get("timm_model_pretrained"):
-        raise UserError(f"{file}: timm_model_pretrained is refused: the weights of the picture tower lie in the folder")
-    name = vision.get("timm_model_name")
-    if name is not None and not (isinstance(name, str) and re.fullmatch(r"\w+(\.\w+)?", name)):
-        raise UserError(f"{file}: timm_model_name is {name!r}; only names of timm's own models are allowed")
-    size = vision.get("image_size", 224)
-    for side in size if isinstance(size, list) else [size]:
-        _check_range({"image_size": side}, "image_size", MAX_IMAGE_SIZE, file)
-
-
-def _check_preprocessing(config: dict[str, Any], file: Path | str) -> None:
-    """Check how open_clip is to prepare pictures, its `preprocess_cfg`."""
-    from open_clip.transform import PreprocessCfg
-
-    check_keys(config, {field.name for field in dataclasses.fields(PreprocessCfg)}, file, "preprocess_cfg: ")
-    size = config.get("size", 224)
-    for side in size if isinstance(size, list) else [size]:
-        _check_range({"size": side}, "size", MAX_IMAGE_SIZE, file)
 
 
 def check_transformers_config(file: Path, model_types: set[str]) -> dict[str, Any]:
@@ -190,27 +72,35 @@ def check_transformers_config(file: Path, model_types: set[str]) -> dict[str, An
     Raises:
         UserError: another network, or a key that it does not take.
     """
-    from transformers import CONFIG_MAPPING
-
     config = read_json(file)
     check_folder(file.parent)
     refuse_remote_code(config, file)
     model_type = config.get("model_type")
     if model_type not in model_types:
         raise UserError(f"{file}: model_type is {model_type!r}; expected {' or '.join(sorted(model_types))}")
-    _check_transformers_keys(config, CONFIG_MAPPING[model_type], file)
+    if model_type == "bert":
+        check_keys(config, BERT_KEYS | LEGACY_TRANSFORMERS_KEYS, file)
+        _check_dtypes(config, file)
+    else:
+        from transformers import CONFIG_MAPPING
+
+        _check_transformers_keys(config, CONFIG_MAPPING[model_type], file)
     return config
 
 
 def _check_transformers_keys(config: dict[str, Any], config_class: Any, file: Path, where: str = "") -> None:
     known = set(config_class().to_dict()) | set(inspect.signature(config_class).parameters) | LEGACY_TRANSFORMERS_KEYS
     check_keys(config, known, file, where)
-    for key in ("dtype", "torch_dtype"):
-        if config.get(key) not in DTYPES:
-            raise UserError(f"{file}: {where}{key} is {config[key]!r}; choose from float32, float16, bfloat16")
+    _check_dtypes(config, file, where)
     for name, part_class in (getattr(config_class, "sub_configs", None) or {}).items():
         if isinstance(config.get(name), dict) and hasattr(part_class, "to_dict"):
             _check_transformers_keys(config[name], part_class, file, f"{where}{name}: ")
+
+
+def _check_dtypes(config: dict[str, Any], file: Path, where: str = "") -> None:
+    for key in ("dtype", "torch_dtype"):
+        if config.get(key) not in DTYPES:
+            raise UserError(f"{file}: {where}{key} is {config[key]!r}; choose from float32, float16, bfloat16")
 
 
 def load_library_network(network: Any, folder: Path, *, may_hold_more: bool = False) -> Any:
@@ -226,7 +116,7 @@ def load_library_network(network: Any, folder: Path, *, may_hold_more: bool = Fa
     """
     if not any(folder.glob("*.safetensors")):
         raise UserError(f"{folder}: has no weights as *.safetensors; pickles are not read, convert them first")
-    _refuse_adapter(folder)
+    refuse_adapter(folder)
     file = folder / "config.json"
     if network.__module__.startswith("transformers."):
         check_transformers_config(file, {network.config_class.model_type})
@@ -254,8 +144,12 @@ def load_library_network(network: Any, folder: Path, *, may_hold_more: bool = Fa
     return loaded.eval().requires_grad_(False).float()
 
 
-def _refuse_adapter(folder: Path) -> None:
-    """Refuse a folder that makes transformers read the weights of another place, where peft is installed."""
+def refuse_adapter(folder: Path) -> None:
+    """Refuse a folder that makes transformers read weights from elsewhere, which it does where peft is installed.
+
+    Raises:
+        UserError: names the adapter's config.
+    """
     adapter = folder / "adapter_config.json"
     if adapter.exists() or adapter.is_symlink():
         raise UserError(f"{adapter}: is refused: it names another model to be read; merge the adapter into the weights")
@@ -300,7 +194,7 @@ def read_scheduler(file: Path) -> Any:
     scheduler: Any = getattr(diffusers, name, None) if re.fullmatch(r"\w+Scheduler", name) else None
     if not (isinstance(scheduler, type) and issubclass(scheduler, ConfigMixin) and hasattr(scheduler, "set_timesteps")):
         raise UserError(f"{file}: scheduler '{name}' is unknown to diffusers {diffusers.__version__}")
-    _check_range(config, "num_train_timesteps", MAX_TRAIN_TIMESTEPS, file)
+    check_range(config, "num_train_timesteps", MAX_TRAIN_TIMESTEPS, file)
     known = set(inspect.signature(scheduler).parameters)
     check_keys(config, known | LIBRARY_NOTES, file)
     try:
@@ -309,7 +203,12 @@ def read_scheduler(file: Path) -> Any:
         raise UserError(f"{file}: {name} does not take these settings: {' '.join(str(error).split())}") from error
 
 
-def _check_range(config: dict[str, Any], key: str, largest: int, file: Path | str) -> None:
+def check_range(config: dict[str, Any], key: str, largest: int, file: Path | str) -> None:
+    """Refuse a setting that is not a whole number from 1 to `largest`; one that is absent passes.
+
+    Raises:
+        UserError: names the setting and the range.
+    """
     value = config.get(key, 1)
     if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= largest:
         raise UserError(f"{file}: {key} is {value!r}; choose a whole number from 1 to {largest}")

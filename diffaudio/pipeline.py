@@ -104,7 +104,13 @@ class DiffAudioPipeline:
 
     @classmethod
     def from_pretrained(
-        cls, model: str | Path, *, dtype: torch.dtype | None = None, torch_dtype: torch.dtype | None = None, **hub: Any
+        cls,
+        model: str | Path,
+        *,
+        dtype: torch.dtype | None = None,
+        torch_dtype: torch.dtype | None = None,
+        text_only: bool = False,
+        **hub: Any,
     ) -> "DiffAudioPipeline":
         """Load a model from a folder or from the hub.
 
@@ -112,12 +118,15 @@ class DiffAudioPipeline:
             model: folder, or hub id such as `owner/name`.
             dtype: dtype of the U-Net, float32 by default; the other parts stay in float32.
             torch_dtype: diffusers' older name for `dtype`.
+            text_only: load CLIP without its image tower, which takes a fraction of the time; such a pipeline takes no
+                pictures or videos and cannot be saved.
             hub: options for downloading: `revision`, `token`, `cache_dir`, `local_files_only`.
 
         Raises:
             ValueError: no such model, a file is missing or damaged, or the format is newer than this version reads.
         """
-        pipe = cls(**load_parts(find_model(model, **hub), dtype or torch_dtype or torch.float32))
+        dtype = dtype or torch_dtype or torch.float32
+        pipe = cls(**load_parts(find_model(model, **hub), dtype, text_only=text_only))
         pipe.name_or_path = str(model)
         return pipe
 

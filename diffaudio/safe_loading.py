@@ -18,6 +18,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -64,6 +65,9 @@ REMOTE_CODE_KEYS = {
 
 # How layers are initialised. Weights from a file replace that, so it costs no time and draws nothing from torch's seed.
 RANDOM_FILLS = {torch.ops.aten.uniform_.default, torch.ops.aten.normal_.default}
+
+# Their outputs, and what they compute in between, are no larger than a square matrix of the input's longer side.
+LINEAR_ALGEBRA = {torch.ops.aten._linalg_svd.default, torch.ops.aten.linalg_pinv.atol_rtol_tensor}
 
 FLOATS = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32}
 OTHERS = {
@@ -349,11 +353,15 @@ def build_within(weights: Weights, file: Path | str, slack: float = 1.0) -> Iter
 
 
 class _AllocationLimit(TorchDispatchMode):
-    """Refuse single tensors above a size before they are computed; their sizes are worked out on the meta device."""
+    """Refuse single tensors above a size before they are computed."""
 
     def __init__(self, max_elements: int, file: Path | str) -> None:
         super().__init__()
         self.max_elements, self.file = max_elements, file
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # torch would import torch._dynamo, which takes seconds, to keep compiled code out of this mode
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -361,20 +369,49 @@ class _AllocationLimit(TorchDispatchMode):
             return args[0]
         # what changes a tensor in place, or looks at one, makes no new memory
         if not func._schema.is_mutable and not func.is_view:
-            for output in self._shapes(func, args, kwargs):
-                if output.numel() > self.max_elements:
-                    raise UserError(f"{self.file}: asks for a tensor of {list(output.shape)}, which cannot be right")
+            for shape in _output_shapes(func, args, kwargs, self.max_elements):
+                if math.prod(shape) > self.max_elements:
+                    raise UserError(f"{self.file}: asks for a tensor of {list(shape)}, which cannot be right")
         return func(*args, **kwargs)
 
-    @staticmethod
-    def _shapes(func: Any, args: Any, kwargs: Any) -> list[torch.Tensor]:
-        try:
-            args, kwargs = tree_map_only(torch.Tensor, lambda tensor: tensor.to("meta"), (args, kwargs))
-            if "device" in kwargs:
-                kwargs = kwargs | {"device": torch.device("meta")}
-            return [leaf for leaf in tree_leaves(func(*args, **kwargs)) if isinstance(leaf, torch.Tensor)]
-        except (RuntimeError, NotImplementedError):  # of an output that depends on the values; it is no larger
-            return []
+
+def _output_shapes(func: Any, args: Any, kwargs: Any, max_elements: int) -> list[tuple[int, ...]]:
+    """Shapes of the tensors that an operation would make, without making them; none if all are below `max_elements`.
+
+    The meta device knows the shapes, but its Python code for some operations imports sympy and torch._dynamo, which
+    takes seconds. So it is only asked where simple bounds do not settle the matter.
+    """
+    leaves = tree_leaves((args, kwargs))
+    shapes = [tuple(leaf.shape) for leaf in leaves if isinstance(leaf, torch.Tensor)]
+    if torch.Tag.pointwise in func.tags or torch.Tag.reduction in func.tags:
+        return [_broadcast(shapes)]  # a reduction's output is smaller
+    if func in LINEAR_ALGEBRA:
+        return [(*shapes[0][:-2], max(shapes[0][-2:]), max(shapes[0][-2:]))]
+    if not shapes and args and isinstance(args[0], list | tuple):
+        return [tuple(args[0])]  # such as zeros(size)
+    if func is torch.ops.aten.linspace.default and len(args) > 2:
+        return [(args[2],)]
+    # No operation makes more elements than the square of this: at most, outer products of its inputs, or its numbers
+    # multiplied as sizes, repetitions, or a range and its step.
+    size = 1.0 + sum(map(math.prod, shapes))
+    for number in leaves:
+        if isinstance(number, int | float) and not isinstance(number, bool):
+            size *= (1 + abs(number)) * (1 + 1 / abs(number) if isinstance(number, float) and number else 1)
+    if size**2 <= max_elements:
+        return []
+    try:
+        args, kwargs = tree_map_only(torch.Tensor, lambda tensor: tensor.to("meta"), (args, kwargs))
+        if "device" in kwargs:
+            kwargs = kwargs | {"device": torch.device("meta")}
+        return [tuple(leaf.shape) for leaf in tree_leaves(func(*args, **kwargs)) if isinstance(leaf, torch.Tensor)]
+    except (RuntimeError, NotImplementedError):  # the output's shape depends on the values; it is no larger
+        return []
+
+
+def _broadcast(shapes: list[tuple[int, ...]]) -> tuple[int, ...]:
+    """The shape that tensors of these shapes broadcast to, as far as they do."""
+    dims = zip_longest(*(reversed(shape) for shape in shapes), fillvalue=1)
+    return tuple(0 if 0 in sizes else max(sizes) for sizes in dims)[::-1]
 
 
 def _header(file: Path) -> dict[str, tuple[str, tuple[int, ...]]]:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from diffaudio.cli.light_imports import light_imports
 from diffaudio.cli.options import (
     GENERATION_FLAGS,
     GENERATION_GROUPS,
@@ -114,23 +115,24 @@ def run(arguments: list[str]) -> None:
         prompts = [query.prompt for query in queries if durations_s[query] == duration_s]
         check_design(replace(settings, duration_s=duration_s), prompts, paths, plot=given.plot)
 
-    from tqdm import tqdm
+    with light_imports():
+        from tqdm import tqdm
 
-    from diffaudio.generation.batch import (
-        Item,
-        batches,
-        choose_device,
-        choose_dtype,
-        load_pipeline,
-        progress_callback,
-        render,
-    )
+        from diffaudio.generation.batch import (
+            Item,
+            batches,
+            choose_device,
+            choose_dtype,
+            load_pipeline,
+            progress_callback,
+            render,
+        )
 
     device = choose_device(given.device)
     dtype = choose_dtype(given.dtype, device)
     place = _place(recipe, given, arguments)
     items = [Item(query, seed, path, place=place) for (query, seed), path in zip(sounds, paths, strict=True)]
-    pipe = load_pipeline(given.model, device, dtype, settings.lora)
+    pipe = load_pipeline(given.model, device, dtype, settings.lora, text_only=_is_text_only(queries, settings))
     groups: dict[float, list[Item]] = {}
     for item in items:
         groups.setdefault(durations_s[item.query], []).append(item)
@@ -163,6 +165,11 @@ def _place(recipe: Recipe | None, given: Options, arguments: list[str]) -> tuple
     flags = {argument.split("=")[0] for argument in arguments if argument.startswith("-")}
     is_changed = flags - WITHOUT_EFFECT_ON_SOUND or given.prompts
     return None if recipe is None or is_changed else recipe.place
+
+
+def _is_text_only(queries: Sequence[Query], settings: GenerationSettings) -> bool:
+    parts = (part for query in queries for part in query.all_parts)
+    return settings.negative_image is None and all(part.kind == "text" for part in parts)
 
 
 def _queries(given: Options, recipe: Recipe | None) -> list[Query]:

@@ -19,18 +19,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import open_clip
 import torch
 import torch.nn.functional as F
-from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import AutoConfig
 
 from diffaudio.errors import UserError
 from diffaudio.file_names import shorten
-from diffaudio.library_loading import check_open_clip_config, load_open_clip
+from diffaudio.models.clip.loading import TextTower, check_open_clip_config, load_open_clip
 from diffaudio.prompt_templates import PLAIN, check_templates, fill
 from diffaudio.safe_loading import loading_errors
 
@@ -43,6 +40,7 @@ class Clip(nn.Module):
     """An open_clip model with its tokenizer and image transform; embeddings have unit norm.
 
     Attributes:
+        transform: image -> pixels; None where only the text tower was loaded.
         name: the model's identity, as recorded in a corpus: name and tag, hub id, or the
             folder's own `name` entry.
         embedding_dim: size of an embedding.
@@ -58,7 +56,7 @@ class Clip(nn.Module):
         super().__init__()
         self.model = model
         self.tokenizer = tokenizer
-        self.transform: Any = image_transform_v2(PreprocessCfg(**model.visual.preprocess_cfg), is_train=False)
+        self.transform: Any = None if isinstance(model, TextTower) else _image_transform(model)
         self.name = name
         self.embedding_dim = embedding_dim
         self.context_length: int = tokenizer.context_length
@@ -67,8 +65,14 @@ class Clip(nn.Module):
         self.eval()  # open_clip leaves a text tower built from its config alone in training mode, with dropout
 
     @classmethod
-    def from_pretrained(cls, model: str | Path, tag: str | None = None, *, device: str = "cpu") -> "Clip":
+    def from_pretrained(
+        cls, model: str | Path, tag: str | None = None, *, device: str = "cpu", text_only: bool = False
+    ) -> "Clip":
         """Load a local folder, an `hf-hub:` id, or a built-in open_clip model with its tag.
+
+        Args:
+            text_only: leave out the image tower of a folder whose text tower is a BERT, which saves seconds of imports;
+                such a CLIP neither encodes images nor can be saved.
 
         Raises:
             ValueError: the folder lacks a file or open_clip does not know the name.
@@ -77,7 +81,7 @@ class Clip(nn.Module):
         if not folder.is_dir():
             return cls._from_open_clip(str(model), tag, device)
         _require(folder, "open_clip_config.json", "open_clip_model.safetensors")
-        network, tokenizer, config = load_open_clip(folder)
+        network, tokenizer, config = load_open_clip(folder, text_only=text_only)
         return cls(
             network.to(device),
             tokenizer,
@@ -89,6 +93,9 @@ class Clip(nn.Module):
 
     @classmethod
     def _from_open_clip(cls, model: str, tag: str | None, device: str) -> "Clip":
+        import open_clip  # it takes seconds, and a folder's text tower does without
+        from transformers import AutoConfig
+
         on_hub = model.startswith("hf-hub:")
         if not on_hub and model not in open_clip.list_models():
             raise UserError(
@@ -120,7 +127,12 @@ class Clip(nn.Module):
         return cls(network, tokenizer, name=name, embedding_dim=embedding_dim, model_config=model_config)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write the model as a local folder that `from_pretrained` reads, however it was loaded."""
+        """Write the model as a local folder that `from_pretrained` reads, however it was loaded.
+
+        Raises:
+            ValueError: it was loaded without its image tower.
+        """
+        self._check_has_image_tower()
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         text_config = dict(self.model_config["text_cfg"])
@@ -206,11 +218,13 @@ class Clip(nn.Module):
 
     def preprocess(self, pictures: Sequence[Image.Image]) -> Tensor:
         """Images preprocessed for `encode_pixels`, on the CPU: [len(pictures), 3, height, width]."""
+        self._check_has_image_tower()
         return torch.stack([self.transform(picture.convert("RGB")) for picture in pictures])
 
     @torch.no_grad()
     def encode_pixels(self, pixels: Tensor) -> Tensor:
         """[batch, 3, height, width] -> [batch, embedding_dim]"""
+        self._check_has_image_tower()
         return self.model.encode_image(pixels.to(self.device), normalize=True).float()
 
     def encode_video(self, frames: Sequence[Image.Image]) -> Tensor:
@@ -223,6 +237,16 @@ class Clip(nn.Module):
         tokens = self.tokenizer([text], context_length=self.context_length)[0]
         wider = self.tokenizer([text], context_length=self.context_length + 1)[0]
         return not torch.equal(tokens, wider[:-1])
+
+    def _check_has_image_tower(self) -> None:
+        if self.transform is None:
+            raise UserError(f"CLIP '{self.name}' was loaded for texts only; load it without text_only=True")
+
+
+def _image_transform(model: Any) -> Any:
+    from open_clip.transform import PreprocessCfg, image_transform_v2
+
+    return image_transform_v2(PreprocessCfg(**model.visual.preprocess_cfg), is_train=False)
 
 
 def _require(folder: Path, *files: str) -> None:
