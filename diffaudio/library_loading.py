@@ -53,7 +53,7 @@ LEGACY_TRANSFORMERS_KEYS = {
 # Keys of a tokenizer_config.json that name its files, or are handed on to libraries that open files.
 TOKENIZER_FILE_KEYS = {"merges", "vocab"}
 TOKENIZER_FILE_ENDINGS = ("_file", "_files", "_kwargs", "_spm")
-# Keys of a BERT's config.json, listed so that its config is checked without importing transformers; a test compares them.
+# Keys of a BERT's config.json, listed so that it is checked without importing transformers; a test compares them.
 BERT_KEYS = {
     "attention_probs_dropout_prob", "hidden_act", "hidden_dropout_prob", "hidden_size", "initializer_range",
     "intermediate_size", "layer_norm_eps", "max_position_embeddings", "num_attention_heads", "num_hidden_layers",
