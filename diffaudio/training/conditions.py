@@ -6,7 +6,7 @@ from torch import Tensor
 
 from diffaudio.corpus.datasets.latents import LatentDataset
 from diffaudio.errors import UserError
-from diffaudio.models.bridge.bridges import noise_embeddings
+from diffaudio.models.bridge.noise import noise_embeddings
 from diffaudio.seeding import BatchDraws
 
 __all__ = ["check_embedding_noise", "noisy_embeddings"]

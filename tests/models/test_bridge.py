@@ -6,9 +6,10 @@ import torch
 import torch.nn.functional as F
 
 from diffaudio.errors import UserError
-from diffaudio.models.bridge.bridges import BRIDGES, SpreadBridge, fit_bridge, noise_embeddings, picture_keys
+from diffaudio.models.bridge.bridges import BRIDGES, SpreadBridge, fit_bridge, picture_keys
 from diffaudio.models.bridge.familiarity import divide_texts
 from diffaudio.models.bridge.folder import check_clip, choose_bridge, load_bridge
+from diffaudio.models.bridge.noise import noise_embeddings
 from diffaudio.models.bridge.prior import PriorBridge, prior_loss
 
 

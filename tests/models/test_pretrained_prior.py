@@ -15,8 +15,9 @@ from safetensors.torch import save_file
 from tiny_model import tiny_parts
 
 from diffaudio.errors import UserError
-from diffaudio.models.bridge.bridges import fit_bridge, fixed_noise
+from diffaudio.models.bridge.bridges import fit_bridge
 from diffaudio.models.bridge.folder import choose_bridge, load_bridge
+from diffaudio.models.bridge.noise import fixed_noise
 from diffaudio.models.bridge.pretrained_prior import PretrainedPriorBridge
 from diffaudio.models.clip import Clip
 from diffaudio.models.unet import UNet1D

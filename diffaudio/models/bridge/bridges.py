@@ -21,7 +21,6 @@ arXiv:2203.02053); a U-Net trained on image embeddings alone has never been give
 - `PriorBridge` ("prior") in `prior.py` beside this file: a diffusion prior draws an image embedding for the text.
 """
 
-import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -34,7 +33,7 @@ from torch import Tensor, nn
 
 from diffaudio.errors import UserError
 from diffaudio.models.bridge.familiarity import familiarity
-from diffaudio.seeding import seeded_generator
+from diffaudio.models.bridge.noise import fixed_noise, noise_embeddings
 
 __all__ = [
     "BRIDGES",
@@ -45,8 +44,6 @@ __all__ = [
     "ShiftBridge",
     "SpreadBridge",
     "fit_bridge",
-    "fixed_noise",
-    "noise_embeddings",
     "picture_keys",
 ]
 
@@ -216,27 +213,6 @@ class RetrievalBridge(Bridge):
             return super().familiarity(text_embeddings)
         nearest = min(self.config["neighbours"], self.config["memory_size"])
         return self.similarity(text_embeddings).topk(nearest, dim=-1).values.mean(dim=-1)
-
-
-def noise_embeddings(standardised: Tensor, level: float | Tensor, noise: Tensor) -> Tensor:
-    """Variance-preserving noise, sqrt(a) z + sqrt(1 - a) n with sqrt(a) = cos(pi level / 2).
-
-    The cosine schedule of unCLIP's noise augmentation (Ramesh et al. 2022, arXiv:2204.06125, section 2.1; Nichol &
-    Dhariwal 2021, arXiv:2102.09672, eq. 17 without offset); z has mean 0 and standard deviation 1 in each dimension.
-
-    Args:
-        standardised: z, [batch, dim].
-        level: 0 (no noise) to 1 (only noise), a scalar for all or [batch, 1].
-        noise: n, the shape of z.
-    """
-    angle = torch.as_tensor(level, device=standardised.device) * (math.pi / 2)
-    return angle.cos() * standardised + angle.sin() * noise
-
-
-def fixed_noise(seed: int, like: Tensor) -> Tensor:
-    """The same noise in each row, so that the result for a text does not depend on the rest of the batch."""
-    noise = torch.randn(like.shape[-1], generator=seeded_generator(seed, "bridge"))
-    return noise.to(like).expand_as(like)
 
 
 def picture_keys(images: Tensor, texts: Tensor, *, caption_scale: float = 40.0, own_share: float = 1.0) -> Tensor:

@@ -25,7 +25,8 @@ from torch import Tensor
 
 from diffaudio.errors import UserError
 from diffaudio.library_loading import read_scheduler
-from diffaudio.models.bridge.bridges import Bridge, fixed_noise
+from diffaudio.models.bridge.bridges import Bridge
+from diffaudio.models.bridge.noise import fixed_noise
 from diffaudio.models.bridge.prior import sample_prior
 from diffaudio.safe_loading import load_network, read_json
 

@@ -19,7 +19,8 @@ from diffusers import PriorTransformer, UnCLIPScheduler
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor
 
-from diffaudio.models.bridge.bridges import Bridge, fixed_noise
+from diffaudio.models.bridge.bridges import Bridge
+from diffaudio.models.bridge.noise import fixed_noise
 
 __all__ = ["PriorBridge", "prior_loss", "sample_prior"]
 
