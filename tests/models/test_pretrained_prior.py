@@ -175,6 +175,18 @@ def test_a_pipeline_with_a_pretrained_prior_is_saved_loaded_and_asked_in_words(
     torch.testing.assert_close(loaded.encode_prompt(TEXTS[1]), embeddings[1:], rtol=1e-3, atol=1e-4)
 
 
+def test_a_pretrained_prior_may_lie_beside_a_model_s_own_bridge(clip: Clip, folder: Path, tmp_path: Path):
+    fit_bridge("none", torch.eye(DIM)).save_pretrained(tmp_path / "bridge")
+    shutil.copytree(folder, tmp_path / "bridge" / "karlo")
+    own = load_bridge(tmp_path / "bridge")
+    assert list(own.alternatives) == ["karlo"]
+    own.save_pretrained(tmp_path / "again")
+    beside: Any = choose_bridge("karlo", load_bridge(tmp_path / "again"), clip.name)
+    expected: Any = load_bridge(folder)
+    tokens = clip.encode_tokens([*TEXTS, ""])
+    torch.testing.assert_close(beside.from_tokens(*tokens), expected.from_tokens(*tokens))
+
+
 def test_a_clip_without_a_causal_text_transformer_says_so(tmp_path: Path):
     tiny = tiny_parts(tmp_path / "tiny")["clip"]
     with pytest.raises(UserError, match=r"CLIP 'tiny' has no causal text transformer; a pretrained diffusion prior"):

@@ -3,7 +3,8 @@
 bridge/                    the model's own bridge: config.json, diffusion_pytorch_model.safetensors
 bridge/spread/ prior/ …    others for the same model, by the names that --bridge accepts
 
-A pretrained diffusion prior in diffusers' format is a bridge too; see `diffaudio.models.bridge.pretrained_prior`.
+A pretrained diffusion prior in diffusers' format is a bridge too, also beside the model's own; see
+`diffaudio.models.bridge.pretrained_prior`.
 """
 
 from pathlib import Path
@@ -59,7 +60,11 @@ def load_bridge(folder: str | Path) -> Bridge:
     if name not in known:
         raise UserError(f"{config_file}: bridge '{name}' is unknown; choose from {', '.join([*known, *priors])}")
     bridge = load_network(known[name], Path(folder))
-    bridge.alternatives = {path.parent.name: path.parent for path in sorted(Path(folder).glob("*/config.json"))}
+    bridge.alternatives = {
+        place.name: place
+        for place in sorted(Path(folder).iterdir())
+        if (place / "config.json").is_file() or (place / "prior" / "config.json").is_file()
+    }
     return bridge
 
 
