@@ -1,4 +1,4 @@
-"""Randomness that depends on what is drawn for, and not on what was drawn before."""
+"""Random numbers that are functions of seed, step and item, and not of what was drawn before."""
 
 import hashlib
 from functools import cached_property

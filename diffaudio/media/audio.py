@@ -31,8 +31,8 @@ __all__ = [
     "write_audio",
 ]
 
-PEAK = 0.7  # of sounds as autoencoders are fitted to them and corpora are encoded
-MAX_KERNEL = 20_000_000  # values of the kernel of `resample`; 44.1 to 48 kHz takes 23,520
+PEAK = 0.7  # peak level of the sounds that autoencoders are fitted to and corpora are encoded from
+MAX_KERNEL = 20_000_000  # maximum size of the kernel of `resample`; 44.1 to 48 kHz takes 23,520 values
 RESAMPLER = "torchaudio sinc_interp_hann, lowpass_filter_width 32, rolloff 0.95"  # what `resample` does
 
 
@@ -49,8 +49,8 @@ def read_audio(
     Args:
         sample_rate: to resample to; None keeps the file's.
         channels: 1 or 2; None keeps the file's (stereo where they change midway).
-        start_s: where to begin.
-        duration_s: how much to read; None reads to the end. Less is returned where the audio ends earlier.
+        start_s: start time.
+        duration_s: duration to read; None reads to the end. The result is shorter if the audio ends earlier.
 
     Returns:
         [channels, samples] float32, and its sample rate.
@@ -79,7 +79,7 @@ def write_audio(path: str | Path, waveform: Tensor, sample_rate: int) -> None:
 
     Raises:
         UserError: another suffix, the folder is missing, or the waveform has another shape.
-        OSError: the disk is full, or cannot be written.
+        OSError: the disk is full or cannot be written.
     """
     path = Path(path)
     check_audio_path(path)
@@ -106,11 +106,11 @@ def resample(waveform: Tensor, from_rate: int, to_rate: int) -> Tensor:
     """Change the sample rate by windowed sinc interpolation.
 
     Args:
-        waveform: [..., samples] at `from_rate` Hz. Where the ratio of the rates has no small terms, the kernel would
-            take gigabytes: such sound is resampled by soxr on the CPU, without a gradient.
+        waveform: [..., samples] at `from_rate` Hz. If the rates have no large common divisor, the kernel would take
+            gigabytes; such sound is resampled by soxr on the CPU, without a gradient.
 
     Returns:
-        [..., ceil(samples * to_rate / from_rate)]; the same tensor where the rates are equal.
+        [..., ceil(samples * to_rate / from_rate)]; the same tensor if the rates are equal.
     """
     if from_rate == to_rate or waveform.shape[-1] == 0:
         return waveform
@@ -123,11 +123,11 @@ def resample(waveform: Tensor, from_rate: int, to_rate: int) -> Tensor:
 
 
 def mix_channels(waveform: Tensor, channels: int) -> Tensor:
-    """Mix to mono or stereo, so that nothing comes out louder than full scale.
+    """Mix to mono or stereo without exceeding full scale.
 
     Args:
         waveform: [..., any number of channels, samples]; six and eight are 5.1 and 7.1 in FFmpeg's order, whose
-            low-frequency channel is left out.
+            low-frequency channel is dropped.
         channels: 1 or 2.
 
     Returns:
@@ -144,17 +144,17 @@ def mix_channels(waveform: Tensor, channels: int) -> Tensor:
 
 
 def crop_or_pad(waveform: Tensor, duration_s: float, sample_rate: int, *, start_s: float = 0.0) -> Tensor:
-    """Cut `duration_s` seconds out of a waveform, with silence where it ends early.
+    """Crop a waveform to `duration_s` seconds, padded with silence if it ends earlier.
 
     Args:
         waveform: [..., samples].
-        start_s: where to begin; 0 is the first sample.
+        start_s: start time; 0 is the first sample.
 
     Returns:
-        [..., round(duration_s * sample_rate)], a view where no padding was needed.
+        [..., round(duration_s * sample_rate)], a view if no padding was needed.
 
     Raises:
-        ValueError: `duration_s` is not positive, or `start_s` lies before the beginning or past the end.
+        ValueError: `duration_s` is not positive, or `start_s` is negative or past the end.
     """
     if duration_s <= 0:
         raise UserError(f"duration_s is {duration_s}; it must be above 0")

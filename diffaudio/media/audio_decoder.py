@@ -1,10 +1,10 @@
-"""Decoded audio, placed on a timeline by its time stamps.
+"""Decoding the audio of media files: decoded frames are placed on a timeline by their timestamps.
 
-    run     consecutive frames of one format; a new one begins where the rate or the channels change
+    run     consecutive frames of one format; a new one begins where the sample rate or the channels change
     piece   consecutive samples, with the position of the first
 
-All times are seconds from the beginning of the file. A track is fed as a file is read, once, from front to back,
-and holds no more of it than is asked for: hours take no more memory than minutes.
+All times are seconds from the beginning of the file. A track receives packets as the file is read, once, from beginning
+to end, and keeps only what is requested, so that memory does not depend on the duration.
 """
 
 from collections import deque
@@ -29,11 +29,11 @@ from diffaudio.media.container import (
 
 __all__ = ["AudioTrack", "decode_audio", "decode_chunks"]
 
-GAP_S = 0.1  # below this time stamps jitter, above it audio is missing (`min_hard_comp` of FFmpeg's aresample)
-MAX_GAP_S = 3600.0  # of silence in a recording; more is a damaged time stamp
+GAP_S = 0.1  # smaller gaps are timestamp jitter, larger ones missing audio (`min_hard_comp` of FFmpeg's aresample)
+MAX_GAP_S = 3600.0  # of silence in a recording; a longer gap means a damaged timestamp
 MAX_DIRECT_PLANES = 7  # PyAV reads past the end of a planar frame's pointers from eight channels on
-END_S = 1.0  # a header may understate the duration by so much
-BUFFER_S = 2.0  # of audio while it is read in chunks, of which the first second is yielded
+END_S = 1.0  # how much a header may understate the duration
+BUFFER_S = 2.0  # of audio that is buffered while chunks are read; the first second of it is yielded
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class _Run:
 
     def add(self, frame: Any) -> int:
         """Add a frame; returns the number of samples at the track's rate."""
-        frame.pts = None  # its place is known
+        frame.pts = None  # its position is known
         if self._converter is None:
             self._fifo.write(frame)
             return frame.samples
@@ -198,7 +198,7 @@ class AudioTrack:
         self._next += self._run.add(frame)
 
     def _place(self, frame: Any) -> None:
-        """Let a frame continue the last one seamlessly, unless its time stamp says that it belongs elsewhere."""
+        """Append a frame to the last one seamlessly, unless its timestamp places it elsewhere."""
         assert self.sample_rate is not None
         rate, time_s = self.sample_rate, frame.time
         if time_s is not None:
@@ -227,23 +227,23 @@ class AudioTrack:
 def decode_audio(
     path: str | Path, *, start_s: float = 0.0, duration_s: float | None = None, channels: int | None = None
 ) -> tuple[np.ndarray, int]:
-    """Decode the sound of a media file in this process; `audio.read_audio` guards against what that can do.
+    """Decode the sound of a media file in this process; `audio.read_audio` does so safely, in a child process.
 
     Args:
-        start_s: where to begin.
-        duration_s: how much to read; None reads to the end.
-        channels: 1 or 2 to mix to; None keeps the channels.
+        start_s: start time.
+        duration_s: duration to read; None reads to the end.
+        channels: 1 or 2 to mix to mono or stereo; None keeps the channels.
 
     Returns:
-        [channels, samples] float32, and the sample rate in Hz. Shorter than `duration_s` where the sound ends
-        before, and empty where it ends before `start_s`. Lossy formats may reach beyond [-1, 1].
+        [channels, samples] float32, and the sample rate in Hz. Shorter than `duration_s` if the sound ends earlier,
+        and empty if it ends before `start_s`. Lossy formats may exceed [-1, 1].
 
     Raises:
-        MediaError: the file cannot be read, has no sound track, or nothing of it decodes.
+        MediaError: the file cannot be read, has no audio track, or none of it can be decoded.
     """
     chunks = list(decode_chunks(path, start_s=start_s, duration_s=duration_s, channels=channels))
     widths = {len(x) for _, x in chunks}
-    if len(widths) > 1:  # what changes its channels becomes stereo
+    if len(widths) > 1:  # a change of channels midway makes it stereo
         chunks = list(decode_chunks(path, start_s=start_s, duration_s=duration_s, channels=2))
     return np.concatenate([x for _, x in chunks], axis=1), chunks[0][0]
 
@@ -251,7 +251,7 @@ def decode_audio(
 def decode_chunks(
     path: str | Path, *, start_s: float = 0.0, duration_s: float | None = None, channels: int | None = None
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """What `decode_audio` reads, in chunks of about a second that follow each other.
+    """Decode like `decode_audio`, in consecutive chunks of about a second.
 
     Yields:
         The sample rate in Hz, and [channels, samples] float32; at least one chunk, which may be empty.
@@ -268,7 +268,7 @@ def decode_chunks(
 
 
 def check_has_audio(media: OpenMedia, path: str | Path) -> None:
-    """Refuse a file without sound that can be decoded, and say which codec is unknown."""
+    """Raise an error if a file has no audio that can be decoded; it names an unknown codec."""
     if media.audio is None and media.info.unknown_audio_codec:
         raise MediaError(f"{path}: its sound is coded as {media.info.unknown_audio_codec}, which cannot be decoded")
     if media.audio is None:
@@ -291,7 +291,7 @@ def _chunks(
         latest_s = max(latest_s, track.end_s)
         while track.sample_rate is not None and track.end_s >= start_s + num_yielded / track.sample_rate + BUFFER_S:
             rate = track.sample_rate
-            begin_s = (round(start_s * rate) + num_yielded) / rate  # on a sample, so that no chunk loses one
+            begin_s = (round(start_s * rate) + num_yielded) / rate  # aligned to a sample, so that no chunk loses one
             yield rate, track.cut(begin_s, begin_s + 1, channels=channels)
             track.discard_before(begin_s + 1)
             num_yielded += rate
@@ -301,7 +301,7 @@ def _chunks(
         context = media.audio.codec_context
         yield context.sample_rate, np.zeros((channels or context.channels, 0), np.float32)
         return
-    track.reset()  # so that a resampler gives what it holds
+    track.reset()  # flushes the resampler
     rate = track.sample_rate
     begin_s = (round(start_s * rate) + num_yielded) / rate
     last_s = None if end_s is None else begin_s + (round((end_s - start_s) * rate) - num_yielded) / rate
@@ -309,14 +309,14 @@ def _chunks(
 
 
 def _end_s(media: OpenMedia, start_s: float, duration_s: float | None) -> float | None:
-    """Where to stop reading: without a duration not far past the end that an index names, if there is one."""
+    """Where to stop reading; without a duration, shortly after the end according to the index, if there is one."""
     if duration_s is not None:
         return start_s + duration_s
     return media.info.duration_s + END_S if media.is_indexed and media.info.duration_s else None
 
 
 def _to_float(frame: Any) -> np.ndarray:
-    """[channels, samples] float32, whatever the format of the samples; planar frames of at most seven channels."""
+    """[channels, samples] float32, from any sample format; planar frames have at most seven channels."""
     samples = frame.to_ndarray()
     if not frame.format.is_planar:
         samples = samples.reshape(-1, frame.layout.nb_channels).T

@@ -1,4 +1,4 @@
-"""Sound as numpy arrays [channels, samples] float32, for what has to work without torch: mixing, resampling, FLAC."""
+"""Mixing, resampling and FLAC for sound as NumPy arrays [channels, samples] float32, without importing torch."""
 
 import io
 import math
@@ -13,8 +13,8 @@ from diffaudio.errors import UserError
 __all__ = ["decode_flac", "encode_flac", "mix_channels", "mixing_weights", "resample"]
 
 SIDE_GAIN = math.sqrt(0.5)  # of centre and surround channels in a stereo downmix (ITU-R BS.775)
-RESAMPLER_QUALITY = "HQ"  # of soxr: 20 bits, linear phase
-LAYOUTS = {  # of files that name no channels, in FFmpeg's order; other counts have a left, a right and what is between
+RESAMPLER_QUALITY = "HQ"  # soxr's quality of 20 bits, linear phase
+LAYOUTS = {  # of files without channel names, in FFmpeg's order; other counts are left, right, and centre channels
     6: ("FL", "FR", "FC", "LFE", "BL", "BR"),
     8: ("FL", "FR", "FC", "LFE", "BL", "BR", "SL", "SR"),
 }
@@ -24,13 +24,13 @@ LOW_FREQUENCY = {"LFE", "LFE2"}
 
 
 def mixing_weights(num_channels: int, channels: int, names: Sequence[str] | None = None) -> np.ndarray:
-    """How channels are mixed to mono or stereo, so that nothing comes out louder than full scale.
+    """The weights by which channels are mixed to mono or stereo without exceeding full scale.
 
     Args:
-        num_channels: of the sound.
+        num_channels: number of channels of the sound.
         channels: 1 or 2.
-        names: of its channels, as FFmpeg abbreviates them (FL, FC, LFE, …); None takes six and eight channels as 5.1
-            and 7.1. Low-frequency channels are left out, what is in the middle goes to both sides.
+        names: FFmpeg's abbreviations of its channels (FL, FC, LFE, …); None takes six and eight channels as 5.1 and
+            7.1. Low-frequency channels are dropped, centre channels are mixed into both sides.
 
     Returns:
         [channels, num_channels]
@@ -61,7 +61,7 @@ def mix_channels(x: np.ndarray, channels: int, names: Sequence[str] | None = Non
     """Mix to mono or stereo by `mixing_weights`.
 
     Returns:
-        [channels, samples], the same array where nothing changes.
+        [channels, samples], the same array if it has this number of channels already.
     """
     if len(x) == channels:
         return x
@@ -75,7 +75,7 @@ def resample(x: np.ndarray, from_rate: int, to_rate: int) -> np.ndarray:
         x: [channels, samples] float32 at `from_rate` Hz.
 
     Returns:
-        [channels, ceil(samples * to_rate / from_rate)]; the same array where the rates are equal.
+        [channels, ceil(samples * to_rate / from_rate)]; the same array if the rates are equal.
     """
     if from_rate == to_rate or x.shape[1] == 0:
         return x

@@ -1,8 +1,8 @@
-"""Sound files as streams of numpy arrays, in bounded memory.
+"""Sound files as streams of NumPy arrays, in bounded memory.
 
-What libsndfile reads (WAV, FLAC, Ogg) is read in this process, without believing what its header says about its
-length. All else, and what libsndfile gives up on, is decoded by FFmpeg in a child process; so is Ogg of several links,
-of which libsndfile reads the first.
+Formats of libsndfile (WAV, FLAC, Ogg) are read in this process, without relying on the length in their headers. All
+others, and files that libsndfile fails to read, are decoded by FFmpeg in a child process; so are chained Ogg files, of
+which libsndfile reads only the first link.
 """
 
 import mmap
@@ -20,28 +20,28 @@ from diffaudio.media.subprocess_decoding import decode
 __all__ = ["stream_audio"]
 
 DIRECT_SUFFIXES = (".wav", ".flac", ".ogg")
-BLOCK_VALUES = 1 << 20  # samples of all channels that are read at once
-OGG_PAGE = re.compile(rb"OggS\x00[\x00\x01\x04\x05]")  # any but the first of a stream
+BLOCK_VALUES = 1 << 20  # samples that are read at once, of all channels together
+OGG_PAGE = re.compile(rb"OggS\x00[\x00\x01\x04\x05]")  # any page but the first of a stream
 OGG_FIRST_PAGE = re.compile(rb"OggS\x00[\x02\x03\x06\x07]")
-UNKNOWN_LENGTH = 1 << 62  # what libsndfile gives where a header does not say
+UNKNOWN_LENGTH = 1 << 62  # libsndfile's value for a header without a length
 
 
 def stream_audio(
     path: Path, *, start_s: float = 0.0, duration_s: float | None = None, channels: int | None = None
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """The sound of any file, in chunks that follow each other.
+    """The sound of any file, in consecutive chunks.
 
     Args:
-        start_s: where to begin.
-        duration_s: how much to read; None reads to the end. Less comes where the sound ends before.
-        channels: 1 or 2 to mix to; None keeps the channels.
+        start_s: start time.
+        duration_s: duration to read; None reads to the end. Fewer samples are yielded if the sound ends earlier.
+        channels: 1 or 2 to mix to mono or stereo; None keeps the channels.
 
     Yields:
         The sample rate in Hz, and [channels, samples] float32; at least one chunk, which may be empty. Without
-        `channels`, chunks of a file whose channels change midway have as many as it has there.
+        `channels`, the number of channels changes from chunk to chunk where it changes in the file.
 
     Raises:
-        MediaError: the file is not there, has no sound, or cannot be read.
+        MediaError: the file does not exist, has no sound, or cannot be read.
     """
     check_is_file(path)
     if path.suffix.lower() not in DIRECT_SUFFIXES or _is_chained_ogg(path):
@@ -59,12 +59,12 @@ def stream_audio(
     try:
         yield from _with_ffmpeg(path, start_s + read_s, duration_s and duration_s - read_s, channels)
     except MediaError as error:
-        if not num_read:  # else the sound ends where the damage begins
+        if not num_read:  # otherwise the sound ends where the damage begins
             raise MediaError(f"{path}: cannot be read as a sound file ({reason})") from error
 
 
 def _is_chained_ogg(path: Path) -> bool:
-    """Whether streams begin again after others, as in a recording of a radio station (RFC 3533, section 4)."""
+    """Whether one stream follows another, as in the recording of a radio stream (RFC 3533, section 4)."""
     if path.suffix.lower() != ".ogg" or not path.stat().st_size:
         return False
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:

@@ -1,9 +1,9 @@
-"""Whether a sound was recorded at a lower sample rate than it has: its spectrum then ends at a cliff.
+"""Detection of upsampled sound, recorded at a lower sample rate than it has: its spectrum ends abruptly.
 
     S(f)   mean level of the spectrum around f, in dB, over 200 Hz
-    drop   mean of S over [0.8 g, g], less the largest S from f on, where f = 1.1 g + 200 Hz
+    drop   mean of S over [0.8 g, g], minus the largest S from f on, where f = 1.1 g + 200 Hz
 
-Dull sounds fade out with frequency, a resampler cuts off. Nothing here needs more than numpy.
+The spectrum of a dull sound fades out with frequency, whereas a resampler cuts it off. This module needs only numpy.
 """
 
 import numpy as np
@@ -11,23 +11,23 @@ import numpy as np
 __all__ = ["cutoff_hz"]
 
 WINDOW = 2048
-MAX_WINDOWS = 32  # evenly spaced; more of them change nothing
+MAX_WINDOWS = 32  # evenly spaced; more do not change the result
 SMOOTH_HZ = 200.0
 FROM_HZ = 1000.0
-LOWEST_HZ = 3300.0  # where a telephone ends
-MIN_DROP_DB = 25.0  # upsampled sound has 30 to 60; of 920 recordings at 44.1 kHz three drop so much below 8 kHz
+LOWEST_HZ = 3300.0  # the upper limit of a telephone
+MIN_DROP_DB = 25.0  # upsampled sound has 30 to 60; only 3 of 920 recordings at 44.1 kHz have this drop below 8 kHz
 FLOOR_DB = -120.0
 
 
 def cutoff_hz(x: np.ndarray, sample_rate: int, *, highest_hz: float) -> float | None:
-    """The frequency at which a spectrum breaks off.
+    """The frequency at which a spectrum ends abruptly.
 
     Args:
         x: [channels, samples].
-        highest_hz: where to look up to, from 3.3 kHz on; sound that ends below is of low pitch.
+        highest_hz: the upper end of the search, which starts at 3.3 kHz; sound that ends below that is low-pitched.
 
     Returns:
-        The lowest such frequency, or None where the spectrum goes on or fades out.
+        The lowest such frequency, or None if the spectrum continues or fades out.
     """
     step_hz = sample_rate / WINDOW
     smooth = max(1, round(SMOOTH_HZ / step_hz))
@@ -43,7 +43,7 @@ def cutoff_hz(x: np.ndarray, sample_rate: int, *, highest_hz: float) -> float | 
 
 
 def _level_db(x: np.ndarray, smooth: int) -> np.ndarray:
-    """S [bins], 0 at its highest."""
+    """S [bins], with a maximum of 0."""
     x = np.pad(x, ((0, 0), (0, max(0, WINDOW - x.shape[1]))))
     count = min(MAX_WINDOWS, x.shape[1] // WINDOW)
     starts = np.linspace(0, x.shape[1] - WINDOW, count).astype(int)

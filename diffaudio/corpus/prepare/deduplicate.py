@@ -1,7 +1,7 @@
-"""Clips whose sound is in the corpus already, from another source: taken out of the parts, or marked there.
+"""Removing, or marking, clips whose sound is already in the corpus from another source.
 
-Parts concerned are written anew, each whole. A clip goes because of one that stays, so that stopping in the middle
-and beginning again comes to the same end.
+The parts that contain them are rewritten, each atomically. A clip is removed because of one that stays, so a run that
+is interrupted and started again gives the same result.
 """
 
 from collections.abc import Iterable, Iterator
@@ -19,12 +19,12 @@ COLUMNS = ["id", "source", "start_s", "duration_s", "fingerprint", "reason"]
 
 
 def drop_duplicates(parts: dict[Path, dict[str, Any]], max_distance: float, *, keep: bool) -> None:
-    """Take out clips that repeat an earlier one of another source.
+    """Remove clips that repeat an earlier clip of another source.
 
     Args:
-        parts: all parts of a corpus of clips in order, with their notes, which are brought up to date.
-        max_distance: see `duplicates.find_duplicates`.
-        keep: whether duplicates stay in the corpus, with the reason "duplicate".
+        parts: all parts of a corpus of clips in order, with their notes, which are updated.
+        max_distance: see `fingerprints.find_duplicates`.
+        keep: whether duplicates stay in the corpus, marked with the reason "duplicate".
     """
     tables = [_fingerprints(part, number) for number, part in enumerate(parts)]
     rows = pa.concat_tables(tables).combine_chunks() if tables else None
@@ -43,14 +43,14 @@ def drop_duplicates(parts: dict[Path, dict[str, Any]], max_distance: float, *, k
 
 
 def _fingerprints(part: Path, number: int) -> pa.Table:
-    """Rows that can be or have duplicates, with the number of their part."""
+    """Rows that have a fingerprint, with the number of their part."""
     table = pa.concat_tables([store.CLIP_SCHEMA.empty_table().select(COLUMNS), *store.read_tables(part, COLUMNS)])
     table = table.filter(table["fingerprint"].is_valid())
     return table.append_column("part", pa.array([number] * table.num_rows, pa.int32()))
 
 
 def _without(tables: Iterable[pa.Table], duplicates: list[dict[str, Any]]) -> Iterator[pa.Table]:
-    """What was dropped, but for these duplicates, which a run that was killed here may have noted already."""
+    """The dropped rows without these duplicates, which an earlier, interrupted run may have recorded already."""
     noted = {(row["source"], row["start_s"]) for row in duplicates}
     for table in tables:
         rows = zip(*(table[name].to_pylist() for name in ("source", "start_s", "reason")), strict=True)

@@ -1,4 +1,4 @@
-"""The end of `prepare`: duplicates are dropped, the parts are added up, and the files written that describe them."""
+"""The end of `prepare`: duplicates are dropped, and the corpus is summed up in its manifest, card and lists."""
 
 import math
 from collections import Counter
@@ -34,17 +34,17 @@ manifest.json.
 
 @dataclass(frozen=True)
 class PrepareReport:
-    """What a corpus holds after `prepare`.
+    """The totals of a corpus after `prepare`.
 
     Attributes:
-        sources: media files looked at.
-        media_seconds: of these, as far as it is known.
-        clips: clips to train on.
-        seconds: of sound in them.
-        rejected: clips that are kept although a filter rejects them.
-        dropped: files and clips that were left out or kept as rejected, as in dropped.csv.
-        reasons: how many of these for each reason.
-        not_looked_at: files below the sources that were passed over, as in not_looked_at.csv.
+        sources: number of media files examined.
+        media_seconds: their total duration, as far as it is known.
+        clips: number of clips to train on.
+        seconds: their total duration.
+        rejected: number of clips that are kept although a filter rejects them.
+        dropped: number of files and clips that were dropped, or kept as rejected, as in dropped.csv.
+        reasons: their number by reason.
+        not_looked_at: number of files within the sources that were skipped, as in not_looked_at.csv.
     """
 
     sources: int = 0
@@ -60,11 +60,11 @@ class PrepareReport:
 def finish_corpus(
     out: Path, settings: PrepareSettings, notes: Notes, not_looked_at: list[NotLookedAt], *, is_new: bool
 ) -> PrepareReport:
-    """Drop duplicates, add up the parts, and write the files that describe them; the manifest comes last.
+    """Drop duplicates, sum up the parts, and write the files that describe the corpus, the manifest last.
 
     Args:
-        notes: of all parts, in order; brought up to date.
-        is_new: whether there can be duplicates that were not searched for.
+        notes: notes of all parts, in order; they are updated.
+        is_new: whether there are clips that have not been searched for duplicates.
     """
     if is_new and settings.max_duplicate_distance is not None:
         drop_duplicates(notes, settings.max_duplicate_distance, keep=settings.keep_dropped)
@@ -88,10 +88,10 @@ def finish_corpus(
 
 
 def _write_not_looked_at(out: Path, found: list[NotLookedAt], sources: set[str]) -> int:
-    """List what was passed over, in this run or in an earlier one, and has not been looked at since.
+    """List the files skipped in this run or an earlier one, except those examined since.
 
     Returns:
-        How many rows there are.
+        The number of rows.
     """
     path, listed = out / "not_looked_at.csv", {csv_text(name): csv_text(why) for name, why in found}
     if path.is_file():

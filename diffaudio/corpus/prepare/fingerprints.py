@@ -1,14 +1,14 @@
-"""Clips with the same sound: a fingerprint that survives another encoding, and the search for equal ones.
+"""Clips with the same sound: a fingerprint that survives re-encoding, and the search for matching ones.
 
     E(n, m)  energy of band m (of M + 1) around step n
     d(n, m)  log E(n, m) - log E(n, m+1) - (log E(n-1, m) - log E(n-1, m+1)), where n - 1 is 160 ms before
-    c(n, m)  1 or -1, the sign of d, where |d| is large enough to be sure of it, else 0
+    c(n, m)  1 or -1, the sign of d, where |d| is large enough for the sign to be reliable, else 0
 
-The bits are those of Haitsma & Kalker 2002, "A highly robust audio fingerprinting system", eq. 1, with logarithms, so
-that hiss far below the rest does not count, and with the third value: a steady tone or a silence is all 0 and says
-nothing. Two clips are compared by the cosine of their c over the whole of both, which half the share of differing
-bits is where all are sure. As in the paper, only clips that have bits of some steps in common are compared.
-Nothing here needs more than numpy.
+The bits are those of Haitsma & Kalker 2002, "A highly robust audio fingerprinting system", eq. 1, with two changes:
+logarithms, so that hiss far below the rest does not count, and the third value, so that a steady tone or silence is
+all 0 and matches nothing. Two clips are compared by the cosine of their c over the full length of both; where all bits
+are reliable, this is equivalent to the paper's bit error rate. As in the paper, only clips with some steps' bits in
+common are compared. This module needs only numpy.
 """
 
 import math
@@ -21,39 +21,39 @@ from diffaudio.errors import UserError
 __all__ = ["MAX_DISTANCE", "distance", "find_duplicates", "fingerprint"]
 
 MAX_DISTANCE = 0.15
-VERSION = b"\x01"  # fingerprints are kept in corpora: those of another method must not be compared
-NUM_BANDS = 16  # M, bits of a step
-LOWEST_HZ, HIGHEST_HZ = 200.0, 3400.0  # what a telephone carries
-WORKING_RATE = 7350  # at least; sound is brought down to less than twice this
+VERSION = b"\x01"  # fingerprints are stored in corpora, and must not be compared with those of another method
+NUM_BANDS = 16  # M, bits per step
+LOWEST_HZ, HIGHEST_HZ = 200.0, 3400.0  # the bandwidth of a telephone
+WORKING_RATE = 7350  # minimum; sound is decimated to less than twice this
 STEP_S = 0.04
 WINDOW_S = 0.1
 SMOOTH_STEPS = 8  # length of the window that E is summed over
 LAG_STEPS = 4
-FLOOR_DB = -40.0  # E is counted from here on, below the loudest of the clip
-SURE = 0.15  # |d|, in nepers of energy
-MIN_SIGNIFICANCE = 9.0  # cosine times the root of the number of values: how unlikely it is to be chance
+FLOOR_DB = -40.0  # energies further than this below the clip's largest do not count
+RELIABLE = 0.15  # |d| from which its sign counts, in nepers of energy
+MIN_SIGNIFICANCE = 9.0  # cosine times the square root of the number of values, far beyond chance
 
-OWN_STEPS = 12  # moved by so many, a clip is not like itself because of the windows alone
-OWN_PART = 0.4  # of that distance: 99 % of other encodings lie below 0.36, synthetic bells and clocks above 0.45
+SELF_SHIFT_STEPS = 12  # shifted by this much, a clip does not resemble itself merely because windows overlap
+MAX_SELF_SHARE = 0.4  # of the distance to itself: 99 % of re-encodings are below 0.36, synthetic bells above 0.45
 
-KEY_STEPS = (0, 3, 6)  # the bits of these steps that are sure make a key,
-KEY_BANDS = (0x00FF, 0xFF00, 0x0F0F, 0xF0F0)  # half the bands each, so that one wrong bit spares half of the keys
-KEY_PART = 1 / 3  # of the steps of a clip make keys: those with most bits that are sure
-BUCKET_SIZE = 8  # clips that a key leads to: one that many clips have says little
-MAX_COMPARED = 8  # pairs of a clip and a shift that are compared with a clip, those with most keys in common
-CHUNK = 4096  # clips whose keys are made at once
-ALIGNED_WORDS = 1 << 20  # steps that are compared at once, over all shifts
+KEY_STEPS = (0, 3, 6)  # the reliable bits of these steps make up a key,
+KEY_BANDS = (0x00FF, 0xFF00, 0x0F0F, 0xF0F0)  # half of the bands each, so that a wrong bit spoils half of the keys
+KEY_SHARE = 1 / 3  # of a clip's steps have keys: those with the most reliable bits
+BUCKET_SIZE = 8  # maximum number of clips per key; a key that many clips have says little
+MAX_COMPARED = 8  # pairs of a clip and a shift that a clip is compared with, those with the most keys in common
+CHUNK = 4096  # clips whose keys are computed together
+ALIGNED_WORDS = 1 << 20  # steps that are compared together, over all shifts
 
 
 def fingerprint(x: np.ndarray, sample_rate: int) -> bytes:
-    """What is characteristic of a sound: a byte for the version, then 4 bytes a step of 40 ms.
+    """Compute the fingerprint of a sound: one byte for the version, then 4 bytes per step of 40 ms.
 
     Args:
         x: [samples], mono.
 
     Returns:
-        For each step the signs of d as 16 bits, then which of these are sure; the version alone where the sound is
-        shorter than 0.6 s.
+        For each step the signs of d as 16 bits, then 16 bits that mark the reliable ones; the version alone if the
+        sound is shorter than 0.6 s.
     """
     energies = _energies(x, sample_rate)
     count = len(energies) - SMOOTH_STEPS + 1
@@ -65,12 +65,12 @@ def fingerprint(x: np.ndarray, sample_rate: int) -> bytes:
     level = level[:, :-1] - level[:, 1:]
     d = level[LAG_STEPS:] - level[:-LAG_STEPS]
     weights = 1 << np.arange(NUM_BANDS)
-    words = (d > 0) @ weights + (((np.abs(d) >= SURE) @ weights) << NUM_BANDS)
+    words = (d > 0) @ weights + (((np.abs(d) >= RELIABLE) @ weights) << NUM_BANDS)
     return VERSION + words.astype("<u4").tobytes()
 
 
 def distance(a: bytes, b: bytes) -> float:
-    """How much two fingerprints differ at the best shift: 0 equal, 0.5 unrelated, or too little to tell."""
+    """The distance of two fingerprints at the best shift: 0 for equal, 0.5 for unrelated or too short to tell."""
     a_words, b_words = _words(a), _words(b)
     shifts = range(1 - len(b_words), len(a_words))
     return float(_distances(a_words, [(b_words, shift) for shift in shifts]).min(initial=0.5))
@@ -79,17 +79,17 @@ def distance(a: bytes, b: bytes) -> float:
 def find_duplicates(
     fingerprints: Sequence[bytes], sources: Sequence[str], *, max_distance: float = MAX_DISTANCE
 ) -> list[int | None]:
-    """For each clip the earlier clip whose sound it repeats.
+    """Find for each clip the earlier clip whose sound it repeats.
 
-    In the order given, a clip is a duplicate of the first clip of another source that is none itself and not farther
-    than `max_distance`. What becomes of a clip depends on the clips kept before it alone: without the duplicates, or
-    some of them, the same clips remain.
+    In the given order, a clip is a duplicate of the first clip of another source that is not a duplicate itself and
+    within `max_distance`. The result for a clip depends only on the non-duplicates before it: if some duplicates are
+    removed first, the same clips remain.
 
     Returns:
-        One index, or None, a clip.
+        For each clip, the index of the clip it repeats, or None.
 
     Raises:
-        ValueError: numbers of fingerprints and sources differ, or a fingerprint is damaged or of another version.
+        ValueError: the numbers of fingerprints and sources differ, or a fingerprint is damaged or of another version.
     """
     if len(fingerprints) != len(sources):
         raise UserError(f"{len(fingerprints)} fingerprints and {len(sources)} sources; there is one of each a clip")
@@ -103,7 +103,9 @@ def find_duplicates(
         likely = _most_frequent(others[foreign], shifts[foreign])
         own = _words(data)
         distances = _distances(own, [(_words(fingerprints[other]), shift) for other, shift in likely])
-        limit = min(max_distance, OWN_PART * _own_distance(own)) if np.any(distances <= max_distance) else max_distance
+        limit = max_distance
+        if np.any(distances <= max_distance):
+            limit = min(limit, MAX_SELF_SHARE * _self_distance(own))
         equal = [other for (other, _), far in zip(likely, distances, strict=True) if far <= limit]
         found.append(min(equal, default=None))
         if not equal:
@@ -112,14 +114,14 @@ def find_duplicates(
 
 
 class _Index:
-    """Clips by their keys, each in the bucket of all that have it, where the first ones added stay.
+    """Clips by their keys. Each key has a bucket of clips that contain it; a full bucket keeps those added first.
 
     Attributes:
-        first: of the rows of each clip, [clips + 1]; a row is a step that makes keys.
-        clips, steps: of each row, [rows].
-        buckets: of the keys of each row, [rows, KEY_BANDS]; -1 for a key that comes once, and so leads nowhere.
-        begin: of each bucket in `added`, [buckets + 1].
-        filled: places taken in each bucket, [buckets].
+        first: first row of each clip, [clips + 1]; a row is a step that has keys.
+        clips, steps: clip and step of each row, [rows].
+        buckets: buckets of each row's keys, [rows, KEY_BANDS]; -1 for a key that occurs only once.
+        begin: where each bucket begins in `added`, [buckets + 1].
+        filled: number of entries in each bucket, [buckets].
         added: the rows added, bucket by bucket.
     """
 
@@ -141,7 +143,7 @@ class _Index:
         self.added = np.zeros(self.begin[-1], np.int32)
 
     def look_up(self, clip: int) -> tuple[np.ndarray, np.ndarray]:
-        """Clips added that have a key in common with this one, and by how many steps it comes later in this one."""
+        """Clips added that have a key in common with this one, and by how many steps it comes later in this clip."""
         rows, buckets = self._entries(clip)
         count = self.filled[buckets].astype(np.int64)
         places = np.repeat(self.begin[buckets] - (np.cumsum(count) - count), count) + np.arange(count.sum())
@@ -151,40 +153,40 @@ class _Index:
     def add(self, clip: int) -> None:
         rows, buckets = self._entries(clip)
         buckets, where = np.unique(buckets, return_index=True)
-        free = self.filled[buckets] < self.begin[buckets + 1] - self.begin[buckets]
-        buckets, rows = buckets[free], rows[where[free]]
+        has_room = self.filled[buckets] < self.begin[buckets + 1] - self.begin[buckets]
+        buckets, rows = buckets[has_room], rows[where[has_room]]
         self.added[self.begin[buckets] + self.filled[buckets]] = rows
         self.filled[buckets] += 1
 
     def _entries(self, clip: int) -> tuple[np.ndarray, np.ndarray]:
-        """Rows and buckets of the keys of a clip that others have as well."""
+        """Rows and buckets of those keys of a clip that other clips have too."""
         rows = np.arange(self.first[clip], self.first[clip + 1])
         buckets = self.buckets[rows]
         shared = buckets >= 0
         return np.repeat(rows, shared.sum(axis=1)), buckets[shared]
 
 
-def _own_distance(own: np.ndarray) -> float:
-    """How much a clip differs from itself, moved by half a second or more: little where it repeats or stands still."""
-    return float(_distances(own, [(own, shift) for shift in range(OWN_STEPS, len(own))]).min(initial=0.5))
+def _self_distance(own: np.ndarray) -> float:
+    """The distance of a clip to itself shifted by half a second or more: small for periodic or steady sound."""
+    return float(_distances(own, [(own, shift) for shift in range(SELF_SHIFT_STEPS, len(own))]).min(initial=0.5))
 
 
 def _num_keys(num_steps: int) -> int:
-    """How many steps of a clip make keys."""
-    return math.ceil(max(0, num_steps - KEY_STEPS[-1]) * KEY_PART)
+    """The number of a clip's steps that have keys."""
+    return math.ceil(max(0, num_steps - KEY_STEPS[-1]) * KEY_SHARE)
 
 
 def _keys(fingerprints: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
-    """The steps that make keys, clip by clip in order [steps], and the keys [KEY_BANDS, steps] as uint32."""
+    """The steps that have keys, clip by clip in order [steps], and the keys [KEY_BANDS, steps] as uint32."""
     all_words = [_words(data) for data in fingerprints]
     lengths = np.array([len(words) for words in all_words])
     words = np.concatenate(all_words)
     clip = np.repeat(np.arange(len(lengths)), lengths)
     step = np.arange(len(words)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
     at = np.flatnonzero(step < lengths[clip] - KEY_STEPS[-1])
-    sure = np.bitwise_count(words >> NUM_BANDS)
-    certainty = np.sum([sure[at + offset] for offset in KEY_STEPS], axis=0, dtype=np.int64)
-    ranked = at[np.lexsort((-certainty, clip[at]))]
+    reliable = np.bitwise_count(words >> NUM_BANDS)
+    reliability = np.sum([reliable[at + offset] for offset in KEY_STEPS], axis=0, dtype=np.int64)
+    ranked = at[np.lexsort((-reliability, clip[at]))]
     whole = np.maximum(lengths - KEY_STEPS[-1], 0)
     rank = np.arange(len(at)) - np.repeat(np.cumsum(whole) - whole, whole)
     at = np.sort(ranked[rank < np.repeat([_num_keys(length) for length in lengths], whole)])
@@ -199,10 +201,10 @@ def _keys(fingerprints: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _number(keys: np.ndarray, first: int) -> np.ndarray:
-    """Put numbers, from `first` on, in the place of keys that come more than once, and -1 in that of others.
+    """Replace keys that occur more than once by consecutive numbers from `first` on, and other keys by -1, in place.
 
     Returns:
-        How many clips the bucket of each numbered key is to hold.
+        The capacity of the bucket of each numbered key.
     """
     order = np.argsort(keys)
     in_order = keys[order]
@@ -215,8 +217,8 @@ def _number(keys: np.ndarray, first: int) -> np.ndarray:
 
 
 def _most_frequent(clips: np.ndarray, shifts: np.ndarray) -> list[tuple[int, int]]:
-    """The pairs of a clip and a shift that come most often, at most MAX_COMPARED."""
-    span = 1 << 24  # shifts lie within +- half of it
+    """The most frequent pairs of a clip and a shift, at most MAX_COMPARED."""
+    span = 1 << 24  # shifts are within +- half of it
     pairs, counts = np.unique(clips.astype(np.int64) * span + (shifts + span // 2), return_counts=True)
     best = pairs[np.argsort(-counts, kind="stable")[:MAX_COMPARED]]
     return [(pair // span, pair % span - span // 2) for pair in best.tolist()]
@@ -226,7 +228,7 @@ def _energies(x: np.ndarray, sample_rate: int) -> np.ndarray:
     """Energy [steps, bands] in windows of 100 ms."""
     factor = max(1, int(sample_rate / WORKING_RATE))
     count = len(x) // factor
-    x = np.sum([x[first : count * factor : factor] for first in range(factor)], axis=0)  # lowpass enough
+    x = np.sum([x[first : count * factor : factor] for first in range(factor)], axis=0)  # a sufficient lowpass
     rate = sample_rate / factor
     size = 32 * round(WINDOW_S * rate / 32)  # Fourier transforms of odd sizes are slow
     count = max(0, int((len(x) - size) / (STEP_S * rate)) + 1)
@@ -241,14 +243,14 @@ def _energies(x: np.ndarray, sample_rate: int) -> np.ndarray:
 
 
 def _words(data: bytes) -> np.ndarray:
-    """[steps]: signs in the lower half, which are sure in the upper."""
+    """[steps]: signs in the lower half of the bits, which of them are reliable in the upper half."""
     if data[:1] != VERSION or len(data) % 4 != 1:
         raise UserError("a fingerprint is damaged or of another version; prepare the corpus again")
     return np.frombuffer(data, "<u4", offset=1)
 
 
 def _distances(own: np.ndarray, others: Sequence[tuple[np.ndarray, int]]) -> np.ndarray:
-    """Step n of `own` against step n - shift of each of the others: [others]."""
+    """Distances of `own`, step n, to each of the others, step n - shift: [others]."""
     at_once = max(1, ALIGNED_WORDS // max(1, len(own)))  # clips of an hour have as many shifts as steps
     blocks = [_block_distances(own, others[first : first + at_once]) for first in range(0, len(others), at_once)]
     return np.concatenate(blocks) if blocks else np.zeros(0)
@@ -267,5 +269,5 @@ def _block_distances(own: np.ndarray, others: Sequence[tuple[np.ndarray, int]]) 
 
 
 def _count(words: np.ndarray) -> np.ndarray:
-    """[..., steps] -> [...], bits that are set."""
+    """[..., steps] -> [...], the number of bits that are set."""
     return np.bitwise_count(words).sum(axis=-1, dtype=np.int64)

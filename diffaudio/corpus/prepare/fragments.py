@@ -1,6 +1,6 @@
-"""The clips of one media file on their way into a part, and what was dropped of it: two Arrow streams.
+"""The clips of one media file, and its dropped segments, before they are merged into a part: two Arrow streams.
 
-Rows are written one by one and mapped into memory where they are read, so that they cost next to nothing.
+Rows are written one by one and memory-mapped when they are read, so they take hardly any memory.
 """
 
 import json
@@ -19,23 +19,23 @@ from diffaudio.corpus.store import CLIP_SCHEMA, DROPPED_SCHEMA
 __all__ = ["CutReport", "Fragment", "remove_fragment", "write_empty_fragment", "write_fragment"]
 
 NOTE = "note"
-DROPPED_ROWS = 4096  # written at a time
+DROPPED_ROWS = 4096  # rows written at a time
 
 
 class _Rows(Protocol):
-    """A list, or a file that is written to."""
+    """A list, or a file to which rows are written."""
 
     def append(self, row: dict[str, Any], /) -> None: ...
 
 
 @dataclass
 class CutReport:
-    """What there is to say of a media file beside its clips.
+    """The outcome of cutting a media file, apart from its clips.
 
     Attributes:
         dropped: rows of `store.DROPPED_SCHEMA`.
-        media_seconds: of sound that was looked at.
-        read_to: the byte at which the demuxer said that the file ends; None where it was not read so far.
+        media_seconds: duration of the sound that was examined.
+        read_to: the byte at which the demuxer reported the end of the file; None if it was not read to the end.
     """
 
     media: Media
@@ -44,14 +44,14 @@ class CutReport:
     read_to: int | None = None
 
     def drop(self, start_s: float, duration_s: float | None, why: DropReason) -> None:
-        """Record that a segment, or all of the file, was left out."""
+        """Record that a segment, or the entire file, was dropped."""
         reason, detail = why
         row = {"source": self.media.name, "start_s": start_s, "duration_s": duration_s}
         self.dropped.append(row | {"reason": reason, "detail": detail})
 
 
 class _DroppedStream:
-    """Rows of what was dropped, written some thousand at a time."""
+    """The dropped rows, written a few thousand at a time."""
 
     def __init__(self, path: Path) -> None:
         self._file = pa.OSFile(str(path), "wb")
@@ -78,10 +78,10 @@ class _DroppedStream:
 
 
 def write_fragment(path: Path, rows: Iterable[dict[str, Any]], report: CutReport) -> None:
-    """Write the clips of a media file, and what its report says after the last of them.
+    """Write the clips of a media file, then its report as it is after the last clip.
 
     Args:
-        rows: of `store.CLIP_SCHEMA`; they add to `report.dropped`, which this function sets.
+        rows: rows of `store.CLIP_SCHEMA`; producing them adds to `report.dropped`, which this function sets.
 
     Raises:
         OSError: the fragment cannot be written.
@@ -98,7 +98,7 @@ def write_fragment(path: Path, rows: Iterable[dict[str, Any]], report: CutReport
 
 
 def write_empty_fragment(path: Path, media: Media, reason: DropReason) -> None:
-    """Write the fragment of a media file that gives no clips, for a reason that lies in the file as a whole."""
+    """Write the fragment of a media file without clips, for a reason that concerns the file as a whole."""
     report = CutReport(media)
 
     def no_rows() -> Iterator[dict[str, Any]]:
@@ -110,7 +110,7 @@ def write_empty_fragment(path: Path, media: Media, reason: DropReason) -> None:
 
 @dataclass(frozen=True)
 class Fragment:
-    """A fragment that was read; its rows stay in the file until they are used."""
+    """A fragment on disk, opened for reading; its rows stay in the file until they are used."""
 
     clips: pa.Table
     dropped: pa.Table
@@ -129,7 +129,7 @@ class Fragment:
 
 
 def remove_fragment(path: Path) -> None:
-    """Remove a fragment, or what a worker that died left of one, be it the copy of a remote file."""
+    """Remove a fragment, and anything that a worker that died left of one, such as a copy of a remote file."""
     for file in path.parent.glob(f"{path.stem}.*"):
         file.unlink(missing_ok=True)
 

@@ -1,7 +1,7 @@
-"""Lists of files: plain ones (a path or address a line), and manifests that say what is wanted of each file.
+"""Lists of files: plain lists (one path or address per line), and manifests with the segments of each file to use.
 
-A manifest is a table with the columns `path`, and as wanted `start` and `end` (seconds) and `caption`; further
-columns are left alone. Relative paths count from the folder of the list.
+A manifest is a table with the column `path` and optionally `start` and `end` (seconds) and `caption`; further columns
+are ignored. Relative paths are relative to the folder of the list.
 """
 
 import os
@@ -23,8 +23,8 @@ class Row(NamedTuple):
 
     Attributes:
         path: absolute, or an address.
-        is_relative: whether it was given from the folder of the list.
-        place: the list and where in it, such as "list.csv, line 3".
+        is_relative: whether the list gives it relative to its own folder.
+        place: the list and the position in it, such as "list.csv, line 3".
     """
 
     path: str
@@ -36,7 +36,7 @@ class Row(NamedTuple):
 
 
 def is_list(source: str) -> bool:
-    """Whether the name of a file is that of a list."""
+    """Whether a file is a list, judging by its suffix."""
     return _suffix(source) in READERS
 
 
@@ -44,7 +44,7 @@ def read_list(source: str) -> Iterator[Row]:
     """The rows of a list, from a local file or an address.
 
     Raises:
-        ValueError: the list is damaged, lacks the column `path`, or a row is wrong: which one, and what about it.
+        ValueError: the list is damaged or lacks the column `path`, or a row is invalid; the message names it.
         OSError: it cannot be read.
     """
     folder = None if is_remote(source) else os.path.dirname(os.path.abspath(source))
@@ -79,7 +79,7 @@ def _text(name: str, value: Any) -> str | None:
 
 
 def _is_unicode(text: str) -> bool:
-    """JSON can hold halves of characters."""
+    """Whether text can be encoded; JSON can contain lone surrogates."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -129,12 +129,12 @@ def _parquet(file: IO[bytes], source: str) -> Rows:
             rows = (row for batch in batches for row in batch.to_pylist())
             for number, row in enumerate(rows, 1):
                 yield f"{source}, row {number}", row
-    except (pa.ArrowException, OSError) as error:  # OSError: damaged data, said as if reading had failed
+    except (pa.ArrowException, OSError) as error:  # pyarrow reports damaged data as OSError
         raise UserError(f"{source}: is not a Parquet file, or a damaged one ({error})") from error
 
 
 def _check_columns(place: str, names: Sequence[str]) -> None:
-    """A column that is nearly one of ours must not be passed over without a word."""
+    """Refuse a misspelt column rather than ignore it silently."""
     if "path" not in names:
         found = ", ".join(names) or "nothing"
         raise UserError(f"{place}: column 'path' is missing, found are {found}; name the columns {', '.join(COLUMNS)}")

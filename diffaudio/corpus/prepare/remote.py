@@ -1,4 +1,4 @@
-"""Files elsewhere, by addresses that fsspec opens: `s3://bucket/a.mp4`, `memory://…`, `zip://a.mp4::videos.zip`."""
+"""Remote files, by addresses that fsspec opens: `s3://bucket/a.mp4`, `memory://…`, `zip://a.mp4::videos.zip`."""
 
 import contextlib
 import functools
@@ -28,7 +28,7 @@ __all__ = [
 T = TypeVar("T")
 
 CHUNK_BYTES = 1 << 20
-# What is wrong with the file itself, or with the archive that it lies in; all else may be different another time.
+# Faults of the file itself, or of the archive that contains it; any other error may be temporary.
 DAMAGED = (ValueError, EOFError, ImportError, NotImplementedError, zipfile.BadZipFile, tarfile.TarError, zlib.error)
 DAMAGED += (lzma.LZMAError, KeyError, IsADirectoryError)
 NOT_THERE = (FileNotFoundError, PermissionError)
@@ -37,36 +37,36 @@ ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+(://|::.*://)")
 
 
 class TooLargeError(UserError):
-    """A remote file is larger than it may be."""
+    """A remote file is larger than the limit."""
 
 
 def is_remote(source: str) -> bool:
-    """Whether this is an address, and no local path (not even one that begins with a drive's letter)."""
+    """Whether this is an address rather than a local path (including one that begins with a drive letter)."""
     return ADDRESS.match(source) is not None
 
 
 def check_protocol(address: str) -> None:
-    """Check that something is installed that reads such addresses.
+    """Check that the packages for this kind of address are installed.
 
     Raises:
-        UserError: the protocol is not known, or a package is missing that reads it.
+        UserError: the protocol is unknown, or the package that reads it is missing.
     """
     _check_protocol(re.split("::|://", address, maxsplit=1)[0])
 
 
 def find_remote(address: str, suffixes: tuple[str, ...]) -> tuple[list[str], list[str]]:
-    """The files at an address: itself, those below a folder, or those that match a pattern.
+    """The files at an address: the file itself, those in a folder and its subfolders, or those matching a pattern.
 
     Args:
-        suffixes: of the files that are looked for; a file that is named itself may have any.
+        suffixes: suffixes to search for; a file that is named explicitly may have any.
 
     Returns:
         Their addresses, and those of visible files with another suffix.
 
     Raises:
-        UserError: nothing is there, it cannot be read, or a package is missing that reads such addresses.
+        UserError: nothing is there, it cannot be read, or the package that reads such addresses is missing.
     """
-    _, *beyond = address.split("::")  # of zip://*.mp4::s3://bucket/videos.zip only the first part is looked through
+    _, *beyond = address.split("::")  # of zip://*.mp4::s3://bucket/videos.zip only the first part is searched
 
     def find() -> tuple[list[str], list[str]]:
         import fsspec
@@ -76,7 +76,7 @@ def find_remote(address: str, suffixes: tuple[str, ...]) -> tuple[list[str], lis
         def address_of(name: str) -> str:
             return "::".join([files.unstrip_protocol(name), *beyond])
 
-        if files.isfile(path):  # first, for the addresses of the web may hold a question mark
+        if files.isfile(path):  # checked first, since web addresses may contain a question mark
             return [address_of(path)], []
         if glob.has_magic(path):
             entries: Any = files.glob(path, detail=True)
@@ -95,12 +95,12 @@ def read_chunks(address: str, max_bytes: int, *, existed: bool) -> Iterator[byte
     """The content of the file at an address, a megabyte at a time.
 
     Args:
-        existed: whether the file was there when the run began.
+        existed: whether the file existed when the run began.
 
     Raises:
-        SourceUnavailableError: it cannot be reached now; another time it may.
-        TooLargeError: it has more than `max_bytes`.
-        UserError: the address leads to no file that can be read.
+        SourceUnavailableError: it cannot be reached at the moment.
+        TooLargeError: it is larger than `max_bytes`.
+        UserError: there is no readable file at the address.
     """
     size = 0
     try:
@@ -124,7 +124,7 @@ def open_anywhere(source: str, mode: str = "rb") -> Iterator[IO[Any]]:
     """Open a local file, or the one at an address.
 
     Raises:
-        UserError: the address cannot be read, or a package is missing that reads such.
+        UserError: the address cannot be read, or the package that reads such addresses is missing.
         OSError: the local file cannot be read.
     """
     with contextlib.ExitStack() as closing:
@@ -142,7 +142,7 @@ def open_anywhere(source: str, mode: str = "rb") -> Iterator[IO[Any]]:
 
 
 def path_beside(address: str, path: str) -> str:
-    """`path` counted from the folder of the file at an address."""
+    """The address of `path`, which is relative to the folder of the file at `address`."""
     first, *beyond = address.split("::")
     protocol, _, place = first.partition("://")
     return "::".join([f"{protocol}://{posixpath.normpath(posixpath.join(posixpath.dirname(place), path))}", *beyond])

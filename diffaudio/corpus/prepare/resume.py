@@ -1,4 +1,4 @@
-"""What a corpus that was begun has to have in common with the run that goes on with it: settings, names, stretches."""
+"""Resuming a corpus: checks that settings, file names and segments are those of the run that started it."""
 
 import hashlib
 import itertools
@@ -19,10 +19,10 @@ Notes = dict[Path, dict[str, Any]]  # of all parts, in order
 
 
 def check_settings(manifest: dict[str, Any], settings: PrepareSettings, out: Path) -> None:
-    """See that the corpus in `out` was begun with these settings, and in this format.
+    """Check that the corpus in `out` was started with these settings and in this format.
 
     Raises:
-        ValueError: it was not.
+        ValueError: the settings or the format differ.
     """
     version = store.FORMATS["clips"][1]
     if manifest["version"] < version:
@@ -39,10 +39,10 @@ def check_settings(manifest: dict[str, Any], settings: PrepareSettings, out: Pat
 
 
 def check_sources(media: Sequence[Media], notes: Notes) -> None:
-    """See that the finished parts hold what is wanted now of their sources.
+    """Check that the finished parts hold the segments that are requested now of their sources.
 
     Raises:
-        ValueError: other stretches or captions are wanted, or the same files would come again under other names.
+        ValueError: other segments or captions are requested, or the same files would be added again under new names.
     """
     by_name = {one.name: one for one in media}
     for part, note in notes.items():
@@ -57,13 +57,13 @@ def check_sources(media: Sequence[Media], notes: Notes) -> None:
 
 
 def digest(media: Sequence[Media]) -> str:
-    """Tells apart what is wanted of some files."""
+    """A hash of the segments and captions that are requested of some files."""
     wanted = [[one.name, *((s.start_s, s.end_s, s.caption) for s in one.segments)] for one in media]
     return hashlib.blake2b(json.dumps(wanted).encode(), digest_size=8).hexdigest()
 
 
 def _check_names(names: set[str], done: set[str]) -> None:
-    """Names count from the folder that holds all sources: naming one more folder can give all files new names."""
+    """Names are relative to the folder that contains all sources, so one more folder can rename all files."""
     if not names.isdisjoint(done):
         return
     longer = ((tail, name) for name in names for tail in _tails(name) if tail in done)

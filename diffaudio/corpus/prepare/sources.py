@@ -1,4 +1,4 @@
-"""What a corpus is made of: media files, each with the segments of it that are wanted.
+"""The sources of a corpus: media files, each with the segments to use.
 
 A source is a media file, a folder of them, a list or manifest of them (see `manifests`), or an address that fsspec
 opens (see `remote`): a file, a folder or a pattern.
@@ -20,17 +20,17 @@ from diffaudio.media.file_extensions import MEDIA_SUFFIXES
 
 __all__ = ["Media", "NotLookedAt", "Segment", "Sources", "read_sources"]
 
-LOOKED_UP = 100  # files of a list, to see whether they are where it says
+CHECKED_FILES = 100  # the first files of a list are checked to exist
 UNKNOWN_SUFFIX = "its suffix is not one of a media file"
 
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A part of a media file that is wanted.
+    """A part of a media file to use.
 
     Attributes:
         end_s: None is the end of the file.
-        caption: what it is of, where a manifest says so.
+        caption: its caption in a manifest, if there is one.
 
     Raises:
         ValueError: it ends before it begins, or begins before the file does.
@@ -53,14 +53,14 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class Media:
-    """One media file, the unit of work: what makes a corpus works through these in the order of their names.
+    """One media file, the unit of work; files are processed in the order of their names.
 
     Attributes:
-        name: of the source in the corpus, the same wherever it lies: the path below the folder of all sources, or the
-            address of a remote file.
-        path: what to open: a local path, or an address that fsspec opens.
-        segments: at least one, in order of time.
-        existed: whether the file is known to have been there when the sources were read.
+        name: name of the source in the corpus, which does not depend on where the sources are: the path relative to
+            the folder of all sources, or the address of a remote file.
+        path: the file to open: a local path, or an address that fsspec opens.
+        segments: at least one, in chronological order.
+        existed: whether the file is known to have existed when the sources were read.
     """
 
     name: str
@@ -70,7 +70,7 @@ class Media:
 
 
 class NotLookedAt(NamedTuple):
-    """A file or folder below a source that is passed over."""
+    """A file or folder within a source that is skipped."""
 
     name: str
     why: str
@@ -78,10 +78,10 @@ class NotLookedAt(NamedTuple):
 
 @dataclass(frozen=True)
 class Sources:
-    """What was found at the sources of a corpus.
+    """The result of searching the sources of a corpus.
 
     Attributes:
-        media: in the order of their names, whatever the order of the sources.
+        media: in the order of their names, independent of the order of the sources.
         not_looked_at: files whose suffix is none of MEDIA_SUFFIXES, and folders that cannot be listed, by name.
     """
 
@@ -90,14 +90,14 @@ class Sources:
 
 
 class _Wanted(NamedTuple):
-    """A segment, and the source or the row of a list that names it."""
+    """A segment to use, and the source or the row of a list that names it."""
 
     segment: Segment
     named_by: str
 
 
 class _Found(NamedTuple):
-    """A file, what is wanted of it, and a folder that names are counted from (None where the file is remote)."""
+    """A file, the segment of it to use, and a folder that names are relative to (None for a remote file)."""
 
     path: str
     wanted: _Wanted
@@ -109,18 +109,17 @@ WHOLE = Segment()
 
 
 def read_sources(sources: Sequence[str | Path]) -> Sources:
-    """Find the media files that `sources` name, and what is wanted of each.
+    """Find the media files that `sources` name, and the segments of each to use.
 
-    Folders are searched with everything below them for files with one of MEDIA_SUFFIXES; hidden files and folders
-    are passed over. Symbolic links to folders are followed; a folder that can be reached in several ways is searched
-    once, by its own path if that lies below a source. A file that is named more than once is taken once, with all the
-    segments that are named.
+    Folders are searched recursively for files with one of MEDIA_SUFFIXES; hidden files and folders are skipped.
+    Symbolic links to folders are followed; a folder that can be reached in several ways is searched once, by its own
+    path if that is within a source. A file that is named more than once is used once, with all segments named.
 
-    Local files are named from the deepest folder in which all of them lie, with the folders searched and the folders
-    of lists that have relative paths.
+    The names of local files are relative to the deepest folder that contains all of them, the folders searched, and
+    the folders of lists with relative paths.
 
     Raises:
-        UserError: a source does not exist or cannot be read, a row of a list is wrong, segments of a file overlap,
+        UserError: a source does not exist or cannot be read, a row of a list is invalid, segments of a file overlap,
             or there is no media file at all.
         OSError: a folder cannot be read.
     """
@@ -145,14 +144,14 @@ def read_sources(sources: Sequence[str | Path]) -> Sources:
 
 
 def _searched(sources: Sequence[str | Path], skipped: dict[str, str]) -> Iterator[_Found]:
-    """The media files below all sources that are local folders."""
+    """The media files in all sources that are local folders."""
     roots = {os.path.abspath(source): str(source) for source in sources if _is_local_folder(str(source))}
     for path, root in _walk(sorted(roots), skipped):
         yield _Found(path, _Wanted(WHOLE, roots[root]), root)
 
 
 def _named(source: str, skipped: dict[str, str]) -> Iterator[_Found]:
-    """The media files of a source that is no local folder."""
+    """The media files of a source that is not a local folder."""
     if _is_local_folder(source):
         return
     if manifests.is_list(source):
@@ -173,10 +172,10 @@ def _is_local_folder(source: str) -> bool:
 
 
 def _walk(roots: list[str], skipped: dict[str, str]) -> Iterator[tuple[str, str]]:
-    """Media files below folders, each with the root that it was found from.
+    """Media files in folders and their subfolders, each with the root from which it was found.
 
-    Links wait until all that can be reached without them has been searched: what is found, and by which path, depends
-    on no order, and nothing is found twice.
+    Links are followed only after everything that can be reached without them: so the files found, and their paths,
+    do not depend on the order of the roots, and no file is found twice.
     """
     folders = deque((root, root) for root in roots if os.path.realpath(root) == root)
     links = [(root, root) for root in roots if os.path.realpath(root) != root]
@@ -211,7 +210,7 @@ def _walk(roots: list[str], skipped: dict[str, str]) -> Iterator[tuple[str, str]
 
 
 def _is_found(path: str, searched: set[tuple[int, int]]) -> bool:
-    """Whether a file is among those found in the folders that were searched."""
+    """Whether the search of the folders found this file already."""
     folder, name = os.path.split(path)
     status = os.stat(folder)
     is_media = name.lower().endswith(MEDIA_SUFFIXES) and not name.startswith(".")
@@ -228,7 +227,7 @@ def _visible_entries(folder: str, skipped: dict[str, str]) -> list["os.DirEntry[
 
 
 def _existing(paths: Iterable[str]) -> set[str]:
-    """Which files of lists are there: each folder is listed once, which is faster than to ask for every file."""
+    """The listed files that exist. Each folder is read once, which is faster than checking every file."""
     found = set()
     for folder, group in itertools.groupby(sorted(paths, key=os.path.dirname), key=os.path.dirname):
         with contextlib.suppress(OSError):
@@ -238,7 +237,7 @@ def _existing(paths: Iterable[str]) -> set[str]:
 
 
 def _listed(source: str) -> Iterator[_Found]:
-    """What a list names; where none of the first files is there, something is wrong with all of them."""
+    """The files of a list. If none of the first ones exists, something must be wrong with all of them."""
     is_local = not remote.is_remote(source)
     if is_local and not os.path.isfile(source):
         raise UserError(f"{source}: there is no such file or folder")
@@ -257,7 +256,7 @@ def _listed(source: str) -> Iterator[_Found]:
             folder = list_folder if is_below else os.path.dirname(row.path)
             if row.is_relative and not is_below:
                 folder = os.path.commonpath([folder, list_folder])
-            if is_local and len(first) < LOOKED_UP:
+            if is_local and len(first) < CHECKED_FILES:
                 first.append(row.path)
         yield _Found(row.path, _Wanted(segment, row.place), folder, is_listed=True)
     if first and not any(os.path.isfile(path) for path in first):
@@ -268,10 +267,9 @@ def _listed(source: str) -> Iterator[_Found]:
 
 
 def _name(path: str, base: str) -> str:
-    """The name of a source: text, as names of files need not be.
+    """The name of a source as valid text, which file names need not be.
 
-    Bytes that are no UTF-8 are written as escapes, and so a backslash that is there is doubled: no two files have the
-    same name.
+    Bytes that are not UTF-8 become escapes, and backslashes are doubled, so that no two files have the same name.
     """
     if remote.is_remote(path):
         return path
@@ -280,7 +278,7 @@ def _name(path: str, base: str) -> str:
 
 
 def _merged(path: str, rows: list[_Wanted]) -> tuple[Segment, ...]:
-    """What is wanted of one file, each segment once, in order of time."""
+    """The segments of one file, each once, in chronological order."""
     if len(rows) == 1:
         return (rows[0].segment,)
     by_segment: dict[Segment, _Wanted] = {}

@@ -6,7 +6,7 @@
     stabilityai/stable-audio-open-1.0                    vae/ (AutoencoderOobleck)
     a model of ours                                      autoencoder/
 
-Only the class' name is taken from a folder, and looked up here; no code and no pickle of a checkpoint is run.
+Only the name of the class is taken from a folder, and looked up here; neither code nor pickles of a checkpoint are run.
 """
 
 import importlib
@@ -20,7 +20,7 @@ from diffaudio.safe_loading import load_network, loading_errors, read_json
 
 __all__ = ["AUTOENCODERS", "load_autoencoder", "size_on_disk"]
 
-# our class -> the module that holds it
+# our class -> its module
 AUTOENCODERS = {
     "SpectralAutoencoder": "diffaudio.models.autoencoders.spectral",
     "EncodecAutoencoder": "diffaudio.models.autoencoders.adapters.encodec",
@@ -29,7 +29,7 @@ AUTOENCODERS = {
     "OobleckAutoencoder": "diffaudio.models.autoencoders.adapters.oobleck",
 }
 
-# a library's class -> our adapter of it, and the vocoder that it needs
+# a library's class -> our adapter for it, and the vocoder that it needs
 LIBRARIES: dict[str, tuple[str, str | None]] = {
     "EncodecModel": ("EncodecAutoencoder", None),
     "AutoencoderKL": ("MelVAEAutoencoder", "SpeechT5HifiGan"),
@@ -42,11 +42,11 @@ def load_autoencoder(model: str | Path) -> Autoencoder:
     """Load an autoencoder.
 
     Args:
-        model: folder or hub id, of an autoencoder or of a model that has one in a folder of its own.
+        model: folder or hub id of an autoencoder, or of a model that contains one in a subfolder.
 
     Raises:
-        ValueError: it is not there, its class is unknown here, a part or weights are missing, or the weights are
-            not safetensors.
+        ValueError: it does not exist, its class is unknown, a part or weights are missing, or the weights are not
+            safetensors.
     """
     folder, name, parts = _find(model)
     if name not in LIBRARIES:
@@ -60,16 +60,16 @@ def load_autoencoder(model: str | Path) -> Autoencoder:
 
 
 def size_on_disk(model: str | Path) -> int:
-    """Bytes of the weights that `load_autoencoder` reads of a model.
+    """Size of the weights that `load_autoencoder` reads, in bytes.
 
     Raises:
-        ValueError: see there.
+        ValueError: see `load_autoencoder`.
     """
     return sum(file.stat().st_size for part in _find(model)[2] for file in part.glob("*.safetensors"))
 
 
 def _find(model: str | Path) -> tuple[Path, str, list[Path]]:
-    """The folder of a model, fetched where it is a hub id, its autoencoder's class, and the folders of its parts."""
+    """The folder of a model, downloaded if it is a hub id; its autoencoder's class; and the folders of its parts."""
     folder = Path(model) if Path(model).exists() or not is_hub_id(model) else fetch(model, ["*config.json"])
     networks = _networks(folder)
     found = [name for name in networks if name in AUTOENCODERS or name in LIBRARIES]
@@ -99,7 +99,7 @@ def _ours(name: str) -> Any:
 
 
 def _networks(folder: Path) -> dict[str, Path]:
-    """Name of the class -> folder: of the one here, or of those in the folders of this one."""
+    """Class name -> folder, of the network in this folder, or of those in its subfolders."""
     here = folder / "config.json"
     if here.is_file():
         name = _class_name(here)
@@ -114,7 +114,7 @@ def _networks(folder: Path) -> dict[str, Path]:
 
 
 def _class_name(config_file: Path) -> str:
-    """As diffusers and we write it, or as transformers does."""
+    """The class name in a config, as diffusers and we write it, or as transformers does."""
     config = read_json(config_file)
     architectures = config.get("architectures")
     return str(config.get("_class_name") or (architectures[0] if isinstance(architectures, list) else "?"))

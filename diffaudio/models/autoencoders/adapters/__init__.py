@@ -1,1 +1,1 @@
-"""Autoencoders of other libraries behind our interface."""
+"""Autoencoders of other libraries, adapted to our interface."""

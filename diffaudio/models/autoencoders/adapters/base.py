@@ -1,10 +1,10 @@
-"""What the adapters of other libraries' autoencoders share: latent statistics, checks, lengths.
+"""The base class of adapters for other libraries' autoencoders: latent statistics, checks, lengths.
 
     h   latents of the library                                         [batch, latent_channels, frames]
     z   (h - latent_mean) / latent_scale by channel, for the U-Net     [batch, latent_channels, frames]
 
-An adapter starts with mean 0 and scale 1 (or the scaling factor of the library's own diffusion model). Fitted to the
-sounds of a corpus, z has mean 0 and standard deviation 1, as the noise has:
+An adapter starts with mean 0 and scale 1 (or the scaling factor of the library's own diffusion model). After fitting
+to the sounds of a corpus, z has mean 0 and standard deviation 1, like the noise of diffusion:
 
     autoencoder = load_autoencoder("facebook/encodec_24khz")
     autoencoder.fit_latents(waveforms)         # any iterable of [batch, channels, samples]
@@ -24,15 +24,15 @@ from diffaudio.models.autoencoders.base import Autoencoder, Reach
 
 __all__ = ["AdaptedAutoencoder", "frames_reached", "settings_of"]
 
-CONTEXT_S = 1.0  # around windows, where everything depends on everything
+CONTEXT_S = 1.0  # context around windows of an autoencoder with an unlimited receptive field
 
 
 class AdaptedAutoencoder(Autoencoder):
-    """An autoencoder made of networks of other libraries; a subclass implements `_encode` and `_decode`.
+    """An autoencoder built from networks of other libraries; a subclass implements `_encode` and `_decode`.
 
     Attributes:
-        hop_length: samples that a latent frame stands for.
-        latent_mean, latent_scale: [latent_channels], see the module.
+        hop_length: number of samples per latent frame.
+        latent_mean, latent_scale: [latent_channels], see the module docstring.
     """
 
     hop_length: int
@@ -54,7 +54,7 @@ class AdaptedAutoencoder(Autoencoder):
 
     @property
     def reach(self) -> Reach:
-        """Everything depends on everything, unless a subclass knows better."""
+        """Unlimited and so approximated, unless a subclass overrides this."""
         frames = math.ceil(CONTEXT_S * self.latent_rate)
         return Reach(frames, frames, exact=False)
 
@@ -67,7 +67,7 @@ class AdaptedAutoencoder(Autoencoder):
         raise NotImplementedError
 
     def _padded(self, waveform: Tensor) -> Tensor:
-        """Padded with silence to whole frames."""
+        """The waveform, padded with silence to a whole number of frames."""
         return F.pad(waveform, (0, -waveform.shape[-1] % self.hop_length))
 
     @torch.no_grad()
@@ -86,15 +86,15 @@ class AdaptedAutoencoder(Autoencoder):
     def fit_latents(self, waveforms: Iterable[Tensor]) -> None:
         """Fit mean and scale of each channel, so that the latents of these sounds have mean 0 and standard deviation 1.
 
-        Latents encoded before are no longer those of this autoencoder. A channel that hardly varies is not amplified
-        without limit: scales are at least a hundredth of the largest.
+        Latents encoded earlier do not fit the autoencoder any more. The amplification of channels that hardly vary is
+        limited: scales are at least a hundredth of the largest.
 
         Args:
             waveforms: [batch, audio_channels, samples] each, at `sample_rate` and at the level at which they will be
                 encoded.
 
         Raises:
-            ValueError: there are none, or one has another number of channels.
+            ValueError: there are no waveforms, or one has another number of channels.
         """
         count, (total, squares) = 0, torch.zeros(2, self.latent_channels, dtype=torch.float64)
         for waveform in waveforms:
@@ -119,7 +119,7 @@ class AdaptedAutoencoder(Autoencoder):
 
 
 def frames_reached(layers: Iterable[tuple[int, int, int]], hop_length: int) -> int:
-    """The receptive field of a stack of convolutions on each side, in latent frames, or one more.
+    """The receptive field of a stack of convolutions to either side, in latent frames, rounded up.
 
     Args:
         layers: kernel size, dilation, and the distance between neighbouring inputs of the kernel in samples; for a
@@ -131,5 +131,5 @@ def frames_reached(layers: Iterable[tuple[int, int, int]], hop_length: int) -> i
 
 
 def settings_of(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The constructor arguments in a config of diffusers, without the library's own entries."""
+    """The constructor arguments in a config of diffusers, without the entries of the library itself."""
     return {name: value for name, value in config.items() if not name.startswith("_")}

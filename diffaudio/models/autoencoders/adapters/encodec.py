@@ -1,16 +1,16 @@
 """EnCodec (Défossez et al. 2022, arXiv:2210.13438): 24 kHz mono and 48 kHz stereo, through transformers.
 
     z   the encoder's output before the quantiser                  [batch, 128, frames]
-    q   z quantised, where a bandwidth is chosen: on the way back only
-    l   log of the level that a second was divided by (48 kHz)     [batch, 1, frames]
+    q   z quantised, if a bandwidth is chosen; only in decoding
+    l   log of the level by which a second was divided (48 kHz)    [batch, 1, frames]
 
-The 48 kHz model works on seconds that overlap by a hundredth, each divided by its own level. A U-Net needs one
-even row of frames that can begin anywhere, so here chunks overlap by whole frames (2 instead of 1.5), the later
-chunk's frames stand where two overlap, and the level is a latent channel of its own. A sound of one chunk is
-encoded and decoded exactly as the library does; longer ones exactly so where the config's overlap is 0.
+The 48 kHz model processes chunks of one second that overlap by a hundredth, each divided by its own level. A U-Net
+needs a uniform sequence of frames that can begin anywhere, so here chunks overlap by whole frames (2 instead of 1.5),
+the later chunk's frames are used where two overlap, and the level is an additional latent channel. A sound of one
+chunk is encoded and decoded exactly as by the library; longer sounds are too if the config's overlap is 0.
 
-transformers' form rather than the `encodec` package: the published weights are there as safetensors
-(facebook/encodec_24khz, facebook/encodec_48khz), the package reads pickles only.
+transformers' implementation is used rather than the `encodec` package, because its published weights are safetensors
+(facebook/encodec_24khz, facebook/encodec_48khz); the package only reads pickles.
 """
 
 import math
@@ -29,7 +29,7 @@ from diffaudio.models.autoencoders.base import Reach
 
 __all__ = ["EncodecAutoencoder"]
 
-LOWEST_LEVEL = 1e-5  # what silence counts as, so that the log stays among other levels'
+LOWEST_LEVEL = 1e-5  # the level of silence, so that its logarithm is not far from those of other sounds
 
 
 class EncodecAutoencoder(AdaptedAutoencoder):
@@ -37,8 +37,8 @@ class EncodecAutoencoder(AdaptedAutoencoder):
 
     Args:
         network_config: settings of transformers' `EncodecConfig`.
-        bandwidth: in kbit/s, one of the network's `target_bandwidths`, to quantise latents at before they are
-            decoded; None leaves them as they are.
+        bandwidth: bandwidth in kbit/s to which latents are quantised before decoding, one of the network's
+            `target_bandwidths`; None does not quantise.
     """
 
     keeps_phase = True
@@ -61,7 +61,7 @@ class EncodecAutoencoder(AdaptedAutoencoder):
 
     @property
     def reach(self) -> Reach:
-        """Chunks know nothing of each other; without chunks there is the LSTM, whose memory only fades."""
+        """Chunks are independent of each other; without chunks, the LSTM's memory is unlimited but fades."""
         if self._chunk_frames is None:
             return super().reach
         stride = self._chunk_frames - self._overlap_frames
@@ -78,10 +78,10 @@ class EncodecAutoencoder(AdaptedAutoencoder):
         return autoencoder
 
     def set_bandwidth(self, bandwidth: float | None) -> None:
-        """Quantise what is decoded at `bandwidth` kbit/s from now on, after saving and loading, too; None: do not.
+        """Quantise latents to `bandwidth` kbit/s in decoding, also after saving and loading; None does not quantise.
 
         Raises:
-            ValueError: the network was not trained for it.
+            ValueError: the network was not trained for this bandwidth.
         """
         self._check(bandwidth)
         self.register_to_config(bandwidth=bandwidth)
@@ -108,7 +108,7 @@ class EncodecAutoencoder(AdaptedAutoencoder):
         return self.network._linear_overlap_add(pieces, (chunks[1][0] - chunks[0][0]) * self.hop_length)
 
     def _chunks(self, frames: int) -> list[tuple[int, int]]:
-        """First frame of each chunk, and the one after its last."""
+        """First frame of each chunk, and the frame after its last."""
         if self._chunk_frames is None:
             return [(0, frames)]
         stride = self._chunk_frames - self._overlap_frames

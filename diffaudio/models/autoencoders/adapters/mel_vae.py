@@ -2,12 +2,12 @@
 
     Y   log(max(M |STFT|, floor)), M Slaney's mel matrix           [batch, 1, steps, mels]
     h   the VAE's mean                                             [batch, 8, frames, mels / 4]
-    z   h, mel axis beside channels, for a one-dimensional U-Net   [batch, 8 * mels / 4, frames]
+    z   h, mel axis merged into channels, for a 1D U-Net           [batch, 8 * mels / 4, frames]
 
 diffusers' AutoencoderKL and transformers' SpeechT5HifiGan. The spectrogram is AudioLDM's (audioldm/audio/stft.py,
 tools.py, default_audioldm_config in utils.py): 16 kHz, 1024 samples, hop 160, 64 mels of 0 to 8000 Hz, magnitudes
-rather than power, natural log with floor 1e-5, no further normalisation. AudioLDM learnt from files scaled to a peak of
-0.5. AudioLDM 2 and MusicLDM have the same parts.
+rather than power, natural log with floor 1e-5, no further normalisation. AudioLDM was trained on files scaled to a peak
+of 0.5. AudioLDM 2 and MusicLDM have the same parts.
 """
 
 import math
@@ -35,10 +35,10 @@ class MelVAEAutoencoder(AdaptedAutoencoder):
 
     Args:
         vae_config: settings of diffusers' `AutoencoderKL`.
-        vocoder_config: settings of transformers' `SpeechT5HifiGanConfig`; it says rate, mels and hop.
+        vocoder_config: settings of transformers' `SpeechT5HifiGanConfig`, which determine sample rate, mels and hop.
         n_fft: window length in samples (Hann).
-        f_min, f_max: of the mel bands, in Hz.
-        log_floor: mel magnitude that silence counts as.
+        f_min, f_max: range of the mel bands, in Hz.
+        log_floor: mel magnitude of silence.
     """
 
     @register_to_config
