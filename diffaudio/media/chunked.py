@@ -1,6 +1,6 @@
 """Audio of any length in chunks: memory does not depend on its duration.
 
-A stream is an iterable of tensors that follow each other along the last axis, each as long as it likes.
+A stream is an iterable of tensors of any length that follow each other along the last axis.
 
     chunks = resample_chunks(chunks, 44100, 24000)
     write_chunks(Path("out.wav"), chunks, 24000)
@@ -21,7 +21,7 @@ from diffaudio.media.audio_writer import write_stream
 
 __all__ = ["map_windows", "read_chunks", "resample_chunks", "write_chunks"]
 
-WINDOW_S = 2.0  # of audio that is resampled at once
+WINDOW_S = 2.0  # duration of audio that is resampled at once
 
 
 def read_chunks(
@@ -30,10 +30,10 @@ def read_chunks(
     """Read audio as `audio.read_audio` does, as a stream.
 
     Args:
-        sample_rate: to resample to.
+        sample_rate: sample rate in Hz to resample to.
         channels: 1 or 2.
-        start_s: where to begin.
-        duration_s: how much to read; None reads to the end. Less is returned where the audio ends earlier.
+        start_s: start time.
+        duration_s: duration to read; None reads to the end. The stream is shorter if the audio ends earlier.
 
     Yields:
         [channels, samples] float32.

@@ -1,10 +1,10 @@
-"""Pictures and videos as queries: files, PIL images, arrays and tensors become upright RGB images.
+"""Images and videos as queries: files, PIL images, arrays and tensors become upright RGB images.
 
-    still       a picture file, a PIL image, [height, width, 3], [height, width, 4] or [height, width] of an array,
-                [3, height, width] of a tensor, as diffusers takes them
-    animation   GIF, WebP, PNG or AVIF with several frames: some of them, spread evenly over its time
+    still       an image file, a PIL image, an array [height, width, 3], [height, width, 4] or [height, width], or a
+                tensor [3, height, width], as in diffusers
+    animation   GIF, WebP, PNG or AVIF with several frames, of which some are used, evenly spaced in time
 
-Files are decoded in a child process. Numbers are 0 to 255 (integers) or 0 to 1 (floating point).
+Files are decoded in a child process. Values are 0 to 255 (integers) or 0 to 1 (floating point).
 """
 
 from collections.abc import Sequence
@@ -22,23 +22,32 @@ from diffaudio.media.video_frames import check_has_video, read_frames, video_dur
 __all__ = ["Picture", "Video", "decode_picture", "decode_video", "read_image", "read_video"]
 
 Picture = Image.Image | np.ndarray | str | Path | Any  # Any: a torch.Tensor, which is not loaded here
-Video = Any  # a sequence of pictures, or what stands for one
+Video = Any  # a file, or a sequence of stills
 
-NUM_FRAMES = 8  # of a video or an animation
-MAX_PIXELS = 250_000_000  # of a picture; photographs have up to 200 million
-MAX_SIDE = 4096  # larger pictures are made smaller, long before anything that looks at them would
+NUM_FRAMES = 8  # frames used of a video or an animation
+MAX_PIXELS = 250_000_000  # maximum size of an image; photographs have up to 200 million
+MAX_SIDE = 4096  # larger images are reduced; no image encoder needs more
 ANIMATIONS = ("GIF", "WEBP", "PNG", "AVIF")
-FORMATS = (*ANIMATIONS, "JPEG", "BMP", "TIFF", "PPM", "JPEG2000", "ICO", "TGA")  # none that runs a program
+FORMATS = (
+    *ANIMATIONS,
+    "JPEG",
+    "BMP",
+    "TIFF",
+    "PPM",
+    "JPEG2000",
+    "ICO",
+    "TGA",
+)  # no decoder that runs a program
 
 
 def read_image(image: Picture) -> list[Image.Image]:
-    """A picture as one image, an animation as up to 8, all RGB and upright.
+    """A still as one image, an animation as up to 8, all RGB and upright.
 
     Args:
-        image: a still or an animation, see the module.
+        image: a still or an animation, see the module docstring.
 
     Raises:
-        UserError: it is no picture, or too large; a file that is missing or damaged (`MediaError`).
+        UserError: it is not an image, or too large; a file that is missing or damaged (`MediaError`).
     """
     if isinstance(image, str | Path):
         return _images(decode("picture", Path(image), count=NUM_FRAMES))
@@ -48,13 +57,13 @@ def read_image(image: Picture) -> list[Image.Image]:
 
 
 def read_video(video: Video) -> list[Image.Image]:
-    """Frames as they are, or 8 out of a video file or an animation, spread evenly over its pictures.
+    """The given frames, or 8 evenly spaced frames of a video file or an animation.
 
     Args:
         video: a file; a sequence of stills; an array [frames, height, width, 3] or a tensor [frames, 3, height, width].
 
     Raises:
-        UserError: there are no frames, or the file is missing, damaged or without picture (`MediaError`).
+        UserError: there are no frames, or the file is missing, damaged or has no video track (`MediaError`).
     """
     if isinstance(video, str | Path):
         return _images(decode("video", Path(video), count=NUM_FRAMES))
@@ -70,30 +79,30 @@ def read_video(video: Video) -> list[Image.Image]:
 
 
 def decode_picture(path: Path, count: int) -> list[Image.Image]:
-    """The image of a picture file, or `count` of an animation, in this process.
+    """The image in a file, or `count` frames of an animation, decoded in this process.
 
     Raises:
-        MediaError: the file is missing, no picture, damaged or too large.
+        MediaError: the file is missing, not an image, damaged or too large.
     """
     path = check_is_file(path)
     try:
         with path.open("rb") as file, Image.open(file, formats=FORMATS) as picture:
             _check_size(picture, str(path))
-            picture.draft("RGB", (MAX_SIDE, MAX_SIDE))  # JPEG alone can be decoded smaller
+            picture.draft("RGB", (MAX_SIDE, MAX_SIDE))  # only JPEG can be decoded at a reduced size
             return _frames_of(picture, count, str(path))
     except (MediaError, MemoryError):
         raise
-    except Exception as error:  # Pillow's decoders fail in ways that nobody lists
+    except Exception as error:  # Pillow does not document the errors of its decoders
         what = "is no picture" if isinstance(error, Image.UnidentifiedImageError) else "is damaged"
         detail = "" if isinstance(error, Image.UnidentifiedImageError) else f" ({error or type(error).__name__})"
         raise MediaError(f"{path}: cannot be read as a picture: it {what}{detail}") from error
 
 
 def decode_video(path: Path, count: int) -> list[Image.Image]:
-    """`count` images of a video file or an animation, spread evenly over its pictures, in this process.
+    """`count` evenly spaced frames of a video file or an animation, decoded in this process.
 
     Raises:
-        MediaError: the file is missing, damaged or without picture.
+        MediaError: the file is missing, damaged or has no video track.
     """
     path = check_is_file(path)
     if _is_animation(path):
@@ -102,7 +111,7 @@ def decode_video(path: Path, count: int) -> list[Image.Image]:
         check_has_video(media, path)
         duration_s = media.info.video_duration_s if media.is_indexed else None
     found = read_frames(path, _spread(duration_s, count)) if duration_s else []
-    if not duration_s or not found or found[-1][0] < duration_s * (1 - 2 / count):  # the header says nothing, or wrong
+    if not duration_s or not found or found[-1][0] < duration_s * (1 - 2 / count):  # none, or a wrong one
         found = read_frames(path, _spread(video_duration_s(path), count))
     if not found:
         raise MediaError(f"{path}: no picture decodes")
@@ -118,7 +127,7 @@ def _images(replies: Any) -> list[Image.Image]:
 
 
 def _is_animation(path: Path) -> bool:
-    """Whether Pillow is to read this file rather than FFmpeg."""
+    """Whether Pillow rather than FFmpeg reads this file."""
     with path.open("rb") as file:
         head = file.read(16)
     is_riff = head[:4] == b"RIFF" and head[8:12] == b"WEBP"
@@ -136,7 +145,7 @@ def _check_size(picture: Image.Image, name: str) -> None:
 
 
 def _frames_of(picture: Image.Image, count: int, name: str) -> list[Image.Image]:
-    """The picture, or some of its frames, upright."""
+    """The image, or some of its frames, upright."""
     try:
         if getattr(picture, "n_frames", 1) == 1 or picture.format not in ANIMATIONS:
             return [_upright_rgb(picture, name)]
@@ -171,7 +180,7 @@ def _upright_rgb(picture: Image.Image, name: str) -> Image.Image:
 
 
 def _to_8_bits(grey: np.ndarray) -> np.ndarray:
-    """Grey of 16 bits, or of 32 that hold 8 or 16, or floating point up to 1."""
+    """Greyscale of 16 bits, of 32 bits with values of 8 or 16, or of floating point up to 1."""
     largest = float(grey.max(initial=0))
     full_scale = 65535.0 if grey.dtype.itemsize == 2 or largest > 255 else 255.0
     if grey.dtype.kind == "f" and largest <= 1:

@@ -1,8 +1,8 @@
-"""Decoding in child processes, so that whatever a media file does to its decoder costs an error that names the file.
+"""Decoding in child processes, so that a file that crashes or hangs its decoder only causes an error that names it.
 
-A child decodes one file after the other within bounds of time and memory, and is replaced when it dies. It is not
-started by `multiprocessing`, which would run the caller's main script again in each child. Replies are JSON and raw
-samples, no pickles: a compromised decoder must not run code here.
+A child decodes one file after another within limits of time and memory, and is replaced when it dies. It is not started
+by `multiprocessing`, which would run the caller's main script again in each child. Replies are JSON and raw samples
+rather than pickles, so that a compromised decoder cannot run code in this process.
 """
 
 import atexit
@@ -23,29 +23,29 @@ from diffaudio.media.container import MediaError
 
 __all__ = ["decode"]
 
-TIMEOUT_S = 120.0  # without a sign of life
-MAX_MEMORY_MB = 1400  # of a child with everything that it holds
+TIMEOUT_S = 120.0  # maximum time between replies
+MAX_MEMORY_MB = 1400  # of a child as a whole
 ENVIRONMENT = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 
 def decode(operation: str, path: Path, **arguments: Any) -> Iterator[tuple[Any, list[np.ndarray]]]:
-    """What a generator of `subprocess_decoding_child.OPERATIONS` yields for a file.
+    """Run one of `subprocess_decoding_child.OPERATIONS` on a file, in a child process.
 
     Yields:
-        A value of JSON, and arrays.
+        The items of the operation: a JSON value, and arrays.
 
     Raises:
-        MediaError: the file cannot be read, ends its decoder, or takes too much memory or time.
-        OSError: the file cannot be opened for a reason that lies with the place.
+        MediaError: the file cannot be read, crashes its decoder, or takes too much memory or time.
+        OSError: the file cannot be opened for a reason that is not the file's.
     """
     child = _children.take()
-    absolute = os.path.abspath(path)  # the child may stand in another folder
-    is_free = False
+    absolute = os.path.abspath(path)  # the child may have another working directory
+    is_idle = False
     try:
         child.send({"operation": operation, "path": absolute, **arguments})
         while (reply := child.receive(path))["kind"] == "item":
             yield reply["value"], reply["arrays"]
-        is_free = True
+        is_idle = True
         if reply["kind"] == "media_error":
             raise MediaError(reply["message"].replace(absolute, str(path)))
         if reply["kind"] == "memory_error":
@@ -55,9 +55,9 @@ def decode(operation: str, path: Path, **arguments: Any) -> Iterator[tuple[Any, 
         if reply["kind"] != "done":
             raise RuntimeError(f"{path}: decoding failed in a child process:\n{reply['message']}")
     finally:
-        if is_free:
+        if is_idle:
             _children.give_back(child)
-        else:  # it died, or nobody wants the rest
+        else:  # it died, or the caller stopped early
             child.end()
 
 
@@ -70,9 +70,9 @@ class _Child:
             [sys.executable, "-c", program],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,  # what decoders print about damage
+            stderr=subprocess.DEVNULL,  # decoders print messages about damage
             env=os.environ | ENVIRONMENT,
-            start_new_session=True,  # Ctrl-C is for the parent, whose end is the child's
+            start_new_session=True,  # Ctrl-C is for the parent alone; the child ends with it
         )
         self.send({"max_memory_mb": MAX_MEMORY_MB, "parent": os.getpid()})
 
@@ -82,7 +82,7 @@ class _Child:
 
     def send(self, message: dict[str, Any]) -> None:
         assert self._process.stdin
-        with contextlib.suppress(BrokenPipeError):  # `receive` says how it died
+        with contextlib.suppress(BrokenPipeError):  # `receive` reports how it died
             self._process.stdin.write(json.dumps(message).encode() + b"\n")
             self._process.stdin.flush()
 
@@ -141,7 +141,7 @@ class _Child:
 
 
 class _Children:
-    """Idle children; there are as many children as files that are decoded at the same time."""
+    """The pool of idle children; there are as many children as files that are decoded at the same time."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -170,7 +170,7 @@ class _Children:
                 self._idle.pop().end()
 
     def _forget_if_forked(self) -> None:
-        """A process forked from this one must not speak to its children."""
+        """A process forked from this one must not use its children."""
         if self._process_id != os.getpid():
             self._idle, self._process_id = [], os.getpid()
 

@@ -1,4 +1,4 @@
-"""A child process that decodes media files: the other side of `subprocess_decoding`."""
+"""The child process that decodes media files for `subprocess_decoding`."""
 
 import errno
 import gc
@@ -26,18 +26,18 @@ Items = Iterator[tuple[Any, list[np.ndarray]]]
 
 
 def decode_audio_file(path: Path, **arguments: Any) -> Items:
-    """Sample rate and [channels, samples] float32 of each chunk."""
+    """The sample rate and [channels, samples] float32 of each chunk."""
     for rate, x in decode_chunks(path, **arguments):
         yield rate, [np.ascontiguousarray(x)]
 
 
 def decode_video_file(path: Path, count: int) -> Items:
-    """Pictures [height, width, 3] uint8 of a video or an animation."""
+    """Frames [height, width, 3] uint8 of a video or an animation."""
     yield from _arrays(images.decode_video(path, count))
 
 
 def decode_picture_file(path: Path, count: int) -> Items:
-    """Pictures [height, width, 3] uint8: one, or several of an animation."""
+    """Images [height, width, 3] uint8: one, or several frames of an animation."""
     yield from _arrays(images.decode_picture(path, count))
 
 

@@ -1,7 +1,7 @@
-"""Wrong time stamps, corrected as packets are read, before anything is decoded.
+"""Correcting wrong timestamps as packets are read, before anything is decoded.
 
-    restart   files joined end to end: the stamps of every stream begin again, and what follows goes after what came
-    wrap      program and transport streams count time in 33 bits, which start again after 26.5 hours
+    restart   files joined end to end: the stamps of every stream begin again, and are shifted to follow the ones before
+    wrap      program and transport streams count time in 33 bits, which wrap around after 26.5 hours
     false     AVI headers that misstate the rate of the sound: its frames are counted instead
     raw       streams without a container have no stamps; FFmpeg makes them up from the rate of the first frame, which
               may change: each frame follows the one before
@@ -18,11 +18,11 @@ __all__ = ["Timestamps", "can_be_wrong"]
 
 UNINDEXED = ("mpeg", "mpegts", "flv", "ogg", "avi", "asf", "nsv", "rm")
 RAW = ("aac", "ac3", "amr", "dts", "eac3", "loas", "mlp", "mp3", "truehd")
-RESTART_S = 0.5  # decoding time stamps never go back within a recording; this much is no rounding
-UNORDERED_S = 3.0  # presentation stamps do, by the reordering of pictures
+RESTART_S = 0.5  # decoding timestamps never go back within a recording, and rounding errors are smaller than this
+UNORDERED_S = 3.0  # presentation timestamps do, because frames are reordered
 WRAP_S = 2**33 / 90_000
 MAX_LOOKAHEAD = 500  # packets held back to tell a restart from a single wrong stamp
-NUM_COUNTED = 16  # packets of sound whose stamps are compared with what they hold
+NUM_COUNTED = 16  # packets of audio whose stamps are compared with their number of samples
 
 
 def can_be_wrong(format_name: str) -> bool:
@@ -66,7 +66,7 @@ class Timestamps:
 
     @property
     def is_false(self) -> bool:
-        """Whether the stamps of a stream turned out to say nothing."""
+        """Whether the stamps of a stream turned out to be meaningless."""
         return any(stream.is_false for stream in self._streams.values())
 
     def corrected(self, packets: Iterable[Any]) -> Iterator[Any]:
@@ -99,7 +99,7 @@ class Timestamps:
             yield packet
 
     def _unwrap(self, packet: Any) -> None:
-        """Bring the stamps of a packet near those before it."""
+        """Shift the stamps of a packet by multiples of the wrap-around, close to those before it."""
         stamp, time_base = packet.pts if packet.dts is None else packet.dts, float(packet.time_base)
         if stamp is None:
             return

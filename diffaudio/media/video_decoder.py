@@ -1,7 +1,7 @@
-"""Pictures of a video track at requested times, decoding only what these need.
+"""Decoding the frames of a video track at requested times, and only the packets that they depend on.
 
-All times are seconds from the beginning of the file. A track is fed as a file is read, once, from front to back,
-and holds no more of it than is asked for: hours take no more memory than minutes.
+All times are seconds from the beginning of the file. A track receives packets as the file is read, once, from beginning
+to end, and keeps only what is requested, so that memory does not depend on the duration.
 """
 
 import bisect
@@ -16,19 +16,19 @@ from diffaudio.media.frame_to_image import to_image
 
 __all__ = ["VideoTrack"]
 
-HOLD_S = 1.0  # how long the last picture stands where the file does not say
-EQUAL_S = 1e-3  # a picture that comes so much after a time is still on screen then
-MAX_WAITING = 64 << 20  # bytes of packets held back in case no picture of them is requested
+HOLD_S = 1.0  # how long the last frame is shown if the file does not say
+EQUAL_S = 1e-3  # tolerance: a frame that appears this much after a requested time still counts
+MAX_WAITING = 64 << 20  # maximum bytes of packets held back in case none of their frames is requested
 
 Take = Callable[[float, Image.Image | None], None]
 
 
 class VideoTrack:
-    """Pictures on screen at requested times.
+    """The frames on screen at requested times.
 
-    Between two key frames nothing is decoded unless a time between them is requested. Of what is decoded, pictures to
-    which no other refers are skipped unless they are requested. Key frame flags can be wrong: decoding that begins at a
-    picture which is no key frame gives nothing, and from then on the track decodes everything.
+    Packets between two key frames are only decoded if a time between them is requested, and frames to which no other
+    refers are skipped unless they are requested. Key frame flags can be wrong: if decoding that begins at a flagged
+    packet gives no frame, the track decodes everything from then on.
 
     Attributes:
         decoded_any: whether a picture has been decoded.
@@ -47,48 +47,48 @@ class VideoTrack:
         """Follow a stream of an open file.
 
         Args:
-            begin_s: time stamp that the file begins with.
-            max_side: larger pictures are brought to this longest side.
-            on_miss: called with what took a request for a picture that cannot be decoded without what lies before the
-                place where reading began; without it, such requests are given the first picture there is.
+            begin_s: timestamp of the beginning of the file.
+            max_side: larger frames are reduced to this longest side.
+            on_miss: called with the callback of a request for a frame that depends on packets before the position where
+                reading began; without it, such requests receive the first frame that can be decoded.
             skips: whether flags of key frames are believed.
         """
         self.decoded_any = False
         self._stream, self._begin_s, self._max_side = stream, begin_s, max_side
         self._on_miss, self.skips = on_miss, skips
         self._time_base = float(stream.time_base)
-        self._requests: list[tuple[float, int, Take]] = []  # in order of time, then of asking
+        self._requests: list[tuple[float, int, Take]] = []  # ordered by time, then by order of the calls
         self._num_requests = 0
         self._waiting: list[Any] = []  # packets since the last key frame, or since the last that was decoded
         self._waiting_bytes = 0
         self._reached_s = float("-inf")  # latest time among them
         self._skipped = False
-        self._is_complete = True  # no picture is missing that those decoded now refer to
+        self._is_complete = True  # whether all frames to which the next ones refer have been decoded
         self._key_s = float("inf")  # time of the key frame at which decoding began
         self._mode = ""
         self._shown: Any = None  # the frame on screen
-        self._image: Image.Image | None = None  # the same, once it was taken
+        self._image: Image.Image | None = None  # the same as an image, once it has been requested
 
     @property
     def next_requested_s(self) -> float | None:
         return self._requests[0][0] if self._requests else None
 
     def request(self, time_s: float, take: Take) -> None:
-        """Ask for the picture at a time that has not been reached.
+        """Request the frame at a time that has not been reached.
 
         Args:
-            take: called with the picture, as RGB and upright, and the time at which it appears, or with None where
-                the pictures have ended.
+            take: callback that receives the frame, RGB and upright, and the time at which it appears, or None after the
+                last frame.
         """
         self._num_requests += 1
         bisect.insort(self._requests, (time_s, self._num_requests, take))
 
     def cancel(self, take: Take) -> None:
-        """Drop all requests that this one made."""
+        """Drop all requests with this callback."""
         self._requests = [request for request in self._requests if request[2] != take]
 
     def feed(self, packet: Any) -> None:
-        """Take what is requested from the next packet, as soon as it is certain."""
+        """Process the next packet; requests are answered as soon as the answer is certain."""
         stamp = packet.dts if packet.pts is None else packet.pts
         if stamp is None and not packet.size:
             return  # the end of the file: see finish
@@ -107,13 +107,13 @@ class VideoTrack:
             self._decode_waiting()
 
     def reset(self) -> None:
-        """Forget where the file was: the reader went elsewhere."""
+        """Discard the state after the reader has sought to another position."""
         self._skip()
         self._skipped = False  # a seek flushes the decoder
         self._is_complete = False
 
     def finish(self) -> None:
-        """The file has ended."""
+        """Answer the remaining requests at the end of the file."""
         if self._requests:
             end = av.Packet()
             end.stream, end.time_base = self._stream, self._stream.time_base
@@ -131,7 +131,7 @@ class VideoTrack:
         self._requests.clear()
 
     def _skip(self) -> None:
-        """Let go of the packets that wait: the next can be decoded without them."""
+        """Discard the waiting packets; the next one can be decoded without them."""
         self._waiting.clear()
         self._waiting_bytes, self._reached_s = 0, float("-inf")
         self._shown = self._image = None
@@ -152,7 +152,7 @@ class VideoTrack:
         self._waiting_bytes, self._reached_s = 0, float("-inf")
 
     def _is_requested(self, packet: Any) -> bool:
-        """Whether a requested time falls on this picture, as far as the file says how long it stands."""
+        """Whether a requested time is within this frame's duration, as far as the file gives one."""
         if packet.pts is None or not packet.duration:
             return True
         start_s = packet.pts * self._time_base - self._begin_s - EQUAL_S
@@ -165,15 +165,15 @@ class VideoTrack:
             return
         time_s = frame.time - self._begin_s
         if not self._is_complete and self._on_miss:
-            if not frame.key_frame:  # what it refers to was never decoded
-                if time_s > self._key_s - EQUAL_S:  # others only lead to the key frame
+            if not frame.key_frame:  # the frames to which it refers were not decoded
+                if time_s > self._key_s - EQUAL_S:  # earlier frames only precede the key frame
                     self.skips = False
                 return
             while self._requests and self._requests[0][0] + EQUAL_S < time_s:
                 self._on_miss(self._requests.pop(0)[2])
         self._is_complete = self.decoded_any = True
         while self._requests and self._requests[0][0] + EQUAL_S < time_s:
-            if self._shown is None:  # before the first picture there is none
+            if self._shown is None:  # a time before the first frame
                 self._shown = frame
             self._give(self._requests.pop(0)[2])
         if self._shown is not frame:

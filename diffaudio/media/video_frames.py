@@ -1,4 +1,4 @@
-"""The pictures of video files at given times, decoded in this process."""
+"""The frames of video files at given times, decoded in this process."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,18 +10,18 @@ from diffaudio.media.video_decoder import Take, VideoTrack
 
 __all__ = ["read_frames", "video_duration_s"]
 
-FURTHER_BACK_S = (10.0, 60.0)  # before a picture, where the key frame before it was none
-TOGETHER_S = 30.0  # pictures that are no further apart are read in one go
+FURTHER_BACK_S = (10.0, 60.0)  # where to start decoding before a frame if the key frame before it was not one
+TOGETHER_S = 30.0  # frames that are no further apart are read in one pass
 
 
 def read_frames(
     path: str | Path, times_s: Sequence[float], *, max_side: int | None = None
 ) -> list[tuple[float, Image.Image]]:
-    """Decode the pictures that are on screen at the given times.
+    """Decode the frames that are on screen at the given times.
 
     Args:
         times_s: in any order.
-        max_side: larger pictures are brought to this longest side; smaller ones stay as they are.
+        max_side: larger frames are reduced to this longest side.
 
     Returns:
         Each picture once, as RGB and upright, with the time at which it appears, in order of time. Times after
@@ -44,7 +44,7 @@ def read_frames(
 
 
 def check_has_video(media: OpenMedia, path: str | Path) -> None:
-    """Refuse a file without pictures that can be decoded, and say which codec is unknown."""
+    """Raise an error if a file has no video that can be decoded; it names an unknown codec."""
     if media.video is None and media.info.unknown_video_codec:
         raise MediaError(f"{path}: its picture is coded as {media.info.unknown_video_codec}, which cannot be decoded")
     if media.video is None:
@@ -52,10 +52,10 @@ def check_has_video(media: OpenMedia, path: str | Path) -> None:
 
 
 def video_duration_s(path: str | Path) -> float:
-    """How long the pictures of a file last, from the beginning of the file, by its packets; nothing is decoded.
+    """The duration of a file's video track, from the beginning of the file, by its packets; nothing is decoded.
 
     Raises:
-        MediaError: the file cannot be read, or has no picture track.
+        MediaError: the file cannot be read, or has no video track.
     """
     with open_media(path) as media:
         check_has_video(media, path)
@@ -110,7 +110,7 @@ def _read(
 def _read_from_further_back(
     path: str | Path, times_s: Sequence[float], max_side: int | None, found: dict[float, Image.Image]
 ) -> bool:
-    """Decode everything from a place before the pictures, the beginning of the file at last."""
+    """Decode everything from further back, in the end from the beginning of the file."""
     decoded_any = False
     for back_s in FURTHER_BACK_S:
         if times_s and times_s[0] > back_s:
@@ -125,7 +125,7 @@ def _read_from_further_back(
 
 
 def _follow(media: OpenMedia, track: VideoTrack) -> None:
-    """Read on until all requests are answered, passing over what lies between."""
+    """Read until all requests are answered, skipping packets between them."""
     packets = media.packets(media.video)
     sought_s: float | None = None
     while (next_s := track.next_requested_s) is not None:
