@@ -304,6 +304,13 @@ def test_h5_that_refers_to_other_files_reads_none_of_them(tmp_path):
         read_published(tmp_path / "openl3_audio_mel256_env.h5")
 
 
+def test_h5_that_would_fill_the_memory_is_refused(tmp_path):
+    with h5py.File(tmp_path / "openl3_audio_mel256_env.h5", "w") as file:  # a few kilobytes on the disk
+        file.create_dataset("conv2d_1/kernel:0", shape=(2**14, 2**15), dtype="f4", chunks=(64, 64))
+    with pytest.raises(ValueError, match="unpacks to 2147 MB; OpenL3's weights have 20 MB"):
+        read_published(tmp_path / "openl3_audio_mel256_env.h5")
+
+
 def test_safetensors_in_a_folder_still_do(tmp_path, monkeypatch):
     monkeypatch.setattr(vggish, "_VGG", SmallVgg)
     save_file(seeded(SmallVgg).state_dict(), tmp_path / "model.safetensors")

@@ -5,7 +5,7 @@ import pytest
 import torch
 from random_musicnn import variables
 
-from diffaudio.models.tagger import FRONT_ENDS
+from diffaudio.models.tagger import FRONT_ENDS, musicnn
 from diffaudio.models.tagger.musicnn import TAGS, Musicnn, load_musicnn, log_mel
 
 
@@ -107,7 +107,7 @@ def test_both_lists_of_tags_have_fifty():
     assert Musicnn().to_tags.out_features == 50
 
 
-def test_files_that_hold_something_else_are_refused(small, tmp_path):
+def test_files_that_hold_something_else_are_refused(tmp_path, monkeypatch):
     def refused(message, **changed):
         v = {name: value for name, value in (variables() | changed).items() if value is not None}
         np.savez(tmp_path / "mtt.npz", **v)
@@ -122,6 +122,8 @@ def test_files_that_hold_something_else_are_refused(small, tmp_path):
     refused("front.norm_in.bias holds values that are not finite",
             **{"batch_normalization/beta": np.full(1, np.nan, np.float32)})  # fmt: skip
     refused("cannot be read as an .npz of arrays: Object arrays", **{"dense/bias": np.array([object()])})
+    monkeypatch.setattr(musicnn, "MAX_BYTES", 10**6)
+    refused("mtt.npz: unpacks to 3 MB")
     (tmp_path / "mtt.npz").write_bytes(b"no archive")
     with pytest.raises(ValueError, match="cannot be read as an .npz of arrays"):
         load_musicnn(tmp_path / "mtt.npz")

@@ -25,6 +25,7 @@ KERAS_VARIABLES = {
     "moving_variance": "running_var",
 }  # fmt: skip
 EMBEDDING_LAYER = "audio_embedding_layer"
+MAX_BYTES = 2**30  # of all arrays of an .h5 when unpacked; OpenL3's have 20 MB
 
 
 def read_published(path: Path) -> dict[str, Tensor]:
@@ -96,7 +97,11 @@ def _read_keras(path: Path) -> dict[str, Tensor]:
         raise UserError(f"{path}: needs h5py to be read; install diffaudio[openl3]") from error
     layers: dict[str, dict[str, Tensor]] = {}
     with loading_errors(path), h5py.File(path, "r") as file:
-        for name, values in _datasets(file, h5py):
+        size = sum(dataset.nbytes for _, dataset in _datasets(file, h5py))
+        if size > MAX_BYTES:
+            raise UserError(f"{path}: unpacks to {size / 1e6:.0f} MB; OpenL3's weights have 20 MB")
+        for name, dataset in _datasets(file, h5py):
+            values = dataset[()]
             *_, layer, variable = name.split("/")
             layers.setdefault(layer, {})[variable.split(":")[0]] = torch.from_numpy(np.asarray(values))
     tensors: dict[str, Tensor] = {}
@@ -127,7 +132,7 @@ def _datasets(group: Any, h5py: Any, above: str = "") -> Iterator[tuple[str, Any
         if isinstance(item, h5py.Group):
             yield from _datasets(item, h5py, f"{above}{name}/")
         elif isinstance(item, h5py.Dataset) and item.external is None and not item.is_virtual:
-            yield f"{above}{name}", item[()]
+            yield f"{above}{name}", item
 
 
 def _number(layer: str) -> int:

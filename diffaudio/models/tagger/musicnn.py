@@ -29,6 +29,7 @@ FFT, HOP, BANDS = 512, 256, 96
 PATCH_STEPS = 187  # 3 s
 FRONT_WIDTH, MID_WIDTH, UNITS = 51, 64, 200
 EPSILON = 1e-3  # of TensorFlow's batch normalisation
+MAX_BYTES = 2**27  # of all variables when unpacked; the published ones have 3 MB
 
 _TAGS = {
     "mtt": (
@@ -90,11 +91,17 @@ def load_musicnn(file: Path) -> Musicnn:
     """Read a published network from an .npz of its variables.
 
     Raises:
-        ValueError: the file is damaged, holds pickled objects, or other variables than those of musicnn.
+        ValueError: the file is damaged or too large, holds pickled objects, or other variables than musicnn's.
     """
     try:
+        with zipfile.ZipFile(file) as archive:
+            size = sum(member.file_size for member in archive.infolist())
+        if size > MAX_BYTES:
+            raise UserError(f"{file}: unpacks to {size / 1e6:.0f} MB; musicnn's variables have 3 MB")
         with np.load(file, allow_pickle=False) as content:
             variables = {name: torch.from_numpy(np.asarray(content[name])) for name in content.files}
+    except UserError:
+        raise
     except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(f"{file}: cannot be read as an .npz of arrays: {error}") from error
     tags = variables.get("dense_1/bias", torch.empty(0))
