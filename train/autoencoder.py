@@ -26,10 +26,9 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from diffaudio.config import Count, NonNegative, NonNegativeCount, Positive, Share
-from diffaudio.corpus import store
 from diffaudio.corpus.augment import AugmentSettings
 from diffaudio.corpus.datasets.clip_order import ClipOrder
-from diffaudio.corpus.datasets.waveforms import WaveformDataset, decode_corpus, draw_crops
+from diffaudio.corpus.datasets.waveforms import WaveformDataset, decode_corpus, draw_crops, waveform_parts
 from diffaudio.distributed import PATIENCE, StopRequest, join_processes, run_script
 from diffaudio.errors import UserError
 from diffaudio.models.autoencoders import Autoencoder, SpectralAutoencoder
@@ -105,7 +104,7 @@ class Config:
     """Settings of `train/autoencoder.py`.
 
     Attributes:
-        data: corpus of clips, made by `diffaudio prepare`.
+        data: corpus of clips, made by `diffaudio prepare`, or a folder of sound files, which need no pictures.
         out: run folder; the autoencoder is written to `model/` in it.
         model: spectral (ours) or oobleck (the waveform VAE of Stable Audio, from diffusers).
         start_from: folder or hub id of an autoencoder of that kind to go on from. A spectral one keeps its code, and
@@ -278,7 +277,7 @@ def build(config: Config) -> tuple[Autoencoder, Objective | None]:
     Raises:
         ValueError: the corpus is none, settings have no effect, or contradict each other.
     """
-    store.read_manifest(config.data, *store.FORMATS["clips"])
+    waveform_parts(config.data)
     torch.manual_seed(config.train.seed)
     autoencoder = build_autoencoder(config.model, config.spectral, config.oobleck, config.start_from)
     learned = sum(parameter.numel() for parameter in learned_parameters(autoencoder))

@@ -24,11 +24,12 @@ from tqdm import tqdm
 from diffaudio.atomic_io import atomic_folder
 from diffaudio.corpus import store
 from diffaudio.corpus.augment import AugmentSettings, augment_sound
+from diffaudio.corpus.datasets.sound_folder import is_sound_folder, read_windows, sound_files
 from diffaudio.corpus.datasets.splits import is_held_out
 from diffaudio.errors import UserError
 from diffaudio.media.audio import decode_flac, mix_channels, resample, scale_to_peak
 
-__all__ = ["WaveformDataset", "decode_corpus", "draw_crops", "read_waveforms"]
+__all__ = ["WaveformDataset", "decode_corpus", "draw_crops", "read_waveforms", "waveform_parts"]
 
 FULL_SCALE = 32767
 
@@ -39,8 +40,8 @@ def read_waveforms(
     """The usable clips of some parts of a corpus, in the form that training reads.
 
     Args:
-        corpus: folder of clips, made by `diffaudio prepare`.
-        parts: see `store.part_files`.
+        corpus: folder of clips, made by `diffaudio prepare`, or of sound files.
+        parts: see `waveform_parts`.
         peak: each clip is scaled so that its largest sample is this, as `diffaudio encode` does.
 
     Yields:
@@ -49,6 +50,13 @@ def read_waveforms(
     Raises:
         ValueError: the folder is no corpus of clips.
     """
+    if is_sound_folder(corpus):
+        for path in parts:
+            source = path.relative_to(corpus).as_posix()
+            for start_s, waveform, rate in read_windows(path):
+                waveform = resample(mix_channels(waveform, audio_channels), rate, sample_rate)
+                yield {"id": f"{source}@{start_s:g}", "source": source}, scale_to_peak(waveform, peak)
+        return
     store.read_manifest(corpus, *store.FORMATS["clips"])
     for part in parts:
         for rows in store.read_groups(part, ["id", "source", "audio"]):
@@ -58,23 +66,34 @@ def read_waveforms(
                 yield row, scale_to_peak(waveform, peak)
 
 
+def waveform_parts(corpus: Path) -> list[Path]:
+    """What `read_waveforms` reads, in order: the parts of a corpus of clips, or the files of a folder of sounds.
+
+    Raises:
+        UserError: the folder is no corpus of clips and holds no sound.
+    """
+    if is_sound_folder(corpus):
+        return sound_files(corpus)
+    store.read_manifest(corpus, *store.FORMATS["clips"])
+    return store.part_files(corpus, "clips")
+
+
 def decode_corpus(
     corpus: Path, folder: Path, *, sample_rate: int, audio_channels: int, peak: float, progress: bool = False
 ) -> None:
     """Decode all clips of a corpus into `folder`, unless it holds them already; the module's header lists the files.
 
     Args:
-        corpus: folder of clips, made by `diffaudio prepare`.
+        corpus: folder of clips, made by `diffaudio prepare`, or of sound files.
         peak: each clip is scaled so that its largest sample is this.
         progress: whether to show a bar.
 
     Raises:
         ValueError: the folder is no corpus of clips, or holds none.
     """
-    store.read_manifest(corpus, *store.FORMATS["clips"])
-    parts = store.part_files(corpus, "clips")
+    parts = waveform_parts(corpus)
     made_from = {
-        "parts": [[part.name, store.checksum(part)] for part in parts],
+        "parts": [[part.relative_to(corpus).as_posix(), store.checksum(part)] for part in parts],
         "sample_rate": sample_rate, "audio_channels": audio_channels, "peak": peak,
     }  # fmt: skip
     note = folder / "made_from.json"
@@ -91,7 +110,7 @@ def decode_corpus(
                 rows.append(row | {"first": first, "num_samples": waveform.shape[1]})
                 first += waveform.numel()
         if not rows:
-            raise UserError(f"{corpus}: holds no clips; see its dropped.csv")
+            raise UserError(f"{corpus}: holds no clips of sound; see its dropped.csv, or the warnings above")
         pq.write_table(pa.Table.from_pylist(rows), temporary / "index.parquet")
         (temporary / "made_from.json").write_text(json.dumps(made_from), encoding="utf-8")
 

@@ -8,9 +8,8 @@ import torch
 from accelerate import Accelerator
 from tqdm import tqdm
 
-from diffaudio.corpus import store
 from diffaudio.corpus.datasets.splits import is_held_out
-from diffaudio.corpus.datasets.waveforms import read_waveforms
+from diffaudio.corpus.datasets.waveforms import read_waveforms, waveform_parts
 from diffaudio.errors import UserError
 from diffaudio.models.autoencoders import SpectralAutoencoder
 
@@ -23,7 +22,7 @@ def fit_code(
     """Fit components, mean and scale in one pass over the clips, shared by index over the processes.
 
     Args:
-        corpus: of clips, made by `diffaudio prepare`.
+        corpus: of clips, made by `diffaudio prepare`, or a folder of sound files.
         peak: each clip is scaled to this peak.
         held_out: share of the sources that are not used.
 
@@ -35,7 +34,7 @@ def fit_code(
     """
     width = len(autoencoder.mean)
     count, total, products = torch.zeros(1).double(), torch.zeros(width).double(), torch.zeros(width, width).double()
-    parts = store.part_files(corpus, "clips")[accelerator.process_index :: accelerator.num_processes]
+    parts = waveform_parts(corpus)[accelerator.process_index :: accelerator.num_processes]
     clips = read_waveforms(
         corpus, parts, sample_rate=autoencoder.sample_rate, audio_channels=autoencoder.audio_channels, peak=peak
     )
