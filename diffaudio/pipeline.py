@@ -347,10 +347,11 @@ class DiffAudioPipeline:
             check_only_embeds(prompt=prompt, image=image, video=video, weights=weights)
             embedding = self._embeddings("prompt_embeds", prompt_embeds)
         negative = encoder.encode_negative(prompt=negative_prompt, image=negative_image)
-        negative = self._negative(negative, negative_prompt_embeds, len(embedding))
+        num_sounds = len(embedding) if prompt_ranges is None else 1
+        negative = self._negative(negative, negative_prompt_embeds, num_sounds)
         ranges = None if prompt_ranges is None else check_ranges(prompt_ranges, len(embedding), edit, self.autoencoder)
         of_ranges = [each.expand(num_waveforms_per_prompt, -1) for each in embedding.split(1)]
-        embedding = embedding[: 1 if ranges else None].repeat_interleave(num_waveforms_per_prompt, dim=0)
+        embedding = embedding[:num_sounds].repeat_interleave(num_waveforms_per_prompt, dim=0)
         if negative is not None:
             negative = negative.repeat_interleave(num_waveforms_per_prompt, dim=0)
         generators = one_generator_each(generator, len(embedding))

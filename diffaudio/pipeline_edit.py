@@ -38,7 +38,8 @@ __all__ = [
 ]
 
 WINDOW_S, OVERLAP_S = 30.0, 2.5
-BLOCK_S, CONTEXT_S = 120.0, 5.0
+BLOCK_S, CONTEXT_S = 600.0, 5.0
+MAX_LOOP_S = 600.0
 LOOP_SEAM_S = 0.05
 LENGTH_TOLERANCE_S = 0.01  # by which files of one duration may differ, since their rates do
 CROSSFADE_S = 0.5  # between queries
@@ -120,7 +121,9 @@ def plan_edit(
         recording = load_recording(init_audio, autoencoder, "init audio")
         given_s = recording.shape[-1] / rate
         duration_s = given_s if duration_s is None else duration_s
-        if abs(given_s - duration_s) > LENGTH_TOLERANCE_S:
+        # a loop is a whole number of frames, so what is left of the last one is cut off
+        tolerance_s = 1 / autoencoder.latent_rate if loop and given_s > duration_s else LENGTH_TOLERANCE_S
+        if abs(given_s - duration_s) > tolerance_s:
             hint = "cut it, or leave the duration out" if given_s > duration_s else "leave it out, or use continue"
             raise UserError(f"the init audio has {given_s:.2f} s where the duration is {duration_s:g} s; {hint}")
         recording = crop_or_pad(recording, duration_s, rate)
@@ -290,8 +293,8 @@ def _checked_loop(autoencoder: Autoencoder, duration_s: float) -> bool:
         raise UserError(
             f"a loop of {duration_s:g} s is not a whole number of the model's frames; choose {lower:g} or {higher:g} s"
         )
-    if duration_s > BLOCK_S * 5:
-        raise UserError(f"a loop of {duration_s:g} s is too long; choose up to {BLOCK_S * 5:g} s")
+    if duration_s > MAX_LOOP_S:
+        raise UserError(f"a loop of {duration_s:g} s is too long; choose up to {MAX_LOOP_S:g} s")
     return True
 
 

@@ -215,6 +215,23 @@ def test_each_prompt_has_its_time(flow):
     assert difference[-10:].mean() > 20 * difference[:5].mean()
 
 
+def test_prompts_in_time_have_one_negative_prompt(flow):
+    settings = {"audio_length_in_s": 0.4, "prompt_ranges": [(0, 0.3), (0.2, 0.4)], "output_type": "latent", **QUICK}
+    prompts = ["rain", "a dog"]
+    plain, other = (
+        flow(prompts, negative_prompt=negative, generator=seeded(), **settings).audios
+        for negative in (None, "the roof")
+    )
+    assert plain.shape == other.shape and not torch.allclose(plain, other, atol=1e-3)
+    with pytest.raises(UserError, match="2 negative prompts for 1 prompts"):
+        flow(prompts, negative_prompt=["a", "b"], **settings)
+
+
+def test_a_recording_can_be_the_start_of_a_loop_whose_last_part_of_a_frame_is_cut_off(flow):
+    found = flow("rain", init_audio=recording(6500), loop=True, audio_length_in_s=0.8, **QUICK).audios
+    assert found.shape == (1, 1, 6400)
+
+
 def test_several_takes_of_several_prompts_in_time_are_independent(flow):
     found = flow(["rain", "a dog"], prompt_ranges=[(0, 0.3), (0.2, 0.4)], num_waveforms_per_prompt=2,
                  audio_length_in_s=0.4, generator=[seeded(0), seeded(1)], **QUICK).audios  # fmt: skip

@@ -51,7 +51,7 @@ def window_edges():
     for block in range(int(DURATION_S // pipeline_edit.BLOCK_S) + 1):
         first = block * pipeline_edit.BLOCK_S - (pipeline_edit.CONTEXT_S if block else 0)
         edges.add(block * pipeline_edit.BLOCK_S)
-        for window in range(1, 5):
+        for window in range(1, int(pipeline_edit.BLOCK_S / hop) + 1):
             edges |= {first + window * hop, first + window * hop + pipeline_edit.OVERLAP_S}
     return sorted(each for each in edges if 1 < each < DURATION_S - 1)
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from exact import MODELS, BestGuess, generators, plain
+from exact import MODELS, BestGuess, alpha_sigma, generators, plain
 
 from diffaudio.diffusion.guidance import Guide
 from diffaudio.diffusion.latent_edit import LatentEdit
@@ -62,6 +62,38 @@ def sampled(name, noise, edit, model="flow"):
     scheduler = make_sampler(name, MODELS[model].config)
     return sample(BestGuess(MODELS[model]), scheduler, noise, torch.zeros(len(noise), 2), edit=edit,
                   generators=generators(*range(len(noise))), **plain(6))  # fmt: skip
+
+
+class Autoregressive:
+    """The best prediction for frames of variance 1, correlated by RHO per frame, from the frames that it is shown."""
+
+    RHO = 0.9
+
+    def __call__(self, latents, timestep, embedding, condition_mask=None):
+        alpha, sigma = alpha_sigma(MODELS["flow"], timestep)
+        frame = torch.arange(latents.shape[-1])
+        covariance = self.RHO ** (frame[:, None] - frame).abs()
+        gain = alpha * covariance @ torch.linalg.inv(alpha**2 * covariance + sigma**2 * torch.eye(len(frame)))
+        x = latents @ gain.T
+        return (latents - alpha * x) / sigma - x
+
+
+@pytest.mark.parametrize("loop", [False, True])
+def test_level_and_correlation_are_the_same_at_the_edges_of_windows_as_inside(loop):
+    """Every window sees a part only, so averaging is a compromise; without overlap, neighbours would not correlate."""
+    num_frames, num_sounds = 84, 2000
+    noise = torch.randn(num_sounds, 1, num_frames, generator=torch.Generator().manual_seed(0))
+    edit = LatentEdit(regions=windows(num_frames, size=40, overlap=12, loop=loop))
+    sampler = make_sampler("dpm++2m_sde", MODELS["flow"].config)
+    x = sample(Autoregressive(), sampler, noise, torch.zeros(num_sounds, 2), edit=edit,
+               generators=generators(*range(num_sounds)), **plain(15))[:, 0]  # fmt: skip
+    std = x.std(dim=0)
+    assert std.max() / std.min() < 1.1
+    neighbour = x.roll(-1, 1) if loop else x[:, 1:]
+    correlation = (x[:, : neighbour.shape[1]] * neighbour).mean(dim=0) / (
+        x[:, : neighbour.shape[1]].std(dim=0) * neighbour.std(dim=0)
+    )
+    assert correlation.min() > 0.86 and correlation.max() < 0.92
 
 
 def smoothing(latents, timestep, embedding, condition_mask=None):
