@@ -2,9 +2,9 @@
 
     RECORDINGS=corpus uv run pytest tests/benchmarks/test_inpainting.py -m benchmark -s
 
-RECORDINGS is a folder with labels.csv (file, label) and videos/; of its files, the ones in the tagger's held_out.json
-are used, those of 3 s or more, every STRIDE-th (default 3), with STEPS steps (default 10). METHODS names some of the ways, separated
-by commas; by default all. The table is in sample/SOUND_DESIGN.md.
+RECORDINGS is a folder with labels.csv (file, label) and videos/; of its files, those in the tagger's held_out.json are
+used, every STRIDE-th (default 3) and of 3 s or more, with STEPS steps (default 10). METHODS names some of the ways,
+separated by commas; by default all. The table is in sample/SOUND_DESIGN.md.
 
 recognised   of the recordings that YAMNet recognises (a class of their kind among its first five), the share that it
              still recognises with the gap filled; 95 % interval by Wilson
