@@ -116,7 +116,7 @@ def test_what_is_no_tagger_is_told_apart(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"front_end": "mel"}, "front end 'mel' is unknown; choose from waveform, mel_musical, mel_small"),
+        ({"front_end": "mel"}, "front end 'mel' is unknown; choose from waveform, mel_musical, mel_musicnn, mel_small"),
         ({"back_end": "max"}, "back end 'max' is unknown; choose from mean_max, auto_pool, attention, recurrent"),
         ({"labels": []}, "at least one label"),
     ],
