@@ -1,14 +1,13 @@
-import copy
 import json
 import logging
 import shutil
 from pathlib import Path
-from typing import Any
 
 import open_clip
 import pytest
 import torch
 from PIL import Image
+from real_clips import write_real_clips
 from safetensors.torch import save_file
 from tiny_model import EMBEDDING_DIM, sentence_encoder, write_tiny_clip
 from transformers import BertModel
@@ -157,59 +156,9 @@ def test_a_vocabulary_too_small_for_the_texts_is_refused(folder: Path, tmp_path:
         prune_vocabulary(source, tmp_path, texts=[tmp_path / "texts.txt"], size=20)
 
 
-def short_tower(name: str, **text: object) -> dict[str, Any]:
-    """The configuration of a real CLIP with one layer in each tower, so that random weights take a moment."""
-    config = copy.deepcopy(open_clip.get_model_config(name))
-    assert config is not None
-    config["vision_cfg"] |= {"layers": 1} if "layers" in config["vision_cfg"] else {"timm_model_name": "test_vit"}
-    config["text_cfg"] |= {"layers": 1} | text
-    return config
-
-
-def as_folder(folder: Path, name: str, config: dict[str, Any], preprocess: dict[str, Any], tokenizer: Path) -> Path:
-    """Random weights of a model as a CLIP folder with a local tokenizer."""
-    folder.mkdir()
-    for file in tokenizer.glob("*.json"):
-        if file.name != "open_clip_config.json":
-            shutil.copy(file, folder)
-    index = {"name": name, "model_cfg": config, "preprocess_cfg": preprocess}
-    (folder / "open_clip_config.json").write_text(json.dumps(index))
-    text = config["text_cfg"]
-    if "hf_model_name" in text:
-        text = text | {"hf_model_name": str(folder.resolve()), "hf_model_pretrained": False}
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = open_clip.create_model(f"local-dir:{folder}", text_cfg=text, load_weights=False)
-    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, folder / "open_clip_model.safetensors")
-    return folder
-
-
-def tokenizer_with_padding(folder: Path, source: Path, pad: str) -> Path:
-    """The tiny CLIP's tokenizer, padding with another token than the one with number 0."""
-    shutil.copytree(source, folder)
-    config = json.loads((folder / "tokenizer_config.json").read_text()) | {"pad_token": pad}
-    (folder / "tokenizer_config.json").write_text(json.dumps(config))
-    pieces = json.loads((folder / "tokenizer.json").read_text())["model"]["vocab"]
-    model = json.loads((folder / "config.json").read_text()) | {"pad_token_id": pieces[pad]}
-    (folder / "config.json").write_text(json.dumps(model))
-    return folder
-
-
 @pytest.fixture(scope="module")
 def real_clips(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Clip]:
-    """CLIPSonic's ViT-B-32, a SigLIP whose padding is also its end of text, and a Hugging Face text tower."""
-    base = tmp_path_factory.mktemp("real")
-    sep = tokenizer_with_padding(base / "sep", folder, "[SEP]")
-    mask = tokenizer_with_padding(base / "mask", folder, "[MASK]")
-    vit = short_tower("ViT-B-32")
-    siglip = short_tower("ViT-B-16-SigLIP", hf_tokenizer_name=".", vocab_size=200)
-    hugging = json.loads((folder / "open_clip_config.json").read_text())["model_cfg"]
-    squash = {"size": 224, "mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic", "resize_mode": "squash"}
-    folders = {
-        "ViT-B-32": as_folder(base / "vit", "ViT-B-32/random", vit, {}, base / "none"),
-        "SigLIP": as_folder(base / "siglip", "ViT-B-16-SigLIP/random", siglip, squash, sep),
-        "Hugging Face": as_folder(base / "hugging", "hugging/random", hugging, {}, mask),
-    }
+    folders = write_real_clips(tmp_path_factory.mktemp("real"), folder)
     return {name: Clip.from_pretrained(path) for name, path in folders.items()}
 
 
@@ -223,6 +172,22 @@ def test_real_clips_encode_as_open_clip_does(real_clips: dict[str, Clip], name: 
         images = clip.model.encode_image(pixels, normalize=True)
     torch.testing.assert_close(clip.encode_text(texts), expected, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(clip.encode_image([picture(10), picture(99)]), images)
+
+
+def test_real_clips_preprocess_as_they_were_trained(real_clips: dict[str, Clip]):
+    """ViT-B-32 and its like cut out the centre of an image that is too wide; SigLIP squashes it."""
+    wide = Image.new("RGB", (80, 40), "red")
+    wide.paste("lime", (0, 0, 16, 40))  # outside of the central square
+    for name, mean, std, at_the_edge in (
+        ("ViT-B-32", (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711), (1.0, 0.0, 0.0)),
+        ("Hugging Face", (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711), (1.0, 0.0, 0.0)),
+        ("SigLIP", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), (0.0, 1.0, 0.0)),
+    ):
+        pixels = real_clips[name].preprocess([wide])[0]
+        size = real_clips[name].model.visual.image_size
+        assert pixels.shape == (3, *((size, size) if isinstance(size, int) else size))
+        expected = (torch.tensor(at_the_edge) - torch.tensor(mean)) / torch.tensor(std)
+        torch.testing.assert_close(pixels[:, pixels.shape[1] // 2, 0], expected, atol=0.02, rtol=0)
 
 
 @pytest.mark.parametrize("name", ["ViT-B-32", "SigLIP", "Hugging Face"])
