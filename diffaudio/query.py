@@ -191,7 +191,7 @@ def check_settings(queries: Sequence[Query], settings: GenerationSettings) -> No
         UserError: there is no text that a bridge or templates could change, or no image that an image bridge could.
     """
     kinds = {part.kind for query in queries for part in query.all_parts}
-    kinds |= {"text"} if settings.negative_prompt is not None else set()
+    kinds |= {"text"} if settings.negative_prompt is not None or settings.layers else set()
     kinds |= {"image"} if settings.negative_image is not None else set()
     if "text" not in kinds and (settings.templates or settings.bridge is not None):
         name = "templates have" if settings.templates else f"bridge '{settings.bridge}' has"

@@ -172,17 +172,19 @@ def progress_callback(num_batches: int) -> Iterator[Callable[..., None]]:
 
 
 def sidecar(pipe: DiffAudioPipeline, item: Item, settings: GenerationSettings, encoder: QueryEncoder) -> dict[str, Any]:
-    """All settings needed to reproduce a sound, and what the model's own bridge and templates were."""
+    """All settings needed to reproduce a sound, and the bridge and templates that its texts passed."""
     label = {} if item.label is None else {"label": item.label}
     recordings = [] if settings.edit is None else settings.edit.recordings
     inputs = {"inputs": hashes_of(recordings)} if recordings else {}
+    has_text = item.query.has_text or settings.negative_prompt is not None or bool(settings.layers)
+    of_texts = encoder.describe() if has_text else dict.fromkeys(encoder.describe())
     return {
         "prompt": item.query.prompt,
         **label,
         "query": item.query.to_json(),
         "seed": item.seed,
         **settings.to_json(),
-        **encoder.describe(),
+        **of_texts,
         **inputs,
         "sample_rate": pipe.autoencoder.sample_rate,
         "model": pipe.name_or_path,

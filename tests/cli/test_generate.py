@@ -211,7 +211,8 @@ def test_images_and_videos_make_sounds_named_after_them_and_described_in_the_sid
     assert [name for name in names("out") if name.endswith(".wav")] == ["blue.wav", "clip.wav", "rain.wav", "red.wav"]
     assert query_of("out/red") == {"parts": [{"image": "red.jpg", "weight": 1.0}]}
     assert query_of("out/clip") == {"parts": [{"video": "clip.mp4", "weight": 1.0}]}
-    assert json.loads(Path("out/red.json").read_text())["prompt"] is None
+    described = json.loads(Path("out/red.json").read_text())
+    assert [described[name] for name in ("prompt", "text_bridge", "text_templates")] == [None] * 3
     pipe = DiffAudioPipeline.from_pretrained(model)
     quick = {"num_inference_steps": 1, "audio_length_in_s": 1}
     expected = pipe(image="red.jpg", generator=torch.Generator().manual_seed(4), **quick).audios[0, 0]
