@@ -83,6 +83,7 @@ def test_a_sound_gets_a_sidecar_with_all_its_settings(generate, model):
         "eta": None,
         "guidance": None,
         "weak_model": None,
+        "lora": None,
         "loudness": -23.0,
         "edit": None,
         "layers": None,
