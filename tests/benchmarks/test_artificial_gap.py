@@ -56,9 +56,8 @@ class ArtificialClip:
         rotation = torch.eye(DIM)
         cos, sin = math.cos(self.angle), math.sin(self.angle)
         for first in range(0, DIM, 2):
-            rotation[first : first + 2, first : first + 2] = torch.stack(
-                [torch.stack([cos, -sin]), torch.stack([sin, cos])]
-            )
+            plane = slice(first, first + 2)
+            rotation[plane, plane] = torch.tensor([[cos, -sin], [sin, cos]])
         away = F.normalize(torch.randn(DIM, generator=generator), dim=0)
         return F.normalize(self._directions(each, seed) @ (planes @ rotation @ planes.T).T + self.shift * away, dim=-1)
 
@@ -122,13 +121,13 @@ def train_prior(texts: Tensor, pictures: Tensor, steps: int) -> PriorBridge:
 def test_a_prior_closes_at_least_half_of_a_known_gap():
     clip = ArtificialClip(angle=1.2, shift=0.8)
     pictures, kinds = clip.pictures(40, seed=10), clip.kinds(40)
-    unet = train_unet(pictures, kinds, steps=500)
+    unet = train_unet(pictures, kinds, steps=300)
     # captions of other pictures, in the order of the kinds: what a prior learns from
     captions, captioned = clip.texts(40, seed=20), clip.pictures(40, seed=20)
     bridges: dict[str, Bridge] = {
         name: fit_bridge(name, pictures, captions) for name in ("none", "shift", "spread", "noise", "retrieval")
     }
-    bridges["prior"] = train_prior(captions, captioned, steps=800)
+    bridges["prior"] = train_prior(captions, captioned, steps=200)
 
     queries, of_queries = clip.texts(10, seed=30), clip.kinds(10)
     right = {name: recognised(unet, bridge(queries), of_queries) for name, bridge in bridges.items()}
