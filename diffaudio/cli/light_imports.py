@@ -26,7 +26,7 @@ def light_imports() -> Iterator[None]:
       weights over devices. Other libraries import them as usual.
     - `scipy.stats` and `scipy.signal` are imported when something of them is used. diffusers' schedulers import the
       first for beta noise levels; the loudness meter needs a single function of the second.
-    - No garbage is collected.
+    - No garbage is collected, and what was imported is never searched for garbage later on.
     """
     was_collecting = gc.isenabled()
     gc.disable()
@@ -36,6 +36,7 @@ def light_imports() -> Iterator[None]:
         _defer("scipy.stats")
         _defer("scipy.signal", lfilter=_linear_filter())
         yield
+        gc.freeze()
     finally:
         if was_collecting:
             gc.enable()
