@@ -180,8 +180,12 @@ def queries_of(
         raise UserError(f"{len(weights)} weights for {len(contents)} texts, images and videos; give one for each")
     if any(isinstance(each, Query) for _, each in contents):
         raise UserError("weights mix texts, images and a video; a Query has its own weights")
-    pairs = zip(contents, weights, strict=True)
-    return [Query(tuple(Part(kind, content, float(weight)) for (kind, content), weight in pairs))]
+    try:
+        numbers = [float(weight) for weight in weights]
+    except (TypeError, ValueError):
+        raise UserError(f"weights are {list(weights)}; give a number above 0 for each") from None
+    pairs = zip(contents, numbers, strict=True)
+    return [Query(tuple(Part(kind, content, weight) for (kind, content), weight in pairs))]
 
 
 def check_settings(queries: Sequence[Query], settings: GenerationSettings) -> None:

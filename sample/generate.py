@@ -27,6 +27,7 @@ from diffaudio.errors import report_errors
 from diffaudio.generation.batch import choose_dtype, is_generated, load_pipeline, process_device, render
 from diffaudio.generation.design_checks import check_design
 from diffaudio.generation.prompt_list import items_of, read_prompts
+from diffaudio.generation.query_media import check_readable, is_text_only
 from diffaudio.query import check_settings
 
 
@@ -65,7 +66,9 @@ def main() -> None:
     mine = items[state.process_index :: state.num_processes]
     missing = [item for item in mine if not is_generated(item, settings, given.model, plot=given.plot)]
     if missing:
-        pipe = load_pipeline(given.model, device, dtype, settings.lora)
+        queries = [item.query for item in missing]
+        check_readable(queries, settings)
+        pipe = load_pipeline(given.model, device, dtype, settings.lora, text_only=is_text_only(queries, settings))
         given.out.mkdir(parents=True, exist_ok=True)
         quiet = not (sys.stderr.isatty() and state.is_local_main_process)
         made = render(pipe, missing, settings, batch_size=given.batch_size, plot=given.plot)

@@ -114,6 +114,7 @@ def test_the_arguments_of_a_call_are_a_query_each_or_a_mixture():
         (("rain", "a.jpg"), "not prompt and image; to mix them, give their weights"),
         ((), "not none$"),
         (("rain", "a.jpg", None, [1]), "1 weights for 2 texts, images and videos; give one for each"),
+        (("rain", None, None, ["much"]), r"weights are \['much'\]; give a number above 0 for each"),
         (("rain", None, None, [0]), "the weight of a query's text is 0.0; a number above 0 is needed"),
         ((["rain", Query((DOG,))], None, None, [1, 1]), "a Query has its own weights"),
     ):

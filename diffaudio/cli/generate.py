@@ -2,7 +2,7 @@
 
 import argparse
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from diffaudio.diffusion.settings import MAX_DURATION_S, GenerationSettings
 from diffaudio.errors import UserError
 from diffaudio.generation.design_checks import check_design
 from diffaudio.generation.output_paths import output_paths
+from diffaudio.generation.query_media import check_readable, is_text_only
 from diffaudio.generation.reproduce import Recipe, read_recipe
 from diffaudio.generation.timeline import join_timed, parse_timeline
 from diffaudio.media.audio_formats import FORMATS
@@ -92,7 +93,7 @@ def run(arguments: list[str]) -> None:
     check_model(settings.weak_model)
     check_adapters(settings.lora)
     sounds = _sounds(queries, given, recipe)
-    _check_readable([part for query in queries for part in query.all_parts], settings)
+    check_readable(queries, settings)
     durations_s = dict.fromkeys(queries, settings.duration_s)
     is_video = given.output.suffix.lower() in VIDEO_CONTAINERS and not given.output.is_dir()
     if is_video:
@@ -132,7 +133,7 @@ def run(arguments: list[str]) -> None:
     dtype = choose_dtype(given.dtype, device)
     place = _place(recipe, given, arguments)
     items = [Item(query, seed, path, place=place) for (query, seed), path in zip(sounds, paths, strict=True)]
-    pipe = load_pipeline(given.model, device, dtype, settings.lora, text_only=_is_text_only(queries, settings))
+    pipe = load_pipeline(given.model, device, dtype, settings.lora, text_only=is_text_only(queries, settings))
     groups: dict[float, list[Item]] = {}
     for item in items:
         groups.setdefault(durations_s[item.query], []).append(item)
@@ -167,11 +168,6 @@ def _place(recipe: Recipe | None, given: Options, arguments: list[str]) -> tuple
     return None if recipe is None or is_changed else recipe.place
 
 
-def _is_text_only(queries: Sequence[Query], settings: GenerationSettings) -> bool:
-    parts = (part for query in queries for part in query.all_parts)
-    return settings.negative_image is None and all(part.kind == "text" for part in parts)
-
-
 def _queries(given: Options, recipe: Recipe | None) -> list[Query]:
     conditions = given.prompts, given.image, given.video
     if not any(conditions):
@@ -197,28 +193,6 @@ def _sounds(queries: Sequence[Query], given: Options, recipe: Recipe | None) -> 
         return [(query, (first + take) % 2**63) for take in range(given.takes) for query in queries]
     repeated = (query for query in queries for _ in range(given.takes))
     return [(query, (first + index) % 2**63) for index, query in enumerate(repeated)]
-
-
-def _check_readable(parts: Iterable[Part], settings: GenerationSettings) -> None:
-    """Read all images and videos once, before anything heavy is imported.
-
-    Raises:
-        UserError: one cannot be read.
-    """
-    files = {(part.kind, part.content) for part in parts if part.kind != "text"}
-    if settings.negative_image is not None:
-        files.add(("image", settings.negative_image))
-    for kind, file in sorted(files):
-        if not Path(file).exists():
-            hint = f"; texts are given before --{kind}" if not Path(file).suffix else ""
-            raise UserError(f"{file}: there is no such {kind} file{hint}")
-    if not files:
-        return
-
-    from diffaudio.media.images import read_image, read_video
-
-    for kind, file in sorted(files):
-        (read_image if kind == "image" else read_video)(file)
 
 
 def _has_duration(given: Options, arguments: Sequence[str]) -> bool:

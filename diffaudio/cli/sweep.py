@@ -124,6 +124,7 @@ def run(arguments: list[str]) -> None:
     from diffaudio.folder_lock import locked_folder
     from diffaudio.generation.batch import choose_dtype, load_pipeline, process_device
     from diffaudio.generation.prompt_list import read_prompts
+    from diffaudio.generation.query_media import check_readable
     from diffaudio.sweep.folder import Sweep
     from diffaudio.sweep.grid import suitable
     from diffaudio.sweep.results import draw, drawn_metrics, table, write_results
@@ -139,7 +140,9 @@ def run(arguments: list[str]) -> None:
     )
 
     prompts, recordings = read_prompts(given.prompts), _recordings(given)
-    check_settings([prompt.query for prompt in prompts], base)
+    queries = [prompt.query for prompt in prompts]
+    check_settings(queries, base)
+    check_readable(queries, base)
 
     state = join_processes(patience=timedelta(days=7))  # one may finish hours before the others
     share = slice(state.process_index, None, state.num_processes)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import soundfile
 import torch
+from PIL import Image
 from scripts import REPO
 from tiny_model import write_tiny_model
 
@@ -82,6 +83,25 @@ def test_every_line_becomes_a_sound_with_a_sidecar(generate):
     assert [s["prompt"] for s in settings] == ["rain", "a dog barking", "rain", "a bell", "the sea"]
     assert len({s["seed"] for s in settings}) == 5
     assert not torch.allclose(sound("out/00000-rain.wav"), sound("out/00002-rain.wav"), atol=1e-3)
+
+
+def test_rows_of_images_and_mixtures_become_sounds_that_are_not_made_again(generate):
+    Image.new("RGB", (40, 30), "red").save("red.png")
+    Path("list.csv").write_text("prompt,image,name\nrain,,rain\n,red.png,red\nrain::0.3,red.png::0.7,both\n")
+    assert generate("--prompts", "list.csv", "--negative-image", "red.png") == (0, "out: 3 sounds\n", "")
+    before = times()
+    assert generate("--prompts", "list.csv", "--negative-image", "red.png")[0] == 0
+    assert times() == before
+    parts = json.loads(Path("out/both.json").read_text())["query"]["parts"]
+    assert parts == [{"text": "rain", "weight": 0.3}, {"image": "red.png", "weight": 0.7}]
+    Path("list.csv").write_text("prompt,image,name\nrain,,rain\nthunder,,red\nrain::0.3,red.png::0.7,both\n")
+    code, _, told = generate("--prompts", "list.csv", "--negative-image", "red.png")
+    assert code == 2
+    assert "out/red.wav: was made with other settings (query was red, now thunder)" in told
+    Path("red.png").write_bytes(b"no picture")
+    code, _, told = generate("--prompts", "list.csv", out="new")
+    assert (code, Path("new").exists()) == (2, False)
+    assert "red.png: cannot be read as a picture: it is no picture" in told
 
 
 def test_a_sound_is_the_same_whatever_the_processes_and_the_batch_size(generate):
