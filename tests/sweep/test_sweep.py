@@ -300,10 +300,12 @@ def test_queries_of_all_kinds_bridges_and_templates_are_swept_and_described(swee
     grid = ["--samplers", "ddim", "--steps", "1", "--bridge", "own,none", "--templates", "{}", "on {}"]
     code, _, told = sweep("--negative-image", "red.png", grid=grid, real=False)
     assert (code, told) == (0, "")
-    described = {(each["text_bridge"], each["label"]): each for each in sidecars()}
-    assert {key[0] for key in described} == {"retrieval", "none"} and len(described) == 6
+    described = {(each["bridge"], each["label"]): each for each in sidecars()}
+    assert {key[0] for key in described} == {None, "none"} and len(described) == 6
+    passed = [described[bridge, "band 0"]["text_bridge"] for bridge in (None, "none")]
+    assert passed == ["retrieval", "none"] and described["none", "band 2"]["text_bridge"] is None
     assert described["none", "band 1"]["query"]["parts"][1] == {"image": str(Path("red.png")), "weight": 1.0}
-    assert all(each["text_templates"] == ["{}", "on {}"] for each in described.values())
+    assert all(each["templates"] == ["{}", "on {}"] for each in described.values())
     assert all(each["negative_image"] == "red.png" for each in described.values())
     sounds = {
         (folder, name): Path(f"out/sounds/{folder}/{name}.flac").read_bytes()
