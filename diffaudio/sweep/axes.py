@@ -1,4 +1,4 @@
-"""What a sweep varies, and how its values are written on the command line."""
+"""The settings that a sweep can vary, and how their values are written on the command line."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -15,11 +15,11 @@ class Axis:
     """A setting that a sweep varies.
 
     Attributes:
-        apply: settings with a value of it.
-        help: what it is, and how its values are written.
-        kind: of its values.
-        default: the value where the axis is not given; None where it must be.
-        short: what stands before the value in a combination's name.
+        apply: sets a value in settings.
+        help: description of the setting, and of the syntax of its values.
+        kind: type of its values.
+        default: the value if the axis is not given; None if it is required.
+        short: prefix of the value in a combination's name.
     """
 
     apply: Callable[[GenerationSettings, Any], GenerationSettings]

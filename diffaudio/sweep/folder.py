@@ -1,4 +1,4 @@
-"""The folder of a sweep: its sounds, what was measured of them, the tables and the page.
+"""The folder of a sweep: its sounds, their measurements, the tables and the page.
 
     sounds/COMBINATION/       the sounds, each with its sidecar and a small spectrogram
     measured/                 the numbers of each combination
@@ -7,8 +7,8 @@
     results.csv, .parquet     one row per combination
     pictures/, index.html
 
-Every file is written whole or not at all, and what exists is kept: a sweep that was killed goes on where it was, and
-one with other settings adds to the folder. Table and page show every combination in it.
+Every file is written atomically, and existing ones are kept: a sweep that was killed resumes where it stopped, and one
+with other settings adds to the folder. Table and page show every combination in it.
 """
 
 import json
@@ -35,10 +35,10 @@ class Measured:
     """The numbers of a combination's sounds, or of the real recordings.
 
     Attributes:
-        by: what they were measured with; where that changes, they are measured again.
-        rows: of the report.
-        recognised_as: for each sound, how the first classifier recognises it; empty where there is none.
-        values: of the combination, by axis; empty for recordings.
+        by: everything they were measured with; if that changes, they are measured again.
+        rows: rows of the report.
+        recognised_as: the first classifier's label for each sound; empty if there is no classifier.
+        values: the combination's values by axis; empty for recordings.
         passes: U-Net evaluations of each sound; 0 for recordings.
     """
 
@@ -54,11 +54,11 @@ class Sweep:
     """A sweep's folder and everything that belongs on its page.
 
     Attributes:
-        prompts: of the list.
-        axes: all values in the folder of each setting that a sweep varies.
-        sounds: of each combination, take by take in the order of the prompts.
-        new: the combinations that this run asks for; the others were made by earlier ones.
-        left_out: combinations that are not shown, with the reason.
+        prompts: the prompts of the list.
+        axes: for each setting that a sweep varies, all values in the folder.
+        sounds: the sounds of each combination, take by take in the order of the prompts.
+        new: the combinations that this run requests; the others are from earlier runs.
+        left_out: combinations that are not shown, each with the reason.
     """
 
     folder: Path
@@ -81,7 +81,7 @@ class Sweep:
         seed: int,
         takes: int,
     ) -> "Sweep":
-        """The combinations of this run, all from the same seeds, with those that the folder holds already.
+        """The combinations of this run, all from the same seeds, and those already in the folder.
 
         Args:
             base: the settings that do not vary.
@@ -110,7 +110,7 @@ class Sweep:
 
 
 def read_measured(file: Path) -> Measured | None:
-    """What `write_measured` wrote; None where there is nothing, or something older."""
+    """The numbers that `write_measured` wrote; None if there are none, or they are in an older format."""
     if not file.is_file():
         return None
     described = json.loads(file.read_text(encoding="utf-8"))
@@ -121,7 +121,7 @@ def read_measured(file: Path) -> Measured | None:
 
 
 def write_measured(file: Path, measured: Measured) -> None:
-    """Write numbers as JSON, whole."""
+    """Write the numbers as JSON, atomically."""
     file.parent.mkdir(exist_ok=True)
     text = json.dumps(asdict(measured), ensure_ascii=False, allow_nan=False)
     with atomic_file(file) as temporary:
@@ -131,7 +131,7 @@ def write_measured(file: Path, measured: Measured) -> None:
 def _earlier(
     folder: Path, new: set[str], base: GenerationSettings, items: Any
 ) -> tuple[dict[Combination, list[Item]], dict[str, str]]:
-    """Measured combinations that this run does not ask for, and why others are not shown."""
+    """Measured combinations that this run does not request, and why others are not shown."""
     found, reasons = dict[Combination, list[Item]](), dict[str, str]()
     for place in sorted((folder / "sounds").glob("*/")):
         name = place.name
@@ -151,7 +151,7 @@ def _earlier(
 
 
 def _check_names(place: Path, wanted: set[str]) -> None:
-    """Refuse a run that would hide sounds of the folder."""
+    """Refuse a run that would hide sounds in the folder."""
     others = sorted(path.name for path in place.glob("[!.]*.flac") if path.name not in wanted)
     if others:
         raise UserError(

@@ -1,7 +1,7 @@
 """The combinations of a sweep: every sampler with every number of steps, every guidance scale, and so on.
 
-Each is tried before any sound is generated, by sampling with a network that costs nothing. That shows what the sampler,
-the model or the guidance refuses, and how many passes a sound takes.
+Each is tried before any sound is generated, by sampling with a dummy network. That shows which ones the sampler, the
+model or the guidance refuses, and how many U-Net passes a sound takes.
 """
 
 import copy
@@ -31,8 +31,8 @@ class Combination:
     """One point of the grid.
 
     Attributes:
-        name: such as `ddim-steps25-scale3`; also that of its folder.
-        values: by axis.
+        name: such as `ddim-steps25-scale3`; also the name of its folder.
+        values: the values by axis.
         settings: of its sounds.
         passes: U-Net evaluations of each sound.
     """
@@ -46,7 +46,7 @@ class Combination:
 def suitable(
     pipe: DiffAudioPipeline, base: GenerationSettings, axes: Mapping[str, Sequence[Any]]
 ) -> tuple[list[Combination], dict[str, str]]:
-    """Try all combinations of values out; the last axis varies fastest.
+    """Try out all combinations of values; the last axis varies fastest.
 
     Args:
         base: the settings that do not vary.
@@ -83,7 +83,7 @@ def suitable(
 
 
 def apply_axes(base: GenerationSettings, values: Mapping[str, Any]) -> GenerationSettings:
-    """Settings with a value of each axis."""
+    """The settings with the given value of each axis."""
     settings = base
     for axis, value in values.items():
         settings = AXES[axis].apply(settings, value)
@@ -91,7 +91,7 @@ def apply_axes(base: GenerationSettings, values: Mapping[str, Any]) -> Generatio
 
 
 def count_passes(pipe: DiffAudioPipeline, settings: GenerationSettings) -> int:
-    """U-Net evaluations that a sound takes, those for guidance and of a weaker model counted too.
+    """The number of U-Net evaluations for one sound, including those for guidance and of a weaker model.
 
     Raises:
         ValueError: the model cannot be sampled with these settings.
@@ -113,7 +113,7 @@ def count_passes(pipe: DiffAudioPipeline, settings: GenerationSettings) -> int:
 
 
 class _NoNetwork(nn.Module):
-    """Predicts something, at once."""
+    """A dummy network, which predicts anything without computation."""
 
     def __init__(self, config: Any) -> None:
         super().__init__()

@@ -1,6 +1,6 @@
-"""A sweep as one HTML page: table, pictures, spectrograms and players, with filters and sorting.
+"""A sweep as one HTML page: table, plots, spectrograms and players, with filters and sorting.
 
-What all pages share, and this one's parts, are in diffaudio/pages.
+The templates of this page, and those shared by all pages, are in diffaudio/pages.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,7 @@ COSTS = {
     "real_time_factor": "seconds over the sound's duration; below 1 is faster than it plays",
 }
 SETTINGS = ("sampler", "steps", "guidance_scale")  # columns that are always shown at first
-SHOWN = ("accuracy_", "recognised_at_5_", "clap_score_", "clip_score_", "fd_", "kad_")  # where there are any
+SHOWN = ("accuracy_", "recognised_at_5_", "clap_score_", "clip_score_", "fd_", "kad_")  # if there are any
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,8 @@ class PageSound:
     """One sound of the page.
 
     Attributes:
-        row: its combination's place among the rows.
-        prompt: its prompt's place among the prompts.
+        row: index of its combination among the rows.
+        prompt: index of its prompt among the prompts.
         take: from 1.
         path: relative to the page, URL-encoded, without suffix; its picture has the same with .png.
         suffix: of the sound's file.
@@ -64,7 +64,7 @@ def write_page(
     """Write index.html.
 
     Args:
-        facts: what all sounds have in common, by name; `model` is one.
+        facts: properties that all sounds have in common, by name, including `model`.
         axes: the values of each setting that varies or may vary.
         rows: of the table, those of the real recordings and shuffled labels among them.
         pictures: by metric and by what they show, the names of the files in pictures/.
@@ -113,7 +113,7 @@ def _columns(rows: Sequence[Mapping[str, Any]], axes: Mapping[str, Sequence[Any]
 def _column(
     name: str, *, direction: int = 0, visible: bool = True, exact: bool = False, text: bool = False, help: str = ""
 ) -> dict[str, Any]:
-    """What the page knows of a column; the numbers of an `exact` one are not rounded."""
+    """The page's description of a column; the numbers of an `exact` column are not rounded."""
     title = name.replace("_", " ")
     return {
         "name": name,

@@ -1,4 +1,4 @@
-"""Pictures of a sweep: quality against steps, against guidance scale, and against time with the Pareto line."""
+"""Plots of a sweep: quality against steps, against guidance scale, and against time with the Pareto front."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,16 +22,16 @@ PANELS_A_LINE = 4
 
 
 def picture_names(axes: Mapping[str, Sequence[Any]], metric: str) -> dict[str, str]:
-    """The files of a metric by what they show: steps, guidance, time. What takes one value is not drawn against."""
+    """The files of a metric's plots by their x axis: steps, guidance, time. A setting with one value has no plot."""
     shown = [what for what, axis in (("steps", "steps"), ("guidance", "guidance_scale")) if len(axes[axis]) > 1]
     return {what: f"{metric}-{what}.svg" for what in [*shown, "time"]}
 
 
 def write_pictures(folder: Path, rows: Rows, axes: Mapping[str, Sequence[Any]], metric: str) -> None:
-    """Draw a metric in the ways of `picture_names`, as SVG files.
+    """Draw the plots of a metric that `picture_names` lists, as SVG files.
 
     Args:
-        rows: of the table.
+        rows: rows of the table.
         axes: the values of each setting that the sweep varies.
     """
     for what, name in picture_names(axes, metric).items():
@@ -44,7 +44,7 @@ def write_pictures(folder: Path, rows: Rows, axes: Mapping[str, Sequence[Any]], 
 
 
 def against_setting(rows: Rows, axes: Mapping[str, Sequence[Any]], metric: str, *, along: str, across: str) -> Figure:
-    """A metric, with intervals, against the setting `along`; a panel for each value of the setting `across`."""
+    """A metric, with intervals, against the setting `along`, in one panel for each value of the setting `across`."""
     panels = [value for value in axes[across] if any(row.get(across) == value for row in rows)]
     columns = min(len(panels), PANELS_A_LINE)
     lines = -(-len(panels) // columns)
@@ -68,7 +68,7 @@ def against_setting(rows: Rows, axes: Mapping[str, Sequence[Any]], metric: str, 
 
 
 def against_time(rows: Rows, axes: Mapping[str, Sequence[Any]], metric: str) -> Figure:
-    """A metric, with intervals, against the seconds that a sound takes; combinations on the Pareto line are named."""
+    """A metric, with intervals, against the seconds per sound; combinations on the Pareto front are labelled."""
     figure = Figure(figsize=(8, 4.6), layout="constrained")
     plot = figure.add_subplot()
     groups = _series(rows, axes, without=("steps", "guidance_scale"))

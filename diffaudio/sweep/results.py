@@ -1,4 +1,4 @@
-"""The results of a sweep whose sounds are all measured: table, pictures, report and page."""
+"""The results of a sweep whose sounds have all been measured: table, plots, report and page."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -31,14 +31,14 @@ def table(sweep: Sweep, report: Report) -> list[dict[str, Any]]:
 
 
 def drawn_metrics(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Metrics that get pictures: those with a better direction that differ from row to row."""
+    """The metrics to plot: those that are better when higher or lower, and differ between rows."""
     columns = dict.fromkeys(name for row in rows for name in row)
     metrics = [name for name in columns if f"{name}_n" in columns and direction(name)]
     return [name for name in metrics if len({row.get(name) for row in rows if row["kind"] == "evaluated"}) > 1]
 
 
 def draw(sweep: Sweep, rows: Sequence[Mapping[str, Any]], metrics: Sequence[str]) -> None:
-    """Draw the pictures of some metrics."""
+    """Draw the plots of some metrics."""
     folder = sweep.folder / "pictures"
     folder.mkdir(exist_ok=True)
     for metric in metrics:
@@ -49,7 +49,7 @@ def write_results(sweep: Sweep, rows: Sequence[Mapping[str, Any]], report: Repor
     """Write report, tables and page.
 
     Args:
-        facts: what all sounds have in common, by name.
+        facts: properties that all sounds have in common, by name.
     """
     folder, sounds, reported = sweep.folder, list[PageSound](), list[Row]()
     for place, (combination, items) in enumerate(sweep.sounds.items()):

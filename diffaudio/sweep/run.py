@@ -1,4 +1,4 @@
-"""Making and measuring the sounds of a sweep."""
+"""Generating and measuring the sounds of a sweep."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -34,7 +34,7 @@ __all__ = [
 
 
 def batches(sweep: Sweep, batch_size: int) -> list[tuple[Combination, list[Item]]]:
-    """The sounds of this run in batches as even as possible, so that their timings can be compared."""
+    """The sounds of this run in batches of sizes as equal as possible, so that their timings can be compared."""
     parts = []
     for combination in sweep.new:
         items = sweep.sounds[combination]
@@ -47,10 +47,10 @@ def batches(sweep: Sweep, batch_size: int) -> list[tuple[Combination, list[Item]
 def unmade(
     pipe: DiffAudioPipeline, parts: Sequence[tuple[Combination, list[Item]]]
 ) -> list[tuple[Combination, list[Item]]]:
-    """What is missing of some batches.
+    """The parts of these batches that are still to be generated.
 
     Raises:
-        ValueError: a sound exists that was made with other settings.
+        ValueError: a sound exists that was generated with other settings.
     """
     model = pipe.name_or_path
     missing = [
@@ -60,7 +60,7 @@ def unmade(
 
 
 def make(pipe: DiffAudioPipeline, parts: Sequence[tuple[Combination, list[Item]]]) -> Iterator[Item]:
-    """Make the sounds of some batches; each query is embedded once."""
+    """Generate the sounds of these batches; each query is embedded once."""
     queries = list(dict.fromkeys(item.query for _, batch in parts for item in batch))
     encoders = {_conditioning(each.settings): query_encoder_for(pipe, each.settings) for each, _ in parts}
     embeds = {
@@ -77,20 +77,20 @@ def make(pipe: DiffAudioPipeline, parts: Sequence[tuple[Combination, list[Item]]
 
 
 def _conditioning(settings: GenerationSettings) -> tuple[Any, ...]:
-    """The settings that decide the embedding of a query."""
+    """The settings on which the embedding of a query depends."""
     return settings.bridge, tuple(settings.templates), settings.image_bridge
 
 
 def wanted(sweep: Sweep) -> list[str | None]:
-    """What the sounds of every combination should be."""
+    """What the sounds of each combination should be: labels or prompts."""
     return [item.label or item.query.prompt for item in next(iter(sweep.sounds.values()))]
 
 
 def unmeasured(sweep: Sweep, report: Report) -> list[Combination]:
-    """Combinations that were not measured, or of other sounds or with something else.
+    """Combinations that have not been measured, or whose sounds or way of measuring have changed.
 
     Args:
-        report: without rows; what its rows are to be measured with.
+        report: a report without rows, which describes how they are measured.
     """
 
     def is_measured(combination: Combination) -> bool:
@@ -137,7 +137,7 @@ def _by_recordings(sweep: Sweep, report: Report) -> dict[str, Any]:
 
 
 def _read(items: Sequence[Item]) -> Iterator[Sound]:
-    """The sounds one by one; their spectrograms are drawn on the way."""
+    """The sounds one by one; missing spectrograms are drawn as they are read."""
     for item in items:
         waveform, sample_rate = read_audio(item.path)
         picture = item.path.with_suffix(".png")

@@ -1,10 +1,10 @@
-"""The table of a sweep: a row a combination, with what it costs beside how good it is.
+"""The table of a sweep: one row per combination, with its cost and its quality.
 
-    passes               U-Net evaluations a sound takes
-    seconds_per_sound    from prompt embedding to waveform, its share of a batch; the median over the sounds
-    real_time_factor     those seconds over the sound's duration; below 1 is faster than it plays
+    passes               U-Net evaluations per sound
+    seconds_per_sound    from prompt embedding to waveform: a batch's time over its size; the median over the sounds
+    real_time_factor     those seconds over the sound's duration; below 1 is faster than real time
 
-Metrics follow as NAME, NAME_low, NAME_high (the interval) and NAME_n (sounds in it). The rows `real` and `shuffled`
+Metrics follow as NAME, NAME_low, NAME_high (the interval) and NAME_n (number of sounds). The rows `real` and `shuffled`
 have only metrics: those of recordings, and those of each combination with its prompts permuted at random.
 """
 
@@ -24,13 +24,13 @@ __all__ = ["pareto_line", "timing_columns", "with_mean_of_shuffled", "write_tabl
 
 
 def timing_columns(sidecars: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """What the sounds of a combination cost, from their sidecars."""
+    """The cost of a combination's sounds, from their sidecars."""
     seconds = median(each["timing"]["batch_seconds"] / each["timing"]["batch_size"] for each in sidecars)
     return {"seconds_per_sound": seconds, "real_time_factor": seconds / sidecars[0]["duration_s"]}
 
 
 def with_mean_of_shuffled(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The rows of a table with the mean of all shuffled ones in their place, for pictures and page."""
+    """The rows of a table with all shuffled rows replaced by their mean, for plots and page."""
     shuffled = [row for row in rows if row["kind"] == "shuffled"]
     mean: dict[str, Any] = {"kind": "shuffled", "combination": "shuffled labels, mean"}
     for name in shuffled[0] if shuffled else ():
@@ -40,7 +40,7 @@ def with_mean_of_shuffled(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str
 
 
 def pareto_line(costs: Sequence[float], values: Sequence[float], *, higher_is_better: bool) -> list[int]:
-    """Places of the points that no other one beats at the same or lower cost, cheapest first."""
+    """Indices of the points that no other beats at the same or lower cost, cheapest first."""
     sign = 1 if higher_is_better else -1
     line, best = [], float("-inf")
     for place in sorted(range(len(costs)), key=lambda place: (costs[place], -sign * values[place])):
@@ -51,10 +51,10 @@ def pareto_line(costs: Sequence[float], values: Sequence[float], *, higher_is_be
 
 
 def write_tables(folder: Path, rows: Sequence[Mapping[str, Any]], described: Mapping[str, Any]) -> None:
-    """Write results.csv and results.parquet; what a row lacks is empty.
+    """Write results.csv and results.parquet; missing values are empty.
 
     Args:
-        described: facts about the whole sweep; JSON under the key `diffaudio` of the Parquet file's metadata.
+        described: facts about the sweep as a whole, stored as JSON in the Parquet metadata under `diffaudio`.
     """
     columns = list(dict.fromkeys(column for row in rows for column in row))
     with atomic_file(folder / "results.csv") as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
