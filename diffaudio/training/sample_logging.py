@@ -107,7 +107,7 @@ def _write_samples(
 ) -> None:
     sample_rate = pipe.autoencoder.sample_rate
     output: Any = pipe(
-        settings.prompts,
+        [*settings.prompts],
         num_inference_steps=settings.num_inference_steps,
         guidance_scale=guidance_scale,
         audio_length_in_s=settings.duration_s,

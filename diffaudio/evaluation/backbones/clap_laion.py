@@ -22,6 +22,7 @@ __all__ = ["is_laion_clap", "load_laion_clap"]
 
 PREFIX = "module."  # of weights that were saved while training on several devices
 FRONT_END = "audio_branch.patch_embed.proj.weight"
+FUSION = "audio_branch.patch_embed.fusion_model."
 
 # Parts of names, in this order: laion_clap's, and transformers'.
 RENAMED = {
@@ -58,11 +59,11 @@ def load_laion_clap(path: Path, tensors: dict[str, Tensor], device: torch.device
     published = {name.removeprefix(PREFIX): tensor for name, tensor in tensors.items()}
     published = {name: tensor for name, tensor in published.items() if not name.startswith(UNUSED)}
     with loading_errors(path):
-        config = _config_of(published)
-        model = ClapModel(config).eval().requires_grad_(False)
+        is_fused = any(name.startswith(FUSION) for name in published)
+        model = ClapModel(_config_of(published, is_fused)).eval().requires_grad_(False)
     fixed = {name: value for name, value in model.state_dict().items() if name.endswith(("_ids", "_index"))}
     load_tensors(model, fixed | _renamed(published), path)
-    features = ClapFeatureExtractor(truncation="fusion" if config.audio_config.enable_fusion else "rand_trunc")
+    features = ClapFeatureExtractor(truncation="fusion" if is_fused else "rand_trunc")
     arguments = (model, features, clap_name(path.stem), sha256(path), device)
     tokenizer = path.with_name("tokenizer.json")
     if not tokenizer.is_file():
@@ -90,8 +91,8 @@ class _ClapWithTexts(ClapSounds):
         return self.model.get_text_features(tokens.to(self._device), mask.to(self._device)).pooler_output.cpu()
 
 
-def _config_of(tensors: dict[str, Tensor]) -> ClapConfig:
-    """Settings by shapes: HTSAT-tiny and -base, fused or not, with a RoBERTa of any size."""
+def _config_of(tensors: dict[str, Tensor], is_fused: bool) -> ClapConfig:
+    """Settings by shapes: HTSAT-tiny and -base, with a RoBERTa of any size."""
 
     def shape(name: str) -> tuple[int, ...]:
         if name not in tensors:
@@ -113,7 +114,7 @@ def _config_of(tensors: dict[str, Tensor]) -> ClapConfig:
         "num_attention_heads": [shape(table)[1] for table in tables], "num_hidden_layers": layers,
         "window_size": (round(shape(tables[0])[0] ** 0.5) + 1) // 2, "hidden_size": hidden,
         "num_mel_bins": shape("audio_branch.bn0.weight")[0], "projection_dim": projection,
-        "enable_fusion": any(name.startswith("audio_branch.patch_embed.fusion_model.") for name in tensors),
+        "enable_fusion": is_fused,
     }  # fmt: skip
     words, text_width = shape("text_branch.embeddings.word_embeddings.weight")
     text = {

@@ -82,7 +82,7 @@ class _MelMusicnn(nn.Module):
         x = self.norm_in(mel[:, None])
         features = []
         for filters, norm in zip(self.filters, self.norms, strict=True):
-            beyond = filters.weight.shape[-1] - 1
+            beyond = filters.get_parameter("weight").shape[-1] - 1
             padded = F.pad(
                 x, (beyond // 2, beyond - beyond // 2)
             )  # as many steps as before; an even filter looks ahead
