@@ -121,16 +121,17 @@ class QueryEncoder:
         Raises:
             UserError: one cannot be read.
         """
-        distinct = {id(part): part for part in parts}
-        frames_of = {
-            key: read_image(part.content) if part.kind == "image" else read_video(part.content)
-            for key, part in distinct.items()
-        }
-        frames = [frames_of[id(part)] for part in parts]
-        if all(len(each) == 1 for each in frames):
-            embeddings = self.clip.encode_image([image for (image,) in frames])
+        pixels_of: dict[int, Tensor] = {}  # small, unlike the images, of which only one is held at a time
+        for part in parts:
+            if id(part) not in pixels_of:
+                read = read_image if part.kind == "image" else read_video
+                pixels_of[id(part)] = self.clip.preprocess(read(part.content))
+        pixels = [pixels_of[id(part)] for part in parts]
+        if all(len(each) == 1 for each in pixels):
+            embeddings = self.clip.encode_pixels(torch.cat(pixels))
         else:
-            embeddings = torch.cat([self.clip.encode_video(each) for each in frames])
+            means = [self.clip.encode_pixels(each).mean(dim=0) for each in pixels]
+            embeddings = torch.stack([mean / mean.norm() for mean in means])
         return embeddings if self.image_bridge is None else _nearest_images(self.image_bridge, embeddings)
 
     def encode_negative(
