@@ -97,7 +97,7 @@ def test_a_path_is_never_taken_for_a_hub_id(name, monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("error", [OSError("offline"), RuntimeError(""), TimeoutError("too slow\nsecond line")])
-def test_whatever_the_hub_raises_is_told_in_a_line(error, monkeypatch):
+def test_any_error_of_the_hub_is_a_one_line_message(error, monkeypatch):
     def fail(*_, **__):
         raise error
 
@@ -107,7 +107,7 @@ def test_whatever_the_hub_raises_is_told_in_a_line(error, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["ViT-B-32/openai", "ViT-B-32/laion2b_s34b_b79k", "hf-hub:owner/name", "ViT-B-32/x"])
-def test_a_clip_that_cannot_be_fetched_is_told_by_its_name(name, monkeypatch):
+def test_a_clip_that_cannot_be_downloaded_is_named(name, monkeypatch):
     def fail(*_, **__):
         raise OSError("no network")
 

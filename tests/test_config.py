@@ -56,7 +56,7 @@ def test_values_have_the_type_that_the_dataclass_says_whatever_yaml_makes_of_the
     assert type(config.train.steps) is int
 
 
-def test_what_is_not_given_keeps_its_default():
+def test_settings_that_are_not_given_keep_their_defaults():
     assert parse(Config, ["--out", "x"]) == Config(Path("x"))
 
 

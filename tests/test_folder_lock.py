@@ -45,7 +45,7 @@ def start_holder(folder, seconds: float) -> subprocess.Popen[str]:
     return holder
 
 
-def test_the_second_process_is_told_who_holds_the_lock(tmp_path):
+def test_the_second_process_learns_who_holds_the_lock(tmp_path):
     holder = start_holder(tmp_path, 60)
     try:
         with pytest.raises(FolderLockedError) as raised, locked_folder(tmp_path, "diffaudio prepare"):

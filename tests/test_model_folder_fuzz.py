@@ -438,7 +438,7 @@ def test_a_tokenizer_that_makes_its_library_panic_is_refused(folder):
             refusal(folder)
 
 
-def test_tokenizers_are_told_never_to_trust_remote_code(folder, monkeypatch):
+def test_tokenizers_never_trust_remote_code(folder, monkeypatch):
     import transformers
 
     given = []

@@ -303,7 +303,7 @@ def test_a_prompt_of_any_length_is_shortened_in_a_warning(tmp_path, caplog):
 
 
 @pytest.mark.parametrize("sampler", ["ddim", "heun"])
-def test_the_callback_hears_of_every_pass(pipe, sampler):
+def test_the_callback_is_called_for_every_pass(pipe, sampler):
     heard = []
 
     def callback(called, step, timestep, tensors):
@@ -534,7 +534,7 @@ def test_a_model_may_come_from_the_hub(folder, tmp_path, monkeypatch):
     assert pipe.name_or_path == "owner/name"
 
 
-def test_the_bundled_model_lies_in_the_package_or_beside_it(tmp_path, monkeypatch):
+def test_the_bundled_model_is_in_the_package_or_beside_it(tmp_path, monkeypatch):
     monkeypatch.setattr(model_folder, "__file__", str(tmp_path / "diffaudio/checkpoint.py"))
     with pytest.raises(ValueError, match="this installation of diffaudio comes without a model; name one with --model"):
         model_folder.bundled_model()
@@ -589,7 +589,7 @@ def test_half_precision_on_cuda_sounds_like_the_cpu(folder, pipe):
     assert fast("rain", **QUICK).audios.isfinite().all()
 
 
-def test_a_unet_that_takes_noise_levels_is_told_that_of_the_bridge_for_texts_and_0_for_pictures(tmp_path):
+def test_a_unet_with_noise_levels_receives_the_bridges_for_texts_and_0_for_images(tmp_path):
     parts = tiny_parts(tmp_path / "clip")
     torch.manual_seed(0)
     config = {name: value for name, value in parts["unet"].config.items() if not name.startswith("_")}

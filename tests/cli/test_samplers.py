@@ -41,6 +41,6 @@ def test_a_model_restricts_it(capsys, tmp_path):
 
 
 @pytest.mark.parametrize("arguments", [["--model", "nowhere"], ["--models", "x"]])
-def test_what_is_wrong_is_told_in_a_line(capsys, arguments):
+def test_errors_are_one_line_messages(capsys, arguments):
     code, lines, told = listed(capsys, *arguments)
     assert (code, lines, told.count("\n")) == (2, [], 1)

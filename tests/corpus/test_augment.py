@@ -32,7 +32,7 @@ def tone(frequency_hz, num_samples=8000):
     return torch.sin(2 * math.pi * frequency_hz * torch.arange(num_samples) / 8000)
 
 
-def test_a_crop_is_a_stretch_of_the_sound():
+def test_a_crop_is_a_segment_of_the_sound():
     sound = torch.arange(100.0)
     starts = set()
     for seed in range(20):
@@ -63,7 +63,7 @@ def test_speed_moves_pitch_within_its_limits():
     assert torch.equal(change_speed(tone(1000), 0.0, seeded()), tone(1000))
 
 
-def test_the_filter_gains_no_more_than_it_is_told_and_differs_between_items():
+def test_the_filter_stays_within_its_maximum_gain_and_differs_between_items():
     click = torch.zeros(3, 1024)
     click[:, 0] = 1
     gain_db = 20 * torch.fft.rfft(filter_smoothly(click, 6.0, seeded())).abs().log10()
@@ -73,7 +73,7 @@ def test_the_filter_gains_no_more_than_it_is_told_and_differs_between_items():
     torch.testing.assert_close(filter_smoothly(click, 0.0, seeded()), click, atol=1e-6, rtol=0)
 
 
-def test_noise_lies_below_the_peak_as_far_as_told():
+def test_noise_is_below_the_peak_by_the_given_level():
     silence_but_for_a_peak = torch.zeros(50, 4000)
     silence_but_for_a_peak[:, 0] = 0.5
     level_db = 20 * (add_noise(silence_but_for_a_peak, -20.0, seeded())[:, 1:].std(dim=1) / 0.5).log10()
@@ -119,7 +119,7 @@ def test_nothing_changes_at_probability_0_or_strength_0():
 
 
 @pytest.mark.parametrize("name", STRENGTHS)
-def test_a_change_happens_as_often_as_told_by_the_generator_alone(name):
+def test_augmentations_occur_with_their_probability_and_depend_on_the_generator_alone(name):
     settings = AugmentSettings(probability=0.5, **{name: STRENGTHS[name]})
     x = 0.3 * torch.randn(2, 3000, generator=seeded())
     made = [changed(settings, x, seed=seed) for seed in range(60)]
@@ -129,7 +129,7 @@ def test_a_change_happens_as_often_as_told_by_the_generator_alone(name):
     assert all(y.shape[0] == 2 and y.isfinite().all() for y in made)
 
 
-def test_a_gain_lies_within_its_limits_and_every_other_change_keeps_the_peak():
+def test_a_gain_is_within_its_limits_and_every_other_augmentation_keeps_the_peak():
     gains_db = [20 * math.log10(changed(only(gain_db=6.0), seed=seed).abs().max()) for seed in range(30)]
     assert -6.01 <= min(gains_db) < -4 and 4 < max(gains_db) <= 6.01
     x = 0.3 * torch.randn(1, 3000, generator=seeded())
@@ -157,7 +157,7 @@ def test_an_echo_comes_so_many_samples_later_and_so_much_softer():
     assert torch.equal(add_echo(click, 95, -6.0), click)
 
 
-def test_reverberation_falls_by_60_db_in_the_time_that_it_is_told():
+def test_reverberation_falls_by_60_db_in_its_reverberation_time():
     click = torch.zeros(2, 16000)
     click[:, 0] = 1
     room = reverberate(click, 8000, 1.0, -6.0, seeded())[:, 1:]

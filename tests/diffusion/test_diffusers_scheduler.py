@@ -31,7 +31,7 @@ def test_every_number_of_steps_finds_mean_and_deviation(model, steps, monkeypatc
 
 
 @pytest.mark.parametrize("eta", [0.0, 0.3, None])
-def test_tcd_stays_on_the_noise_levels_whatever_is_drawn_anew(eta, monkeypatch):
+def test_tcd_stays_on_the_noise_levels_whatever_noise_it_adds(eta, monkeypatch):
     """Where there is one sound alone, M, a jump of any length is exact: at alpha, sigma lies alpha M + sigma e."""
     own = DISTILLED["tcd-v"]
     scheduler, axes = make_sampler("tcd", own.config, eta=eta), NoiseAxes(monkeypatch)

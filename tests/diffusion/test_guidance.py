@@ -147,7 +147,7 @@ def test_projected_guidance_moves_the_clean_latents_at_right_angles(predicts):
 
 
 @pytest.mark.parametrize("predicts", LEVELS)
-def test_projected_guidance_that_keeps_everything_is_plain_guidance(predicts):
+def test_projected_guidance_that_keeps_everything_is_standard_guidance(predicts):
     everything = Guidance(projection=Projection(parallel=1, threshold=1e6))
     same(guided(everything, at=LEVELS[predicts], predicts=predicts), D_0 + 3 * (D_C - D_0))
 

@@ -30,7 +30,7 @@ def test_levels_fall_from_the_noisiest_to_clean(model, spacing, steps):
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_alpha_and_sigma_are_those_of_training_at_the_timestep_told(model):
+def test_alpha_and_sigma_are_those_of_training_at_the_given_timestep(model):
     schedule = NoiseSchedule(MODELS[model].config)
     for s in schedule.levels("karras", 20)[:-1]:
         expected = alpha_sigma(MODELS[model], schedule.timestep(s))

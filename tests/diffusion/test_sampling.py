@@ -207,7 +207,7 @@ def test_latents_stay_on_their_device(name):
 
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("name", ["euler", "dpm2"])
-def test_guidance_is_told_the_noise_level_of_each_pass(name, model):
+def test_guidance_receives_the_noise_level_of_each_pass(name, model):
     """An interval of noise levels is guided where the timesteps say so."""
     seen, scheduler = [], make_sampler(name, MODELS[model].config)
 

@@ -80,7 +80,7 @@ def test_openl3_is_that_of_torchopenl3():
     assert torch.allclose(found[:, :4], torch.tensor(golden), atol=1e-4)
 
 
-def test_openl3_is_read_from_a_folder_and_hears_sounds_of_any_length(tmp_path):
+def test_openl3_is_read_from_a_folder_and_embeds_sounds_of_any_length(tmp_path):
     folder = write_openl3(tmp_path / "l3")
     backbone = load_backbone(folder)
     weights = (folder / "model.safetensors").read_bytes()
@@ -141,7 +141,7 @@ class SmallCnn(torch.nn.Linear):
     ("module", "network", "small", "name", "windows"),
     [(vggish, "_VGG", SmallVgg, "vggish", [1, 1, 3]), (panns, "_Cnn14", SmallCnn, "panns_cnn14", [1, 1, 1])],
 )
-def test_each_sound_is_heard_by_itself_from_a_folder(module, network, small, name, windows, tmp_path, monkeypatch):
+def test_each_sound_of_a_folder_is_embedded_by_itself(module, network, small, name, windows, tmp_path, monkeypatch):
     monkeypatch.setattr(module, network, small)
     save_file(small().state_dict(), tmp_path / "model.safetensors")
     backbone = load_backbone(with_config(tmp_path, json.dumps({"backbone": name})))
@@ -154,7 +154,7 @@ def test_each_sound_is_heard_by_itself_from_a_folder(module, network, small, nam
         assert torch.allclose(backbone.embed([waveform])[0][0], each, atol=1e-5)
 
 
-def test_vggish_hears_every_096_s_and_fills_up_what_is_shorter():
+def test_vggish_embeds_windows_of_096_s_and_pads_shorter_sounds():
     assert [len(vggish.log_mel_windows(sound(s, 16000))) for s in (0.1, 0.975, 1.9, 2.0, 5.0)] == [1, 1, 1, 2, 5]
 
 
@@ -205,7 +205,7 @@ def test_clap_is_transformers_for_sounds_of_10_s_at_most(clap):
     assert torch.allclose(texts.norm(dim=1), torch.ones(2))
 
 
-def test_clap_hears_long_sounds_in_pieces_and_the_same_each_time(clap):
+def test_clap_embeds_long_sounds_in_pieces_and_deterministically(clap):
     backbone = load_backbone(clap)
     long = sound(12.5, 48000)
     first, second = backbone.embed([long])[0][0], backbone.embed([sound(2, 48000), long])[0][1]

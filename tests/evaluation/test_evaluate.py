@@ -121,7 +121,7 @@ def test_any_sounds_without_anything_beside_them_are_checked(evaluate):
         (["broken"], "broken/noise.wav: cannot be read as a sound file"),
     ],
 )
-def test_what_is_wrong_is_told_in_one_line(evaluate, arguments, message):
+def test_errors_are_one_line_messages(evaluate, arguments, message):
     write_folder("made", 3, 1)
     Path("empty").mkdir()
     Path("other.csv").write_text("file,label\nelsewhere.wav,dog\n")

@@ -125,7 +125,7 @@ def test_encodec_quantises_at_the_bandwidth_asked_for(reconstruct, folders):
     assert not torch.allclose(coarse, continuous, atol=1e-3)
 
 
-def test_samples_that_a_file_cannot_hold_are_told(reconstruct):
+def test_samples_that_a_file_cannot_store_are_reported(reconstruct):
     write_audio("in.wav", sweep(1.0, gain=4.0), 8000)
     _, printed, _ = reconstruct("in.wav", "-o", "out.wav")
     assert "samples above full scale were clipped" in printed
@@ -150,7 +150,7 @@ def test_the_folder_of_the_output_is_created(reconstruct):
         (["broken.wav", "-o", "out.wav"], "broken.wav: cannot be read as a sound file"),
     ],
 )
-def test_what_is_wrong_is_told_in_one_line(reconstruct, arguments, message):
+def test_errors_are_one_line_messages(reconstruct, arguments, message):
     write_audio("in.wav", sweep(0.2), 8000)
     Path("folder").mkdir()
     Path("broken.wav").write_bytes(b"nothing")

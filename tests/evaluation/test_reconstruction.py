@@ -91,7 +91,7 @@ def test_half_as_loud_is_half_a_convergence_and_the_logarithm_of_two_apart():
     assert multi_resolution_stft_distance(torch.zeros(24000), x) > 10
 
 
-def test_si_sdr_is_that_of_torchmetrics_and_does_not_hear_the_level():
+def test_si_sdr_is_that_of_torchmetrics_and_independent_of_the_level():
     x, y = torch.tensor([3.0, -0.5, 2.0, 7.0]), torch.tensor([2.5, 0.0, 2.0, 8.0])
     assert si_sdr_db(x, y) == pytest.approx(18.4030, abs=1e-4)  # the example of torchmetrics' documentation
     assert si_sdr_db(x, 7 * y) == pytest.approx(18.4030, abs=1e-4)
@@ -165,7 +165,7 @@ def test_without_phase_there_is_no_si_sdr_and_without_labels_only_agreement(reco
     assert row["agreement_bands"].value == 1 and worst_kind(row) is None
 
 
-def test_the_autoencoder_hears_a_peak_of_0_7_and_the_level_comes_back():
+def test_the_autoencoder_receives_a_peak_of_0_7_and_the_level_is_restored():
     autoencoder = lossless()
     waveform = noise(8000, gain=0.01)[None]
     given, made = round_trip(autoencoder, waveform, SAMPLE_RATE)
@@ -241,7 +241,7 @@ def test_the_command_tells_of_the_recordings_and_of_each_autoencoder(evaluate, m
         (["sounds", "-o", "report.txt"], "report.txt: name a .json file"),
     ],
 )
-def test_what_is_wrong_is_told_in_one_line(evaluate, arguments, message):
+def test_errors_are_one_line_messages(evaluate, arguments, message):
     code, printed, errors = evaluate(*arguments)
     assert code == 2 and printed == "" and errors.count("\n") == 1
     assert message in errors

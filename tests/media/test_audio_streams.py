@@ -33,7 +33,7 @@ def write_flac(path: Path, x: np.ndarray, *, total_samples: int | None = None) -
 
 @pytest.mark.parametrize("total_samples", [0, 2**32, 2**36 - 1])
 @pytest.mark.parametrize("part", [(0.0, None), (1.0, 0.5), (1.5, 9.0)])
-def test_a_flac_that_lies_about_its_length_gives_the_sound_that_it_holds(tmp_path, total_samples, part):
+def test_a_flac_with_a_wrong_length_gives_the_sound_that_it_contains(tmp_path, total_samples, part):
     x = noise(2, 8000)
     path = write_flac(tmp_path / "a.flac", x, total_samples=total_samples)
     found, rate = read_audio(path, start_s=part[0], duration_s=part[1])

@@ -193,7 +193,7 @@ def test_a_file_is_read_in_pieces_as_it_is_read_whole(name, part, media):
     torch.testing.assert_close(found, whole, rtol=0, atol=1e-4)
 
 
-def test_a_file_that_cannot_be_read_is_told(media):
+def test_a_file_that_cannot_be_read_is_reported(media):
     with pytest.raises(ValueError, match=r"nothing\.wav: there is no such file"):
         list(read_chunks(media / "nothing.wav", sample_rate=8000, channels=1))
     (media / "broken.wav").write_bytes(b"nothing")

@@ -116,7 +116,7 @@ def test_what_is_forgotten_is_not_asked_for_again(moving):
     assert taken == ["other"]
 
 
-def test_a_picture_is_made_once_for_all_that_want_it(moving):
+def test_a_frame_is_converted_once_for_all_requests(moving):
     pictures = []
     with open_media(moving) as media:
         track = VideoTrack(media.video, media.begin_s, 32)

@@ -126,7 +126,7 @@ def test_times_after_the_last_picture_give_nothing(tmp_path):
     assert read_frames(path, [5.0, 8.5]) == []
 
 
-def test_large_pictures_are_made_smaller_and_small_ones_left(long_mkv):
+def test_large_images_are_reduced_and_small_ones_unchanged(long_mkv):
     ((_, small),) = read_frames(long_mkv, [1.0], max_side=32)
     ((_, same),) = read_frames(long_mkv, [1.0], max_side=640)
     assert small.size == (32, 24) and same.size == (64, 48) and small.mode == "RGB"
@@ -150,7 +150,7 @@ def test_pictures_are_upright(tmp_path, rotation, bright_side):
     assert max(halves, key=lambda side: halves[side].mean()) == bright_side
 
 
-def test_pixels_that_are_not_square_are_made_so(tmp_path):
+def test_non_square_pixels_become_square(tmp_path):
     path = write_media(tmp_path / "a.mp4", pictures=numbered_pictures(1), pixel_aspect=Fraction(2, 1))
     ((_, picture),) = read_frames(path, [0.0])
     assert picture.size == (128, 48)

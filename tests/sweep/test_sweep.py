@@ -100,7 +100,7 @@ def sidecars(folder="out"):
     return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(Path(folder).glob("sounds/*/*.json"))]
 
 
-def test_every_combination_is_made_from_the_same_seeds_and_measured(sweep):
+def test_every_combination_is_generated_from_the_same_seeds_and_measured(sweep):
     code, printed, told = sweep()
     assert (code, printed, told) == (0, "out/index.html: 8 combinations of 3 sounds\n", "")
     made = sidecars()
@@ -142,7 +142,7 @@ def test_run_again_it_makes_and_measures_nothing(sweep, monkeypatch):
     assert Path("out/index.html").is_file()
 
 
-def test_what_is_lost_is_made_again_as_it_was(sweep):
+def test_a_lost_sound_is_generated_again_unchanged(sweep):
     sweep(real=False, grid=GRID[:4])
     lost = Path("out/sounds/euler-steps2-scale3/rain.flac")
     sound, before = read_audio(lost)[0], times("sounds/*/*.flac")
@@ -153,7 +153,7 @@ def test_what_is_lost_is_made_again_as_it_was(sweep):
     assert {name for name in after if after[name] != before[name]} == {lost.as_posix()}
 
 
-def test_a_grid_can_grow_and_another_question_is_measured_anew_without_making_sounds(sweep):
+def test_a_grid_can_grow_and_other_metrics_are_measured_without_generating_sounds(sweep):
     sweep(real=False, grid=["--samplers", "ddim", "--steps", "2"])
     sounds, measured = times("sounds/*/*.flac"), times("measured/*")
     sweep(real=False, grid=["--samplers", "ddim", "--steps", "2,3"])

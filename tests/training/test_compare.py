@@ -79,5 +79,5 @@ def test_the_settings_of_the_study_are_valid(path):
     assert settings.changes_sound or settings.changes_pictures
 
 
-def test_what_copies_are_changed_by_unless_told_otherwise_stands_among_the_settings():
+def test_the_default_augmentations_of_copies_are_recorded_in_the_settings():
     assert parse(AugmentSettings, ["--config", str(REPO / "configs/augment/helpful.yaml")]) == HELPFUL

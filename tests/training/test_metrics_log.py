@@ -4,7 +4,7 @@ import math
 from diffaudio.training.metrics_log import MetricsLog
 
 
-def test_the_log_of_a_run_that_goes_on_drops_what_will_be_done_again(tmp_path):
+def test_the_log_of_a_resumed_run_drops_the_steps_that_are_repeated(tmp_path):
     log = MetricsLog(tmp_path)
     for step in (1, 2, 3):
         log.scalars(step, {"loss": step / 2})
@@ -18,7 +18,7 @@ def test_the_log_of_a_run_that_goes_on_drops_what_will_be_done_again(tmp_path):
     assert lines == [{"step": 1, "loss": 0.5}, {"step": 2, "loss": 1.0}, {"step": 3, "loss": 9.0}]
 
 
-def test_the_log_is_valid_json_whatever_the_values_and_what_lies_there_already(tmp_path):
+def test_the_log_is_valid_json_whatever_the_values_and_the_existing_content(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1, "loss": NaN}\n{"step": 2, "loss": 0.5}\n[3]\n{"step": 3, "lo')
     with MetricsLog(tmp_path, done=2) as log:

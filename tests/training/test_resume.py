@@ -34,7 +34,7 @@ def test_a_state_restores_weights_and_optimizer_to_the_bit(tmp_path):
     assert torch.equal(module.weight, other.weight)
 
 
-def test_only_the_newest_state_stays_and_it_is_plain_tensors_and_json(tmp_path):
+def test_only_the_newest_state_stays_and_it_contains_only_tensors_and_json(tmp_path):
     module, optimizer = trained(1)
     assert latest_state(tmp_path) is None
     for step in (8, 9, 10):
@@ -53,7 +53,7 @@ def test_a_state_that_fails_while_it_is_written_leaves_the_one_before(tmp_path, 
     assert [path.name for path in tmp_path.iterdir()] == ["step_00000001"]
 
 
-def test_as_many_states_are_kept_as_asked_for_and_those_of_steps_done_anew_are_removed(tmp_path):
+def test_the_requested_number_of_states_is_kept_and_those_of_repeated_steps_are_removed(tmp_path):
     module, optimizer = trained(1)
     for step in (2, 4, 6, 8, 7):  # 8 was damaged, or thrown away
         save_state(tmp_path, step, max_states=3, optimizer=optimizer, network=module)

@@ -21,7 +21,7 @@ def begin(folder: Path, settings: Settings) -> None:
         pass
 
 
-def test_a_run_goes_on_with_the_settings_it_was_begun_with(tmp_path):
+def test_a_run_resumes_with_the_settings_it_was_started_with(tmp_path):
     begin(tmp_path / "run", Settings())
     begin(tmp_path / "run", Settings(lr=2.0))  # nothing was done with the first
     (tmp_path / "run/state/step_00000001").mkdir(parents=True)
@@ -31,7 +31,7 @@ def test_a_run_goes_on_with_the_settings_it_was_begun_with(tmp_path):
     assert (tmp_path / "run/config.yaml").read_text() == "lr: 2.0\nsteps: 9\nwhere: a\n"
 
 
-def test_a_run_of_a_version_that_lacked_a_setting_goes_on_with_its_default(tmp_path):
+def test_a_run_of_a_version_that_lacked_a_setting_resumes_with_its_default(tmp_path):
     begin(tmp_path / "run", Settings())
     (tmp_path / "run/state/step_00000001").mkdir(parents=True)
     (tmp_path / "run/config.yaml").write_text("steps: 1\nwhere: a\n")

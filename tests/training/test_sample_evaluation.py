@@ -34,7 +34,7 @@ def test_the_numbers_are_those_of_the_command_by_its_default_backbone(tmp_path):
     assert metrics == {metric.name: metric.value for metric in row.metrics}
 
 
-def test_a_failure_is_a_warning_and_the_run_goes_on(tmp_path):
+def test_a_failure_is_a_warning_and_the_run_continues(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.warns(UserWarning, match="empty: the samples were not evaluated: .*holds no sound"):
         assert evaluate_samples(tmp_path / "empty") == {}

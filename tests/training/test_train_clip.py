@@ -132,7 +132,7 @@ def test_frozen_parts_and_batch_statistics_of_a_pretrained_tower_stay(
 
 
 @pytest.mark.parametrize("stopped_at", [2, 4])
-def test_a_run_stopped_by_ctrl_c_in_either_phase_goes_on_as_if_it_had_not_been(
+def test_a_run_stopped_by_ctrl_c_in_either_phase_resumes_as_if_uninterrupted(
     script: ModuleType, folder: Path, classifier: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stopped_at: int
 ):
     settings: dict[str, Any] = {"image_weights": str(classifier), "projection_steps": 3, "distillation_weight": 0.5}
@@ -190,7 +190,7 @@ def test_a_crop_depends_on_its_place_in_the_batch_and_not_on_the_process(script:
     assert not torch.equal(whole, data.crops(chosen, settings, 6, 0))
 
 
-def test_changed_settings_are_refused_when_a_run_goes_on(script: ModuleType, folder: Path, tmp_path: Path):
+def test_changed_settings_are_refused_when_a_run_resumes(script: ModuleType, folder: Path, tmp_path: Path):
     train(script, folder, tmp_path / "run", 2)
     with pytest.raises(ValueError, match=r"run: the run was begun with train.sounding_weight 4\.0, not 9\.0"):
         train(script, folder, tmp_path / "run", 3, sounding_weight=9.0)

@@ -510,7 +510,7 @@ def test_a_labelled_baseline_is_trained_on_captions_and_needs_no_bridge(data, tm
         train(data, tmp_path / "other", "--captions.source", str(tmp_path / "labels.csv"))
 
 
-def test_a_unet_can_be_told_the_noise_level_of_its_embeddings(data, tmp_path):
+def test_a_unet_can_be_conditioned_on_the_noise_level_of_its_embeddings(data, tmp_path):
     settings = ["--train.embedding_noise", "0", "--train.embedding_noise_level", "0.5", "--train.steps", "3"]
     bridge = ["--bridge.kind", "noise", "--bridge.noise_level", "0.4", "--held_out", "0.4", "--validation.every", "3"]
     train(data, tmp_path / "run", *settings, *bridge)

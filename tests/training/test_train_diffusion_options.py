@@ -64,7 +64,7 @@ def metrics(out: Path) -> list[dict[str, float]]:
 # overfit
 
 
-def test_a_few_clips_are_learned_by_heart_and_come_back(data, tmp_path, capsys):
+def test_a_few_clips_can_be_overfitted_and_are_reproduced(data, tmp_path, capsys):
     more = ["--train.steps", "150", "--train.lr", "1e-2", "--train.warmup_steps", "5", "--train.ema_decay", "0.9"]
     more += ["--train.save_every", "150", "--train.log_every", "50", "--train.batch_size", "16"]
     train(data, tmp_path / "run", "--overfit", "2", *more)

@@ -14,7 +14,7 @@ def test_an_epoch_is_the_permutation_that_numpy_draws_for_seed_corpus_and_epoch(
         assert np.array_equal(order.clips(epoch * size, size), expected)
 
 
-def test_a_run_that_resumes_in_any_epoch_goes_on_with_the_same_clips():
+def test_a_run_that_resumes_in_any_epoch_continues_with_the_same_clips():
     whole = ClipOrder((50, 7), (3.0, 1.0), seed=2).clips(0, 1000)
     for first in (0, 1, 49, 66, 500, 900):
         assert np.array_equal(ClipOrder((50, 7), (3.0, 1.0), seed=2).clips(first, 100), whole[first : first + 100])

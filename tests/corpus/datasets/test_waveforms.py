@@ -80,7 +80,7 @@ def test_sources_that_are_held_out_are_on_the_other_side(decoded):
         WaveformDataset(decoded, held_out=0.01, split="held_out")
 
 
-def test_a_crop_is_a_stretch_of_its_clip_and_a_short_clip_lies_in_silence(decoded):
+def test_a_crop_is_a_segment_of_its_clip_and_a_short_clip_is_padded_with_silence(decoded):
     dataset, num_samples = WaveformDataset(decoded), 6000
     seen = set()
     for seed in range(8):

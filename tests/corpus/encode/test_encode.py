@@ -162,7 +162,7 @@ def test_clips_that_are_no_longer_in_the_corpus_lose_their_latents(clips, tmp_pa
     assert len(LatentDataset(out)) == 3 == datasets.load_from_disk(str(out)).num_rows
 
 
-def test_what_is_left_after_any_change_is_what_encoding_anew_gives(clips, tmp_path):
+def test_after_any_change_the_corpus_equals_one_encoded_from_scratch(clips, tmp_path):
     out = tmp_path / "out"
     run(clips, out)
     parts = store.part_files(clips, "clips")
@@ -194,7 +194,7 @@ def test_an_encoded_part_that_is_damaged_is_named(clips, tmp_path):
     assert run(clips, tmp_path / "out").manifest["clips"] == 5
 
 
-def test_a_second_run_into_the_same_folder_is_told_who_holds_it(clips, tmp_path, monkeypatch):
+def test_a_second_run_into_the_same_folder_is_refused_and_names_the_first(clips, tmp_path, monkeypatch):
     monkeypatch.setattr(encode_run, "LOCK_PATIENCE_S", 0.0)
     with (
         locked_folder(tmp_path / "out", "diffaudio encode"),
@@ -471,7 +471,7 @@ def test_what_comes_next_is_read_while_the_device_computes(tmp_path):
     assert seen[0] and len(read) == 6
 
 
-def test_latents_of_an_older_diffaudio_are_refused_with_the_command_that_makes_them_anew(clips, tmp_path):
+def test_latents_of_an_older_diffaudio_are_refused_with_the_command_that_encodes_them_again(clips, tmp_path):
     out = tmp_path / "out"
     manifest = run(clips, out).manifest
     store.write_manifest(out, manifest | {"version": 2})

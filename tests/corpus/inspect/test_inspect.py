@@ -55,7 +55,7 @@ def inspection(corpus) -> Inspection:
     return inspect(open_corpus(corpus), num_clips=10)
 
 
-def test_the_power_of_a_sine_lies_in_its_band_alone():
+def test_all_power_of_a_sine_is_in_its_band():
     frequencies, power = spectrum.power_spectrum(sine(1000, duration_s=2.0)[None], RATE)
     assert power.sum() == pytest.approx(1)
     levels = dict(zip(spectrum.OCTAVES_HZ, spectrum.octave_levels_db(frequencies, power), strict=True))
@@ -155,7 +155,7 @@ def test_numbers_say_the_quantiles_of_all_and_of_the_sample(inspection):
     assert told["peak, dB *"][0] == pytest.approx(-40, abs=0.1)
 
 
-def test_still_channels_of_latents_are_told_and_how_embeddings_lie(encoded):
+def test_constant_channels_of_latents_and_the_spread_of_embeddings_are_reported(encoded):
     found = inspect(open_corpus(encoded), num_clips=10)
     assert [warning for warning in found.warnings if "dead" in warning] == [
         warning for warning in found.warnings if warning.startswith("channel 2 is dead")
@@ -183,11 +183,11 @@ def test_still_channels_of_latents_are_told_and_how_embeddings_lie(encoded):
         (format_number(math.nan), "–"),
     ],
 )
-def test_numbers_are_told_as_a_reader_wants_them(told, text):
+def test_numbers_are_formatted_for_readers(told, text):
     assert told == text
 
 
-def test_the_command_tells_what_is_there_and_why_the_rest_is_not(corpus, encoded, capsys):
+def test_the_command_reports_the_contents_and_why_the_rest_was_dropped(corpus, encoded, capsys):
     assert main(["inspect", str(corpus)]) == 0
     told = capsys.readouterr().out
     assert told.startswith(f"{corpus}: 3 clips from 43 sources, 4.0 s, ")
@@ -197,7 +197,7 @@ def test_the_command_tells_what_is_there_and_why_the_rest_is_not(corpus, encoded
     assert "warning: channel 2 is dead" in capsys.readouterr().out
 
 
-def test_a_corpus_that_is_empty_or_not_finished_is_told_as_such(tmp_path, capsys):
+def test_an_empty_or_unfinished_corpus_is_reported_as_such(tmp_path, capsys):
     folder = write_clips_corpus(tmp_path / "corpus", [[]], finished=False)
     assert main(["inspect", str(folder), "-o", str(tmp_path / "page")]) == 0
     told = capsys.readouterr().out

@@ -45,7 +45,7 @@ def test_latents_as_a_diffusion_model_wants_them_bring_no_warning():
     assert latent_warnings(found) == []
 
 
-def test_every_fault_is_told_with_its_channel():
+def test_every_fault_is_reported_with_its_channel():
     values = gaussian(8, 2000)
     values[1] = 0.5
     values[2] *= 40
@@ -99,7 +99,7 @@ def latents(folders, tmp_path, monkeypatch, capsys):
     return run
 
 
-def test_the_latents_of_a_corpus_and_of_its_sounds_are_told_alike(latents, folders):
+def test_the_latents_of_a_corpus_and_of_its_sounds_have_the_same_statistics(latents, folders):
     rows = list(encoded_latents(folders / "encoded"))
     assert [row.shape for row in rows] == [(32, 13), (32, 25), (32, 18)]
     code, of_corpus, errors = latents(folders / "encoded", "--all", "-o", "picture.png")
@@ -152,7 +152,7 @@ def test_a_fitted_autoencoder_has_latents_of_mean_0_and_deviation_1(latents, fol
         ),
     ],
 )
-def test_what_is_wrong_is_told_in_one_line(latents, folders, arguments, message):
+def test_errors_are_one_line_messages(latents, folders, arguments, message):
     given = [folders / a if (folders / a).exists() else a for a in arguments]
     code, printed, errors = latents(*given)
     assert code == 2 and printed == "" and errors.count("\n") == 1

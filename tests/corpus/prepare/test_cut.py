@@ -64,7 +64,7 @@ def rewritten(path: Path, target: Path, change, *, sound_first: bool = False) ->
     return target
 
 
-def test_clips_hold_the_sound_and_pictures_of_their_stretch_and_tile_it_without_a_gap(film):
+def test_clips_contain_the_sound_and_frames_of_their_segment_and_tile_it_without_gaps(film):
     rows, dropped = cut_file(film)
     assert spans(rows) == [(0, 2), (2, 2), (4, 2), (6, 1)] and dropped == []
     assert times(rows) == [[0.5, 1.5], [2.5, 3.5], [4.5, 5.5], [6.25, 6.75]]
@@ -180,7 +180,7 @@ def test_a_time_stamp_that_jumps_a_million_hours_ahead_makes_one_gap(film, tmp_p
     assert gap["detail"].startswith("no sound from 6.0 s to 36")
 
 
-def test_a_header_that_lies_about_the_duration_changes_nothing(film, tmp_path):
+def test_a_header_with_a_wrong_duration_changes_nothing(film, tmp_path):
     expected, _ = cut_file(film)
     data = film.read_bytes()
     at = data.index(b"\x44\x89\x88") + 3  # EBML: Duration, 8 bytes
@@ -198,7 +198,7 @@ def test_what_fills_up_the_last_packet_is_no_sound(tmp_path):
     assert row["duration_s"] == pytest.approx(3.0, abs=1e-3)
 
 
-def test_clips_that_a_filter_condemns_are_kept_with_the_reason_where_that_is_wanted(tmp_path):
+def test_rejected_clips_are_kept_with_the_reason_on_request(tmp_path):
     quiet = np.concatenate([0 * SOUND[:, :16000], SOUND[:, :32000]], axis=1)
     black = [*numbered_pictures(4), *[Image.new("RGB", (64, 48))] * 8]
     path = write_media(tmp_path / "a.mkv", sound=quiet, pictures=black)
@@ -228,7 +228,7 @@ def test_a_clip_too_short_is_kept_where_dropped_ones_are_but_no_rest_of_a_longer
     assert spans(cut_file(longer, settings)[0]) == [(0, 2)] and cut_file(longer, settings)[1] == []
 
 
-def test_fingerprints_are_made_where_duplicates_are_looked_for(film):
+def test_fingerprints_are_computed_if_duplicates_are_searched_for(film):
     assert {row["fingerprint"] for row in cut_file(film)[0]} == {None}
     rows, _ = cut_file(film, replace(SMALL, max_duplicate_distance=0.2))
     assert len({row["fingerprint"] for row in rows}) == 4

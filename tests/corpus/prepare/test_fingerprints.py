@@ -156,7 +156,7 @@ def test_a_hundred_copies_of_one_sound_are_all_found():
     assert find_duplicates(prints, list(map(str, range(100)))) == [None] + [0] * 99
 
 
-def test_what_is_kept_does_not_depend_on_which_duplicates_are_gone_already():
+def test_the_clips_that_remain_do_not_depend_on_which_duplicates_were_removed_before():
     """A run that was killed while it removed duplicates comes to the same end."""
     rng = np.random.default_rng(0)
     words = [random_words(rng)]

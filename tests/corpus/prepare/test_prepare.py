@@ -121,7 +121,7 @@ def test_every_kind_of_bad_file_is_dropped_for_its_reason(tmp_path):
     assert asdict(report).items() <= manifest.items()
 
 
-def test_a_row_holds_the_sound_and_pictures_of_its_stretch(corpus):
+def test_a_row_contains_the_sound_and_frames_of_its_segment(corpus):
     rows = [row for row in rows_of(corpus) if row["source"] == "below/long.mkv"]
     assert [row["start_s"] for row in rows] == [0, 2, 4]
     assert [row["duration_s"] for row in rows] == pytest.approx([2, 2, 1.2], abs=0.01)
@@ -365,7 +365,7 @@ def test_black_pictures_are_left_out_of_a_clip_that_has_others(tmp_path):
     assert [frame["time_s"] for frame in row["frames"]] == [1.5]
 
 
-def test_sound_beyond_full_scale_is_made_softer_and_not_cut_off(tmp_path):
+def test_sound_beyond_full_scale_is_attenuated_rather_than_clipped(tmp_path):
     """A few samples of decoded AAC or MP3 lie there in many recordings; they are no reason to drop one."""
     sound = noise(1, 44100, gain=0.02)
     sound[:, 20000:23000] = tone(3000 / 44100, 44100, frequency=1000, gain=1.4)
@@ -427,7 +427,7 @@ def test_a_machine_that_does_not_see_the_folder_says_so(videos, tmp_path, monkey
         prepare([videos], tmp_path / "out", SMALL, state=state, progress=False)
 
 
-def test_stretches_and_captions_come_from_a_manifest(videos, tmp_path):
+def test_segments_and_captions_come_from_a_manifest(videos, tmp_path):
     manifest = tmp_path / "list.csv"
     manifest.write_text(f"path,start,end,caption\n{videos}/below/long.mkv,1,3.5,rain\n{videos}/below/long.mkv,4,,sea\n")
     run(manifest, tmp_path / "out")

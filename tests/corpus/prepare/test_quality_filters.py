@@ -88,7 +88,7 @@ def test_samples_that_no_recording_has_are_damage():
     assert reason([[-9.0]], max_clipped_fraction=1, max_peak=10) is None
 
 
-def test_sound_brought_up_from_a_lower_sample_rate_is_told_by_the_cliff_in_its_spectrum():
+def test_sound_upsampled_from_a_lower_rate_is_detected_by_the_cutoff_of_its_spectrum():
     telephone = shaped_noise(lambda f: f < 4000)
     assert cutoff_hz(telephone, RATE, highest_hz=20000) == pytest.approx(4000, rel=0.1)
     verdict = check_audio(telephone, RATE, FilterSettings())

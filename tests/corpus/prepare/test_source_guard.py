@@ -72,7 +72,7 @@ def test_a_read_error_that_the_demuxer_took_for_the_end_of_the_file_is_found(fil
         check(film, 5 << 20)
 
 
-def test_a_share_that_goes_away_is_told_from_a_file_that_never_was(film, tmp_path):
+def test_a_network_share_that_disappears_is_distinguished_from_a_file_that_never_existed(film, tmp_path):
     with pytest.raises(SourceUnavailableError, match="its folder .* is not there"):
         check(film, meanwhile=lambda: film.parent.rename(tmp_path / "away"))
     with pytest.raises(SourceUnavailableError, match="its folder .* is not there"):

@@ -227,7 +227,7 @@ def test_files_inside_an_archive_have_addresses_too(tmp_path):
     assert names(f"zip://x/*.mp4::{archive}") == [f"zip://x/a.mp4::{archive}"]
 
 
-def test_a_remote_manifest_counts_relative_paths_from_where_it_lies(memory):
+def test_relative_paths_in_a_remote_manifest_are_relative_to_its_folder(memory):
     memory.pipe("/bucket/lists/all.csv", b"path,caption\n../a.mp4,rain\n/local/b.mp4,sea\n")
     assert media_of(["memory://bucket/lists/all.csv"]) == [
         Media("b.mp4", "/local/b.mp4", (Segment(caption="sea"),)),

@@ -352,7 +352,7 @@ def test_the_same_settings_give_the_same_bytes_and_a_corpus_can_grow(corpus, tmp
     assert contents(other / "videos")[clip_path(0)] != contents(out / "videos")[clip_path(0)]
 
 
-def test_what_was_interrupted_goes_on(corpus, tmp_path, monkeypatch):
+def test_an_interrupted_run_resumes(corpus, tmp_path, monkeypatch):
     out = tmp_path / "out"
 
     class Killed(Exception):
@@ -409,7 +409,7 @@ def test_the_command_makes_videos_and_says_where(tmp_path, capsys):
         ),
     ],
 )
-def test_what_is_wrong_is_told_in_a_line(corpus, capsys, arguments, told):
+def test_errors_are_one_line_messages(corpus, capsys, arguments, told):
     before = contents(corpus)
     assert main(["synthesise-corpus", "-o", str(corpus), *arguments]) == 2
     error = capsys.readouterr().err

@@ -314,7 +314,7 @@ def test_several_processes_find_what_one_finds(tmp_path):
     assert problems(folder, num_workers=2) == problems(folder) != []
 
 
-def test_a_process_that_dies_is_told_instead_of_waited_for(corpus, monkeypatch):
+def test_a_process_that_dies_is_reported_instead_of_waited_for(corpus, monkeypatch):
     monkeypatch.setattr(validation, "check_part", dies)
     with pytest.raises(ValueError, match="a process died while it checked a part; try again with --workers 1"):
         problems(corpus, num_workers=2)
