@@ -78,7 +78,7 @@ class _Deferred(ModuleType):
 
 
 def _linear_filter() -> Callable[..., Any] | None:
-    """`scipy.signal.lfilter` along the last axis, from its compiled part alone; None if scipy has another layout."""
+    """`scipy.signal.lfilter` for recursive filters, from its compiled part alone; None if scipy has another layout."""
     scipy = importlib.import_module("scipy")
     spec = PathFinder.find_spec("scipy.signal._sigtools", [f"{place}/signal" for place in scipy.__path__])
     if spec is None or spec.loader is None:
@@ -87,4 +87,8 @@ def _linear_filter() -> Callable[..., Any] | None:
     spec.loader.exec_module(module)
     if not hasattr(module, "_linear_filter"):
         return None
-    return lambda b, a, x: module._linear_filter(b, a, x, -1)
+
+    def lfilter(b: Any, a: Any, x: Any, axis: int = -1, zi: Any = None) -> Any:
+        return module._linear_filter(b, a, x, axis, *([] if zi is None else [zi]))
+
+    return lfilter

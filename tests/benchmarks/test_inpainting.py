@@ -20,11 +20,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from exact import MODELS, Autoregressive, generators
 
 from diffaudio import DiffAudioPipeline
 from diffaudio.checkpoint import bundled_model
 from diffaudio.diffusion import sampling
-from diffaudio.diffusion.latent_edit import KeepGuide
+from diffaudio.diffusion.latent_edit import KeepGuide, LatentEdit
 from diffaudio.errors import UserError
 from diffaudio.evaluation.backbones import load_backbone
 from diffaudio.media.audio import read_audio, resample
@@ -140,3 +141,30 @@ def test_a_gap_of_a_second(pipe, recordings, monkeypatch):
     if "kept" in wanted and "text alone" in wanted:
         assert (recognised["kept"] & before).sum() >= 0.85 * before.sum()
         assert (distances["kept"] < distances["text alone"]).float().mean() > 0.5
+
+
+def test_the_edge_of_a_gap_in_a_known_process():
+    """Frames of variance 1, correlated by 0.9 a frame: correlation across the edge, and the extremes of the std."""
+    num_sounds, num_frames = 2000, 48
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(num_sounds, 1, num_frames, generator=generator)
+    recording = torch.randn(num_sounds, 1, num_frames, generator=generator)
+    rho = Autoregressive.RHO
+    for frame in range(1, num_frames):
+        recording[..., frame] = rho * recording[..., frame - 1] + (1 - rho**2) ** 0.5 * recording[..., frame]
+    generate = torch.arange(num_frames) >= num_frames // 2
+    sampler = sampling.make_sampler("dpm++2m_sde", MODELS["flow"].config)
+    for name, guide, resamples in (("replacement", Replaced, 1), *(("kept", KeepGuide, n) for n in (1, 2, 3, 4))):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sampling, "KeepGuide", guide)
+            x = sampling.sample(
+                Autoregressive(), sampler, noise, torch.zeros(num_sounds, 2), num_inference_steps=25, guidance_scale=1,
+                generators=generators(*range(num_sounds)),
+                edit=LatentEdit(recording, generate=generate, resamples=resamples),
+            )[:, 0]  # fmt: skip
+        std = x.std(dim=0)
+        correlation = (x[:, 1:] * x[:, :-1]).mean(dim=0) / (std[1:] * std[:-1])
+        edge, inside = correlation[num_frames // 2 - 1], correlation[num_frames // 2 + 6 :].mean()
+        print(f"{name:12} resamples {resamples}: {edge:.3f} across the edge, {inside:.3f} inside, std "
+              f"{std[generate].min():.2f} to {std[generate].max():.2f}")  # fmt: skip
+    assert edge > 0.8

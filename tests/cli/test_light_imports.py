@@ -34,11 +34,15 @@ import numpy as np
 x = np.random.default_rng(0).normal(size=1000)
 b, a = [1.5, -2.6, 1.2], [1.0, -1.7, 0.7]
 light = scipy.signal.lfilter(b, a, x)
+pair, state = np.stack([x, 2 * x]), np.ones((2, 2))
+light_pair = scipy.signal.lfilter(b, a, pair, axis=1, zi=state)
 assert "scipy.signal._signaltools" not in sys.modules
 assert len(scipy.signal.find_peaks(x)[0]) > 10  # imports the real module
 assert "scipy.signal._signaltools" in sys.modules
 import scipy.signal
 assert np.array_equal(light, scipy.signal.lfilter(b, a, x))
+for one, other in zip(light_pair, scipy.signal.lfilter(b, a, pair, axis=1, zi=state), strict=True):
+    assert np.array_equal(one, other)
 assert abs(scipy.stats.norm.cdf(0.0) - 0.5) < 1e-12
 from scipy.stats import linregress
 import torch._dynamo, transformers, accelerate, torchvision

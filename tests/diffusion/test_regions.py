@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from exact import MODELS, BestGuess, alpha_sigma, generators, plain
+from exact import MODELS, Autoregressive, BestGuess, generators, plain
 
 from diffaudio.diffusion.guidance import Guide
 from diffaudio.diffusion.latent_edit import LatentEdit
@@ -62,20 +62,6 @@ def sampled(name, noise, edit, model="flow"):
     scheduler = make_sampler(name, MODELS[model].config)
     return sample(BestGuess(MODELS[model]), scheduler, noise, torch.zeros(len(noise), 2), edit=edit,
                   generators=generators(*range(len(noise))), **plain(6))  # fmt: skip
-
-
-class Autoregressive:
-    """The best prediction for frames of variance 1, correlated by RHO per frame, from the frames that it is shown."""
-
-    RHO = 0.9
-
-    def __call__(self, latents, timestep, embedding, condition_mask=None):
-        alpha, sigma = alpha_sigma(MODELS["flow"], timestep)
-        frame = torch.arange(latents.shape[-1])
-        covariance = self.RHO ** (frame[:, None] - frame).abs()
-        gain = alpha * covariance @ torch.linalg.inv(alpha**2 * covariance + sigma**2 * torch.eye(len(frame)))
-        x = latents @ gain.T
-        return (latents - alpha * x) / sigma - x
 
 
 @pytest.mark.parametrize("loop", [False, True])

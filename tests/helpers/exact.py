@@ -76,6 +76,20 @@ class BestGuess:
         }[prediction_type(self.scheduler.config)]
 
 
+class Autoregressive:
+    """The best prediction for frames of variance 1, correlated by RHO per frame, from the frames that it is shown."""
+
+    RHO = 0.9
+
+    def __call__(self, latents, timestep, embedding, condition_mask=None):
+        alpha, sigma = alpha_sigma(MODELS["flow"], timestep)
+        frame = torch.arange(latents.shape[-1])
+        covariance = self.RHO ** (frame[:, None] - frame).abs()
+        gain = alpha * covariance @ torch.linalg.inv(alpha**2 * covariance + sigma**2 * torch.eye(len(frame)))
+        x = latents @ gain.T
+        return (latents - alpha * x) / sigma - x
+
+
 def generators(*seeds):
     return [torch.Generator().manual_seed(seed) for seed in seeds]
 
