@@ -166,7 +166,7 @@ def _parse(
 def _script_arguments(arguments: list[str], by_flag: Mapping[str, Setting]) -> list[str]:
     """`--dry-run` for `--dry_run=true`: dashes in place of underscores, and switches that need no value."""
     written = []
-    for argument, following in zip(arguments, [*arguments[1:], "--"], strict=True):
+    for argument, following in zip(arguments, [*arguments[1:], "--"], strict=False):
         name, equals, value = argument.partition("=")
         if name.startswith("--") and name not in by_flag and f"--{name[2:].replace('-', '_')}" in by_flag:
             name = f"--{name[2:].replace('-', '_')}"
@@ -410,7 +410,7 @@ def _explain(message: str, origins: Mapping[str, str], known: Sequence[Setting])
 def _explain_value(message: str) -> str:
     message = re.sub(r"<class '(?:jsonargparse\.typing\.)?([^']+)'>", r"\1", message)
     if union := re.search(r"Subtypes: \[(.*?)\]\n.*Given value: (.*)", message, re.DOTALL):
-        names = [_EXPECTED.get(name, name) for name in re.findall(r"(?:[^,\[\s]|\[[^\]]*\])+", union[1])]
+        names = [_EXPECTED.get(str(name), str(name)) for name in re.findall(r"(?:[^,\[\s]|\[[^\]]*\])+", union[1])]
         return f"expected {' or '.join(names)}, got {union[2].split(chr(10))[0].strip()!r}"
     if ranged := re.search(r"Not of type (\w+): (?:.*'(.*)'|(\S+) does not conform)", message):
         return f"expected {_EXPECTED.get(ranged[1], ranged[1])}, got {ranged[2] or ranged[3]!r}"

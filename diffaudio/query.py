@@ -172,20 +172,19 @@ def queries_of(
         raise UserError("the list of prompts is empty")
     if image is not None and not images:
         raise UserError("the list of pictures is empty")
-    contents: list[tuple[Kind, Any]] = [("text", each) for each in prompts] + [("image", each) for each in images]
-    contents += [] if video is None else [("video", video)]
+    contents = _in_order(prompts, images, [] if video is None else [video])
     if weights is None:
-        return [each if isinstance(each, Query) else Query((Part(kind, each),)) for kind, each in contents]
+        return [each if isinstance(each, Query) else Query((Part(kind, each),)) for each, kind in contents]
     if len(weights) != len(contents):
         raise UserError(f"{len(weights)} weights for {len(contents)} texts, images and videos; give one for each")
-    if any(isinstance(each, Query) for _, each in contents):
+    if any(isinstance(each, Query) for each, _ in contents):
         raise UserError("weights mix texts, images and a video; a Query has its own weights")
     try:
         numbers = [float(weight) for weight in weights]
     except (TypeError, ValueError):
         raise UserError(f"weights are {list(weights)}; give a number above 0 for each") from None
     pairs = zip(contents, numbers, strict=True)
-    return [Query(tuple(Part(kind, content, weight) for (kind, content), weight in pairs))]
+    return [Query(tuple(Part(kind, content, weight) for (content, kind), weight in pairs))]
 
 
 def check_settings(queries: Sequence[Query], settings: GenerationSettings) -> None:
@@ -267,7 +266,7 @@ class _Parsed:
         self.parts = tuple(_part(argument, kind, content, weight) for content, weight in pairs)
 
 
-def _in_order(texts: Iterable[str], images: Iterable[str], videos: Iterable[str]) -> list[tuple[str, Kind]]:
+def _in_order(texts: Iterable[Any], images: Iterable[Any], videos: Iterable[Any]) -> list[tuple[Any, Kind]]:
     return [(each, kind) for kind, group in zip(KINDS, (texts, images, videos), strict=True) for each in group]
 
 
@@ -316,6 +315,7 @@ def _part_to_json(part: Part) -> dict[str, Any]:
 
 
 def _part_from_json(described: dict[str, Any]) -> Part:
+    kind: Any
     (kind,) = described.keys() - {"weight"}
     if not isinstance(described[kind], str):
         raise TypeError

@@ -79,7 +79,7 @@ class QueryEncoder:
                     f"image bridge '{image_bridge}' maps texts only; a retrieval bridge has training images to compare "
                     "with, so choose 'retrieval' where the model has one"
                 )
-            of_images = torch.nn.Module.to(of_images, device=device)
+            torch.nn.Module.to(of_images, device=device)
         torch.nn.Module.to(chosen, device=device)
         return cls(clip, own_bridge, chosen, check_templates(list(templates or clip.templates)), of_images)
 

@@ -154,7 +154,8 @@ def _encoded(stream: Any, sound: soundfile.SoundFile, sample_rate: int) -> Itera
     resampler = av.AudioResampler(context.format, context.layout, context.sample_rate, frame_size=context.frame_size)
     layout, num_read = "mono" if sound.channels == 1 else "stereo", 0
     for block in sound.blocks(context.frame_size or BLOCK, dtype="float32", always_2d=True):
-        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(block).reshape(1, -1), format="flt", layout=layout)
+        samples = np.ascontiguousarray(block, dtype=np.float32).reshape(1, -1)
+        frame = av.AudioFrame.from_ndarray(samples, format="flt", layout=layout)
         frame.sample_rate, frame.pts, frame.time_base = sample_rate, num_read, Fraction(1, sample_rate)
         packets = [packet for each in resampler.resample(frame) for packet in stream.encode(each)]
         yield num_read / sample_rate, packets

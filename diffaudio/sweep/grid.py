@@ -100,7 +100,7 @@ def count_passes(pipe: DiffAudioPipeline, settings: GenerationSettings) -> int:
     trial.unet = nothing = _NoNetwork(pipe.unet.config)  # pyright: ignore[reportAttributeAccessIssue]
     embedding = torch.ones(1, pipe.clip.embedding_dim)
     has_negative = settings.negative_prompt is not None or settings.negative_image is not None
-    arguments = pipeline_arguments(settings) | {"audio_length_in_s": 1.0}
+    arguments: dict[str, Any] = pipeline_arguments(settings) | {"audio_length_in_s": 1.0}
     return trial(
         prompt_embeds=embedding,
         negative_prompt_embeds=embedding if has_negative else None,
