@@ -232,7 +232,7 @@ def test_names_are_fit_for_columns():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda f: "nowhere", "nowhere: there is no such folder of CLAP"),
+        (lambda f: "nowhere", "nowhere: there is no such backbone, file or folder; bundled are yamnet and tagger"),
         (lambda f: f, "is no backbone, config.json is missing"),
         (lambda f: with_config(f, "{"), "config.json: is damaged"),
         (

@@ -106,7 +106,11 @@ def test_the_command_prints_a_table_or_json(tmp_path, capsys):
         (["tag", "nowhere.wav"], "nowhere.wav: there is no such file or folder"),
         (["tag"], "file"),
         (["tag", "a.wav", "--top", "0"], "top"),
-        (["tag", "a.wav", "--backbone", "nowhere"], "nowhere: there is no such folder of CLAP"),
+        (
+            ["tag", "a.wav", "--backbone", "nowhere"],
+            "nowhere: there is no such backbone, file or folder; bundled are yamnet and tagger",
+        ),
+        (["tag", "a.wav", "--backbone", "musicnn"], "folder; name its published file; bundled are yamnet and tagger"),
         (["tag", "noise.wav"], "noise.wav"),
     ],
 )

@@ -9,6 +9,7 @@ import torch
 from diffaudio.errors import UserError
 from diffaudio.evaluation.backbones.base import Backbone, TextBackbone, backbone_info, metric_part, sha256
 from diffaudio.evaluation.backbones.published import PUBLISHED_SUFFIXES, read_published
+from diffaudio.hub import is_hub_id
 from diffaudio.models.tagger import bundled_tagger
 
 __all__ = ["DEFAULT", "Backbone", "TextBackbone", "backbone_info", "load_backbone", "metric_part", "sha256"]
@@ -46,6 +47,11 @@ def load_backbone(name: str | Path, device: torch.device | str = "cpu") -> Backb
     if folder.is_file():
         return _load_file(folder, device)
     if not folder.is_dir():
+        if not is_hub_id(name):
+            published = "; name its published file" if str(name) in (*SIGNATURES, "clap", "musicnn", "panns") else ""
+            raise UserError(
+                f"{name}: there is no such backbone, file or folder{published}; bundled are yamnet and tagger"
+            )
         return Clap(name, device)
     file = folder / "config.json"
     if not file.is_file():

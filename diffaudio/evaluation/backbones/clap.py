@@ -16,7 +16,7 @@ from transformers import AutoTokenizer, ClapFeatureExtractor, ClapModel
 
 from diffaudio.errors import UserError
 from diffaudio.evaluation.backbones.base import Kinds, metric_part, sha256
-from diffaudio.hub import fetch, is_hub_id
+from diffaudio.hub import fetch
 from diffaudio.library_loading import check_tokenizer, load_library_network
 from diffaudio.media.audio import RESAMPLER
 from diffaudio.safe_loading import loading_errors, read_json, refuse_remote_code
@@ -82,7 +82,7 @@ class Clap(ClapSounds):
     """CLAP whole, a `TextBackbone` as well, from a folder or a hub id."""
 
     def __init__(self, model: str | Path, device: torch.device | str = "cpu") -> None:
-        folder = _find(model)
+        folder = Path(model) if Path(model).is_dir() else fetch(model)
         weights = folder / "model.safetensors"
         if not weights.is_file():
             raise UserError(f"{model}: model.safetensors is missing; CLAP is read from safetensors only")
@@ -106,12 +106,3 @@ def clap_name(name: str) -> str:
     """The backbone's name for a model's."""
     part = metric_part(name)
     return part if part.startswith("clap") else f"clap_{part}"
-
-
-def _find(model: str | Path) -> Path:
-    folder = Path(model)
-    if folder.is_dir():
-        return folder
-    if not is_hub_id(model):
-        raise UserError(f"{model}: there is no such folder of CLAP")
-    return fetch(model)
