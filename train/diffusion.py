@@ -224,13 +224,14 @@ def resolve(config: Config) -> Config:
         config = replace(config, averages=replace(config.averages, sigma_rel=()))
     if config.overfit is None:
         return config
-    for name, value in (("held_out", config.held_out), ("weights", config.weights), ("lora", config.lora)):
+    for name, value in (("weights", config.weights), ("lora", config.lora)):
         if value:
             raise UserError(f"{name} has no effect beside overfit; leave it out")
-    train = replace(config.train, condition_dropout=0.0, embedding_noise=0.0, weight_decay=0.0)
-    return replace(
-        config, train=train, unet=replace(config.unet, dropout=0.0), averages=replace(config.averages, sigma_rel=())
+    train = replace(
+        config.train, condition_dropout=0.0, embedding_noise=0.0, embedding_noise_level=0.0, weight_decay=0.0
     )
+    unet, averages = replace(config.unet, dropout=0.0), replace(config.averages, sigma_rel=())
+    return replace(config, train=train, unet=unet, averages=averages, held_out=0.0)
 
 
 @dataclass(frozen=True)
