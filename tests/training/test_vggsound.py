@@ -41,9 +41,9 @@ SMALLER = {  # the beginning of a command after `uv run` and its launcher -> wha
     "--train.threads 1 --train.precision no --spectral.num_mels 16 --spectral.latent_channels 12 --spectral.n_fft 1024 "
     "--spectral.detail.channels 8 --spectral.detail.blocks 1 --spectral.vocoder.channels 8 --spectral.vocoder.blocks 1 "
     "--spectral.inversion.iterations 1 --held_out 0.3 --validation.clips 1 --validation.sounds 0",
-    "diffaudio evaluate reconstruction": "--backbone --resamples 20",
+    "diffaudio evaluate reconstruction": "--resamples 20",
     "diffaudio encode": "",
-    "train/diffusion.py --config configs/vggsound/diffusion.yaml": f"{TRAINING} {SAMPLES}",
+    "train/diffusion.py --config configs/vggsound/diffusion.yaml": f"{TRAINING} {SAMPLES} --held_out 0.4",
     "train/diffusion.py --config configs/vggsound/lora.yaml": f"{TRAINING} --lora.rank 2 --lora.preserve_sounds 2",
     "diffaudio average": "",
     "diffaudio sweep": "--duration 0.5",
