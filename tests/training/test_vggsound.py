@@ -94,10 +94,10 @@ def place(tmp_path, monkeypatch) -> Path:
     videos = sorted(Path("demo/videos").rglob("*.mp4"))
     rows = [f"{path},0,1.5" for path in videos]
     Path("vggsound.csv").write_text("\n".join(["path,start,end", *rows]) + "\n", encoding="utf-8")
-    for name, count in (("recordings", 3), ("theremin", 2)):
+    for name, count in (("recordings", 14), ("theremin", 2)):
         Path(name).mkdir()
-        for video in videos[:count]:
-            shutil.copy(video, Path(name))
+        for index in range(count):
+            shutil.copy(videos[index % len(videos)], f"{name}/{index}.mp4")
     Path("prompts.csv").write_text("prompt\na bell\n", encoding="utf-8")
     write_tiny_clip(tmp_path / "CLIP")
     yield tmp_path
