@@ -1,13 +1,13 @@
 """States of a run: what resuming needs, one folder of safetensors and JSON every so many steps.
 
     state/step_00001000/<part>.safetensors    weights of a module, or moments of an optimizer
-    state/step_00001000/state.json            step, number of processes, scaler of fp16
+    state/step_00001000/state.json            step, number of processes, scaler of fp16, SHA-256 of the other files
 
 A state is the last thing that is written at its step, after the lines, samples and model of that step: where there is
-one, all that belongs to its steps is there too. Randomness is a function of (seed, process, step), so no generator is
-saved.
+one, all that belongs to its steps is there too. Randomness is a function of (seed, step, item), so no generator is saved.
 """
 
+import hashlib
 import json
 import logging
 import shutil
@@ -62,6 +62,7 @@ def save_state(
             contiguous = {key: value.detach().contiguous().clone() for key, value in tensors.items()}
             save_file(contiguous, temporary / f"{name}.safetensors")
         state = {"step": step, "num_processes": num_processes, "scaler": scaler.state_dict() if scaler else None}
+        state["sha256"] = {path.name: _sha256(path) for path in sorted(temporary.iterdir())}
         (temporary / "state.json").write_text(json.dumps(state), encoding="utf-8")
     states = state_folders(folder)
     upto = [path for path in states if path.name <= f"step_{step:08d}"]
@@ -95,8 +96,8 @@ def resume(
         before = state.get("num_processes", num_processes)
         if before != num_processes:
             log.warning(
-                "%s was saved by %d processes, %d go on: batches and their order stay the same, "
-                "what is drawn for them (crops, noise, dropout) does not",
+                "%s was saved by %d processes, %d go on: batches and what is drawn for them stay the same, "
+                "the masks of the U-Net's dropout do not",
                 path, before, num_processes,
             )  # fmt: skip
         return state["step"]
@@ -115,8 +116,11 @@ def _load_state(folder: Path, scaler: torch.amp.GradScaler | None, parts: dict[s
         state = json.loads(file.read_text(encoding="utf-8"))
         if f"step_{state['step']:08d}" != folder.name:
             raise ValueError("it is of another step")
+        checksums = state.get("sha256")  # states of version 0.4 and before have none
         for name, part in parts.items():
             file = folder / f"{name}.safetensors"
+            if checksums is not None and checksums[file.name] != _sha256(file):
+                raise ValueError("its checksum is another than that in state.json")
             tensors = load_file(file)
             if isinstance(part, torch.optim.Optimizer):
                 _load_moments(part, tensors)
@@ -128,6 +132,11 @@ def _load_state(folder: Path, scaler: torch.amp.GradScaler | None, parts: dict[s
     if scaler and state["scaler"]:
         scaler.load_state_dict(state["scaler"])
     return state
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _moments(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
