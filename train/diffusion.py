@@ -66,7 +66,7 @@ from diffaudio.training.tracking import TrackingSettings, check_trackers, start_
 
 # What may change while a run goes on; all else would make it another run.
 CHANGEABLE = {
-    "averages.max_snapshots", "data", "out", "autoencoder", "clip", "bridge", "validation", "samples",
+    "averages.max_snapshots", "data", "out", "resume_from", "autoencoder", "clip", "bridge", "validation", "samples",
     "dry_run", "spikes", "tracking",
     "train.steps", "train.precision", "train.threads", "train.save_every", "train.log_every", "train.max_states",
 }  # fmt: skip
@@ -156,6 +156,8 @@ class Config:
         clip: the CLIP that encoded its frames: a folder, an hf-hub: id, or name and tag as ViT-B-32/openai.
         weights: how often clips of each corpus are drawn, in proportion; empty draws all clips equally often.
         held_out: share of the sources that are left out of training and measured instead.
+        resume_from: folder of a run, or one of its states, to go on from where `out` has none: on another machine, or
+            with a copy. The settings must be those of that run.
         captions: trains on texts instead of pictures, a labelled baseline.
         start_from: folder or hub id of a model whose U-Net is trained on, or `bundled`; it has to have the same
             `unet`, objective, autoencoder and CLIP.
@@ -171,6 +173,7 @@ class Config:
     clip: str
     weights: list[float] = field(default_factory=list)
     held_out: Share = 0.0
+    resume_from: Path | None = None
     captions: CaptionSettings = field(default_factory=CaptionSettings)
     start_from: str | None = None
     overfit: Count | None = None
@@ -206,7 +209,7 @@ def main(config: Config) -> None:
         if config.dry_run:
             print_plan(run)
             return
-        with open_run(config.out, config, accelerator, changeable=CHANGEABLE):
+        with open_run(config.out, config, accelerator, changeable=CHANGEABLE, resume_from=config.resume_from):
             start_trackers(accelerator, config.tracking, config.out, asdict(config))
             train(run)
     accelerator.end_training()

@@ -4,7 +4,7 @@
     state/step_00001000/state.json            step, number of processes, scaler of fp16, SHA-256 of the other files
 
 A state is the last thing that is written at its step, after the lines, samples and model of that step: where there is
-one, all that belongs to its steps is there too. Randomness is a function of (seed, step, item), so no generator is saved.
+one, all that belongs to its steps is there too. Randomness is a function of (seed, step, item): no generator is saved.
 """
 
 import hashlib

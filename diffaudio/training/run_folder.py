@@ -23,28 +23,39 @@ from typing import Any
 import yaml
 from accelerate import Accelerator
 
-from diffaudio.atomic_io import atomic_file
+from diffaudio.atomic_io import atomic_file, atomic_folder
 from diffaudio.config import to_yaml
 from diffaudio.errors import UserError
 from diffaudio.folder_lock import locked_folder
-from diffaudio.training.resume import latest_state
+from diffaudio.training.resume import latest_state, state_folders
 
 __all__ = ["local_batch_size", "open_run", "run_advice"]
 
 
 @contextmanager
-def open_run(folder: Path, settings: Any, accelerator: Accelerator, *, changeable: Collection[str]) -> Iterator[None]:
+def open_run(
+    folder: Path,
+    settings: Any,
+    accelerator: Accelerator,
+    *,
+    changeable: Collection[str],
+    resume_from: Path | None = None,
+) -> Iterator[None]:
     """Make the run folder and write the settings there; while the block runs, no other command trains there.
 
     Args:
         settings: dataclass instance.
         changeable: dotted names of settings, or of whole sections, that may change while a run goes on.
+        resume_from: a run's folder, or one of its states, that this run goes on from until it has states of its own.
 
     Raises:
-        ValueError: the run was begun with other settings, another process trains there, or config.yaml is damaged.
+        ValueError: there is no state in `resume_from`, the run was begun with other settings, another process trains
+            there, or config.yaml is damaged.
     """
     with locked_folder(folder, "training") if accelerator.is_main_process else nullcontext():
         if accelerator.is_main_process:
+            if resume_from is not None and latest_state(folder / "state") is None:
+                _copy_run(resume_from, folder)
             _begin(folder, settings, changeable)
         accelerator.wait_for_everyone()
         yield
@@ -61,6 +72,27 @@ def _begin(folder: Path, settings: Any, changeable: Collection[str]) -> None:
             shutil.rmtree(part) if part.is_dir() else part.unlink()
     with atomic_file(path) as temporary:
         temporary.write_text(to_yaml(settings), encoding="utf-8")
+
+
+def _copy_run(source: Path, folder: Path) -> None:
+    """Copy what going on needs from another run, or one of its states; the states, which say that it is there, last."""
+    is_state = (source / "state.json").is_file()
+    run, states = (source.parent.parent, [source]) if is_state else (source, state_folders(source / "state"))
+    if not states:
+        raise UserError(
+            f"resume_from: {source} holds no state; name the folder of a run that was saved at least once, or one of "
+            "its state/step_… folders"
+        )
+    for path in sorted(run.iterdir()) if (run / "config.yaml").is_file() else ():
+        if path.is_file() and not path.name.startswith("."):
+            with atomic_file(folder / path.name) as temporary:
+                shutil.copyfile(path, temporary)
+        elif path.is_dir() and path.name in ("averages", "best", "samples"):
+            with atomic_folder(folder / path.name) as temporary:
+                shutil.copytree(path, temporary, dirs_exist_ok=True)
+    with atomic_folder(folder / "state") as temporary:
+        for path in states:
+            shutil.copytree(path, temporary / path.name)
 
 
 def _check_settings(folder: Path, before: dict[str, Any], settings: Any, changeable: Collection[str]) -> None:

@@ -3,15 +3,18 @@ import inspect
 import json
 import os
 import runpy
+import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 import yaml
 from accelerate import Accelerator
+from killing import everything, kill, start_two, wait_for
 from safetensors.torch import load_file
 from scripts import REPO, load_script
 from tiny_latents import write_latents
@@ -28,6 +31,7 @@ from diffaudio.models.unet import UNet1D
 from diffaudio.pipeline import DiffAudioPipeline
 from diffaudio.training.bridge_fitting import read_lines
 from diffaudio.training.metrics_log import loss_by_noise_level
+from diffaudio.training.resume import latest_state
 
 SCRIPT = REPO / "train/diffusion.py"
 
@@ -67,8 +71,12 @@ def metrics(out: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.parametrize("precision", ["no", "bf16"])
-def test_a_resumed_run_equals_an_uninterrupted_one_to_the_bit(data, tmp_path, monkeypatch, precision):
+@pytest.mark.parametrize(
+    ("precision", "accumulation", "sampling"), [("no", 1, "loss"), ("no", 2, "uniform"), ("bf16", 1, "uniform")]
+)
+def test_a_resumed_run_equals_an_uninterrupted_one_to_the_bit(
+    data, tmp_path, monkeypatch, precision, accumulation, sampling
+):
     """Two corpora, of 2 and 3 clips beside those held out, and steps past several passes of both."""
     write_latents(tmp_path / "other", data / "model", clips=4)
     corpora = ["--data", json.dumps([str(data / "corpus"), str(tmp_path / "other")]), "--weights", "[2, 1]"]
@@ -84,6 +92,8 @@ def test_a_resumed_run_equals_an_uninterrupted_one_to_the_bit(data, tmp_path, mo
         "10",
     ]
     settings += ["--train.batch_size", "2", "--train.save_every", "3", "--train.warmup_steps", "2"]
+    settings += ["--train.accumulation_steps", str(accumulation), "--noise.sampling", sampling]
+    settings += ["--averages.update_every", "2"]
     train(data, tmp_path / "whole", *settings)
 
     class Killed(BaseException):
@@ -95,7 +105,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one_to_the_bit(data, tmp_path, mo
     def loss_until_killed(*args, **kwargs):
         nonlocal calls
         calls += 1
-        if calls == 11:  # at the ninth step, two after a save and with two batches of validation behind it
+        if calls == 8 * accumulation + 2 + 1:  # at the ninth step, two after a save and two batches of validation
             raise Killed
         return loss(*args, **kwargs)
 
@@ -106,13 +116,14 @@ def test_a_resumed_run_equals_an_uninterrupted_one_to_the_bit(data, tmp_path, mo
     monkeypatch.setattr(script, "diffusion_loss", loss)
     train(data, tmp_path / "stopped", *settings)
 
-    for name in ("unet", "average", "optimizer"):
-        whole, resumed = (
-            load_file(tmp_path / run / f"state/step_00000010/{name}.safetensors") for run in ("whole", "stopped")
-        )
-        assert whole.keys() == resumed.keys()
-        for key in whole:
-            assert torch.equal(whole[key], resumed[key]), key
+    assert_same_state(tmp_path / "whole/state/step_00000010", tmp_path / "stopped/state/step_00000010")
+    saved = {path.name for path in (tmp_path / "whole/state/step_00000010").iterdir()}
+    assert ("expected_loss.safetensors" in saved) == (sampling == "loss")
+    snapshots = [
+        {path.name: path.read_bytes() for path in (tmp_path / run / "averages").iterdir()}
+        for run in ("whole", "stopped")
+    ]
+    assert snapshots[0] == snapshots[1] and len(snapshots[0]) == 4
     untimed = [[{**line, "step_s": 0} for line in metrics(tmp_path / run)] for run in ("whole", "stopped")]
     assert untimed[0] == untimed[1]
     assert [line["step"] for line in untimed[0] if "loss" in line] == list(range(1, 11))
@@ -120,6 +131,96 @@ def test_a_resumed_run_equals_an_uninterrupted_one_to_the_bit(data, tmp_path, mo
 
     train(data, tmp_path / "seeded", *settings, "--train.seed", "1", "--train.steps", "4")
     assert metrics(tmp_path / "seeded")[3]["loss"] != untimed[0][3]["loss"]
+
+
+def assert_same_state(one: Path, other: Path) -> None:
+    """To the bit: weights, averages and moments."""
+    names = {path.name for path in one.glob("*.safetensors")}
+    assert names == {path.name for path in other.glob("*.safetensors")} >= {"unet.safetensors", "optimizer.safetensors"}
+    for name in names:
+        expected, found = load_file(one / name), load_file(other / name)
+        assert expected.keys() == found.keys()
+        for key in expected:
+            assert torch.equal(expected[key], found[key]), (name, key)
+
+
+def test_a_batch_is_the_same_whatever_the_processes_and_micro_batches_that_share_it(data, tmp_path):
+    """Clips, crops, embeddings, noise, noise levels and dropped conditions, in the order of the whole batch."""
+    write_latents(tmp_path / "corpus", data / "model", clips=7)
+    found = []
+    for processes, accumulation in ((1, 1), (2, 1), (1, 4), (2, 2), (4, 1)):
+        more = ["--data", str(tmp_path / "corpus"), "--train.batch_size", "8", "--train.condition_dropout", "0.5"]
+        config = parse(
+            script.Config, arguments(data, tmp_path / "run", *more, "--train.accumulation_steps", str(accumulation))
+        )
+        dataset = LatentDataset(tmp_path / "corpus")
+        order = ClipOrder(dataset.sizes, seed=config.train.seed)
+        seen = []
+
+        def unet(noisy, timestep, embedding, mask, seen=seen):
+            seen.append((noisy, timestep, embedding, mask))
+            return torch.zeros_like(noisy)
+
+        unet.parameters = lambda: iter(())
+        scheduler = script.training_scheduler("flow", config.noise)
+        for process in range(processes):
+            of_process = SimpleNamespace(process_index=process, num_processes=processes, device=torch.device("cpu"))
+            for batch in script.draw_step(config, dataset, order, of_process, 5):
+                script.batch_loss(unet, batch, scheduler, config)
+        assert len(seen) == processes * accumulation
+        found.append([torch.cat(parts) for parts in zip(*seen, strict=True)])
+    for other in found[1:]:
+        for expected, value in zip(found[0], other, strict=True):
+            assert torch.equal(expected, value)
+    assert len(set(found[0][1].tolist())) == 8 and 0 < int(found[0][3].sum()) < 8
+
+
+def test_two_processes_killed_in_the_second_epoch_go_on_to_the_bit(data, tmp_path, monkeypatch):
+    """SIGKILL for both, with gradient accumulation; 6 clips, of which a step takes 4."""
+    write_latents(tmp_path / "corpus", data / "model", clips=6)
+    more = ["--data", str(tmp_path / "corpus"), "--train.batch_size", "4", "--train.accumulation_steps", "2"]
+    more += ["--train.steps", "12", "--train.save_every", "2", "--train.warmup_steps", "2"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    log = tmp_path / "log.txt"
+
+    def run(out: Path, until: str | None) -> None:
+        both = start_two([sys.executable, SCRIPT, *arguments(data, out, *more)], log)
+        if until is None:
+            assert [process.wait(timeout=900) for process in both] == [0, 0], log.read_text()
+        else:
+            assert wait_for(both[0], (out / "state" / until).is_dir), log.read_text()
+            for process in both:
+                kill(process, everything)
+
+    run(tmp_path / "whole", None)
+    run(tmp_path / "killed", "step_00000002")
+    saved = latest_state(tmp_path / "killed/state")
+    assert saved is not None and saved.name < "step_00000012"
+    run(tmp_path / "killed", None)
+    assert_same_state(tmp_path / "whole/state/step_00000012", tmp_path / "killed/state/step_00000012")
+    untimed = [[{**line, "step_s": 0} for line in metrics(tmp_path / run)] for run in ("whole", "killed")]
+    assert untimed[0] == untimed[1] and [line["step"] for line in untimed[0]] == list(range(1, 13))
+
+
+def test_a_run_goes_on_in_another_folder_from_a_copy_of_it(data, tmp_path):
+    settings = [*QUICK, "--train.save_every", "2", "--train.max_states", "3", "--averages.update_every", "1"]
+    train(data, tmp_path / "whole", *settings, "--train.steps", "6")
+    shutil.copytree(tmp_path / "whole", tmp_path / "lost")
+    shutil.rmtree(tmp_path / "lost/state/step_00000006")
+    for name, source in (("of_run", "lost"), ("of_state", "lost/state/step_00000002")):
+        more = ["--resume_from", str(tmp_path / source), "--train.steps", "6"]
+        train(data, tmp_path / name, *settings, *more)
+        assert_same_state(tmp_path / "whole/state/step_00000006", tmp_path / name / "state/step_00000006")
+        untimed = [[{**line, "step_s": 0} for line in metrics(tmp_path / run)] for run in ("whole", name)]
+        assert untimed[0] == untimed[1]
+        assert len(list((tmp_path / name / "averages").iterdir())) == 3
+    before = metrics(tmp_path / "of_run")
+    train(data, tmp_path / "of_run", *settings, "--train.steps", "6", "--resume_from", str(tmp_path / "gone"))
+    assert metrics(tmp_path / "of_run") == before  # it has states of its own by now
+    with pytest.raises(UserError, match="resume_from: .*corpus holds no state; name the folder of a run"):
+        train(data, tmp_path / "other", *settings, "--resume_from", str(data / "corpus"))
+    with pytest.raises(UserError, match="the run was begun with train.lr 0.0004, not 0.1"):
+        train(data, tmp_path / "other", *settings, "--resume_from", str(tmp_path / "lost"), "--train.lr", "0.1")
 
 
 def test_training_learns_and_writes_a_model_that_generates(data, tmp_path):
