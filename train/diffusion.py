@@ -68,7 +68,8 @@ from diffaudio.training.tracking import TrackingSettings, check_trackers, start_
 CHANGEABLE = {
     "averages.max_snapshots", "data", "out", "resume_from", "autoencoder", "clip", "bridge", "validation", "samples",
     "dry_run", "spikes", "tracking",
-    "train.steps", "train.precision", "train.threads", "train.save_every", "train.log_every", "train.max_states",
+    "train.compile", "train.gradient_checkpointing", "train.steps", "train.precision", "train.threads",
+    "train.save_every", "train.log_every", "train.max_states",
 }  # fmt: skip
 
 
@@ -104,6 +105,9 @@ class TrainSettings:
             conditioned (unCLIP's noise augmentation); for the bridge `noise`.
         ema_decay: how much of the averaged weights stays at a step, once the average has warmed up.
         precision: auto is bf16 where the hardware has it.
+        gradient_checkpointing: compute activations anew in the backward pass instead of keeping them: a third more
+            work.
+        compile: by torch.compile; takes minutes at the start and a C++ compiler on a CPU.
         threads: of each process on a CPU; None shares the available ones.
         save_every: steps between two saves of `state/` and `model/`.
         max_states: how many states are kept, the newest ones.
@@ -125,6 +129,8 @@ class TrainSettings:
     embedding_noise_level: Share = 0.0
     ema_decay: Share = 0.999
     precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
+    gradient_checkpointing: bool = False
+    compile: bool = False
     threads: Count | None = None
     seed: int = 0
     save_every: Count = 200
@@ -288,7 +294,11 @@ def train(run: Run) -> None:
         state["expected_loss"] = expected_loss
     state |= {"scaler": accelerator.scaler, "num_processes": accelerator.num_processes}
     done = resume(config.out / "state", **state)
+    if settings.gradient_checkpointing:
+        unet.enable_gradient_checkpointing()
     network, optimizer = accelerator.prepare(unet, optimizer)
+    if settings.compile:
+        network.compile()
     schedule = partial(
         learning_rate, peak=settings.lr, warmup_steps=settings.warmup_steps, total_steps=last,
         final_fraction=settings.final_lr_fraction,

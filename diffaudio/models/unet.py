@@ -60,6 +60,8 @@ class UNet1D(ModelMixin, ConfigMixin):
             or `attention_levels` names a level that is not above the lowest.
     """
 
+    _supports_gradient_checkpointing = True
+
     @register_to_config
     def __init__(
         self,
@@ -168,6 +170,9 @@ class UNet1D(ModelMixin, ConfigMixin):
 class _Stage(nn.ModuleList):
     """A sequence of blocks with the same conditioning vector: [batch, frames, in_width] -> [batch, frames, width]."""
 
+    gradient_checkpointing = False  # set by diffusers' `enable_gradient_checkpointing`, as is the function
+    _gradient_checkpointing_func: Callable[..., Tensor]
+
     @classmethod
     def above_lowest(
         cls,
@@ -194,7 +199,10 @@ class _Stage(nn.ModuleList):
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         for block in self:
-            x = block(x, condition)
+            if self.gradient_checkpointing and torch.is_grad_enabled():
+                x = self._gradient_checkpointing_func(block, x, condition)
+            else:
+                x = block(x, condition)
         return x
 
 
