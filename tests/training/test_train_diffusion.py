@@ -374,7 +374,7 @@ def test_the_loss_is_reported_by_quarters_of_the_noise_level():
 
 def test_the_network_s_settings_are_those_of_the_u_net():
     own = {name: p.default for name, p in inspect.signature(UNet1D.__init__).parameters.items()}
-    for name in ("self", "in_channels", "embedding_dim"):
+    for name in ("self", "in_channels", "embedding_dim", "embedding_noise_level"):  # of the corpus, and of `train`
         del own[name]
     assert dataclasses.asdict(script.UNetSettings()) == own
 
