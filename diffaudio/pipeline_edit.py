@@ -37,7 +37,7 @@ __all__ = [
     "stream_edit",
 ]
 
-WINDOW_S, OVERLAP_S = 30.0, 2.5
+WINDOW_S, OVERLAP_S, MARGIN_S = 60.0, 10.24, 3.84
 BLOCK_S, CONTEXT_S = 600.0, 5.0
 MAX_LOOP_S = 600.0
 LOOP_SEAM_S = 0.05
@@ -182,34 +182,46 @@ def sample_blocks(
     """
     rate = autoencoder.latent_rate
     window, overlap, context = (_on_grid(each * rate) for each in (WINDOW_S, OVERLAP_S, CONTEXT_S))
+    if edit.loop and num_frames <= window:
+        overlap = min(overlap, context)  # of its own end and beginning, on either side
+    margin = min(_on_grid(MARGIN_S * rate), (overlap - 1) // 2)
+    ahead: Tensor | None = None  # noise of the next block that was needed already
     before: Tensor | None = None  # the last latents and noise, which the next block continues
     noise_before: Tensor | None = None
     for first, last, is_generated in block_ranges(edit, autoencoder, num_frames):
+        # what follows is sampled too, so that the end of a block is no end of the sound
+        end = min(last + context, num_frames)
         if latents is not None:
-            noise = latents[..., first:last]
+            noise = latents[..., first:end]
         else:
-            noise = draw_noise((autoencoder.latent_channels, last - first), generators)
-        recording = None if edit.latents is None else edit.latents[..., first:last]
-        generate = None if edit.generate is None else edit.generate[first:last]
+            num_ahead = 0 if ahead is None else ahead.shape[-1]
+            drawn = draw_noise((autoencoder.latent_channels, end - first - num_ahead), generators)
+            noise = drawn if ahead is None else torch.cat([ahead, drawn], dim=-1)
+        ahead = noise[..., last - first :]
+        recording = None if edit.latents is None else edit.latents[..., first:end]
+        generate = None if edit.generate is None else edit.generate[first:end]
         if not is_generated:
             assert recording is not None
-            done = recording.expand(len(noise), -1, -1)
+            done = recording[..., : last - first].expand(len(noise), -1, -1)
         else:
             num_known = 0
             if before is not None and noise_before is not None:
                 num_known = before.shape[-1]
                 new = torch.zeros_like(noise) if recording is None else recording.expand(len(noise), -1, -1)
                 recording = torch.cat([before, new.to(before)], dim=-1)
-                new_frames = torch.ones(last - first, dtype=torch.bool) if generate is None else generate
+                new_frames = torch.ones(end - first, dtype=torch.bool) if generate is None else generate
                 generate = torch.cat([torch.zeros(num_known, dtype=torch.bool), new_frames])
                 noise = torch.cat([noise_before, noise], dim=-1)
-            regions = windows(noise.shape[-1], size=window, overlap=overlap, loop=edit.loop)
+            regions = windows(noise.shape[-1], size=window, overlap=overlap, margin=margin, loop=edit.loop)
             if timeline is not None:
                 regions = _conditioned(regions, timeline, noise.shape[-1], first - num_known, rate)
             elif len(regions) == 1 and not edit.loop:
                 regions = []
-            done = run(noise, LatentEdit(recording, edit.strength, generate, edit.resamples, regions))[..., num_known:]
-        before, noise_before = done[..., -context:].cpu(), noise[..., -context:].cpu()
+            done = run(noise, LatentEdit(recording, edit.strength, generate, edit.resamples, regions))
+            done = done[..., num_known : num_known + last - first]
+        num_ahead = ahead.shape[-1]
+        before = done[..., -context:].cpu()
+        noise_before = noise[..., noise.shape[-1] - num_ahead - before.shape[-1] : noise.shape[-1] - num_ahead].cpu()
         yield done
 
 

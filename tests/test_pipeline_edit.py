@@ -162,7 +162,7 @@ def test_turning_the_noise_of_a_loop_turns_the_loop(flow):
 @pytest.fixture
 def short_windows(monkeypatch):
     """Windows of 0.96 s, overlapping by 0.32; blocks of 2.56 s, with 0.64 s of context."""
-    for name, frames in {"WINDOW_S": 24, "OVERLAP_S": 8, "BLOCK_S": 64, "CONTEXT_S": 16}.items():
+    for name, frames in {"WINDOW_S": 24, "OVERLAP_S": 8, "MARGIN_S": 0, "BLOCK_S": 64, "CONTEXT_S": 16}.items():
         monkeypatch.setattr(pipeline_edit, name, frames * FRAME / SAMPLE_RATE)
 
 

@@ -62,12 +62,14 @@ class RegionGuide:
         return prediction
 
 
-def windows(num_frames: int, *, size: int, overlap: int, loop: bool = False) -> list[Region]:
+def windows(num_frames: int, *, size: int, overlap: int, margin: int = 0, loop: bool = False) -> list[Region]:
     """Windows that cover a sound, with weights that fade linearly where neighbours overlap and sum to 1.
 
     Args:
         size: frames of a window; the last may have fewer. A sound that fits into one has one window.
         overlap: frames shared by neighbours, less than `size`; in a short loop, the context on either side.
+        margin: frames at either end of an overlap at which the window that begins or ends there has no weight, since a
+            model that was trained on short sounds takes the edge of a window for that of the sound.
         loop: whether the end of the sound continues with its beginning.
 
     Raises:
@@ -75,6 +77,8 @@ def windows(num_frames: int, *, size: int, overlap: int, loop: bool = False) -> 
     """
     if not 0 < overlap < size:
         raise UserError(f"windows of {size} frames cannot overlap by {overlap}; choose an overlap of 1 to {size - 1}")
+    if not 0 <= 2 * margin < overlap:
+        raise UserError(f"an overlap of {overlap} frames has no room for two margins of {margin}")
     if num_frames <= size and not loop:
         return [Region(torch.arange(num_frames), torch.ones(num_frames))]
     if num_frames <= size:
@@ -84,8 +88,10 @@ def windows(num_frames: int, *, size: int, overlap: int, loop: bool = False) -> 
     hop = size - overlap
     starts = range(0, num_frames if loop else num_frames - overlap, hop)
     parts = [torch.arange(start, start + size if loop else min(start + size, num_frames)) for start in starts]
-    ramps = [_ramp(len(part), overlap, rises=loop or part[0] > 0, falls=loop or part[-1] < num_frames - 1)
-             for part in parts]  # fmt: skip
+    ramps = []
+    for part in parts:
+        rises, falls = (loop or bool(each) for each in (part[0] > 0, part[-1] < num_frames - 1))
+        ramps.append(_ramp(len(part), overlap, margin, rises=rises, falls=falls))
     return _normalised([Region(part % num_frames, ramp) for part, ramp in zip(parts, ramps, strict=True)], num_frames)
 
 
@@ -140,9 +146,9 @@ def range_weights(
     return (active / total).float()
 
 
-def _ramp(length: int, overlap: int, *, rises: bool, falls: bool) -> Tensor:
+def _ramp(length: int, overlap: int, margin: int, *, rises: bool, falls: bool) -> Tensor:
     weights = torch.ones(length)
-    slope = (torch.arange(min(overlap, length)) + 0.5) / overlap
+    slope = ((torch.arange(min(overlap, length)) + 0.5 - margin) / (overlap - 2 * margin)).clamp(0, 1)
     if rises:
         weights[: len(slope)] = slope
     if falls:

@@ -93,6 +93,7 @@ class SolverSampler:
         schedule, levels = self.schedule, self.schedule.levels(self.spacing, num_inference_steps)
         y = noise * (1 / sum(schedule.alpha_sigma(levels[0])))
         if edit.strength < levels[0]:
+            assert edit.recording is not None
             y = (1 - edit.strength) * edit.recording + edit.strength * noise
         timesteps: list[float] = []  # of the skipped steps, then of the U-Net evaluations
 

@@ -68,9 +68,11 @@ def read_recipe(file: Path, *, variation: bool = False) -> Recipe:
     if not isinstance(found["seed"], int):
         raise UserError(f"{file}: its seed is no whole number; it is damaged")
     query = Query.from_json(described, where=str(file))
-    generation = {each.name: found[each.name] for each in fields(GenerationSettings) if each.name in found}
+    generation: dict[str, Any] = {
+        each.name: found[each.name] for each in fields(GenerationSettings) if each.name in found
+    }
     generation = {name: value for name, value in generation.items() if value is not None or name == "loudness"}
-    guidance = dict(generation.pop("guidance", {}))
+    guidance: dict[str, Any] = dict(generation.pop("guidance", {}))
     options: dict[str, Any] = {name: found[name] for name in ("model", "device", "dtype") if found.get(name)}
     if "zero_init" in guidance:  # an option of its own
         options["zero_init"] = guidance.pop("zero_init")

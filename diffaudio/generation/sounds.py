@@ -76,14 +76,16 @@ def generate(
     special: dict[str, Any] = {"output_type": "stream", "loudness": "auto"} if is_streamed(settings) else {}
     if keeps_recording(settings):
         special = {"loudness": None}  # which is that of the sound as it is written
-    noise = [_noise(seed, settings) for seed in seeds]
-    own = pipeline_arguments(settings) | special | _level(pipe, encoder, of_text=queries[0].has_text) | arguments
+    noise: list[Any] = [_noise(seed, settings) for seed in seeds]
+    own: dict[str, Any] = (
+        pipeline_arguments(settings) | special | _level(pipe, encoder, of_text=queries[0].has_text) | arguments
+    )
     output = pipe(prompt_embeds=embeddings, generator=noise, **own)
     if not settings.layers:
         return Sounds(output, settings, pipe.autoencoder.sample_rate)
     mixed = output.audios.cpu()
     layers = [parse_layer(each) for each in settings.layers]
-    apart = (
+    apart: dict[str, Any] = (
         pipeline_arguments(settings, with_edit=False)
         | _level(pipe, encoder, of_text=True)
         | {
@@ -136,7 +138,7 @@ def pipeline_arguments(settings: GenerationSettings, *, with_edit: bool = True) 
     }
 
 
-def _level(pipe: DiffAudioPipeline, encoder: QueryEncoder, *, of_text: bool) -> dict[str, float]:
+def _level(pipe: DiffAudioPipeline, encoder: QueryEncoder, *, of_text: bool) -> dict[str, Any]:
     """The noise level of the embeddings, for a U-Net that is conditioned on it."""
     if not pipe.unet.config["embedding_noise_level"]:
         return {}

@@ -37,6 +37,17 @@ def test_windows_share_exactly_the_overlap_and_fade_linearly_over_it():
     torch.testing.assert_close(second.weights[:3], torch.tensor([1 / 6, 3 / 6, 5 / 6]))
 
 
+@pytest.mark.parametrize("loop", [False, True])
+def test_a_window_has_no_weight_in_its_margins_except_at_the_ends_of_the_sound(loop):
+    regions = windows(100, size=40, overlap=20, margin=6, loop=loop)
+    torch.testing.assert_close(summed(regions, 100), torch.ones(100))
+    assert regions[1].weights[:6].eq(0).all() and regions[1].weights[-6:].eq(0).all()
+    assert regions[1].weights[14:26].eq(1).all()
+    assert regions[0].weights[0] == (0 if loop else 1)
+    with pytest.raises(UserError, match="an overlap of 20 frames has no room for two margins of 10"):
+        windows(100, size=40, overlap=20, margin=10)
+
+
 def test_a_sound_of_one_window_is_predicted_whole():
     (region,) = windows(7, size=8, overlap=2)
     assert region.frames.tolist() == list(range(7))
