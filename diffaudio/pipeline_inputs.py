@@ -67,13 +67,14 @@ def embedding_noise_level(given: float | None, bridge: Bridge, unet: UNet1D, *, 
         ValueError: the U-Net is not conditioned on a level, or was trained with lower ones only.
     """
     highest = unet.config["embedding_noise_level"]
-    if given is None:
-        given = bridge.config["level"] if of_text and highest and "level" in bridge.config else 0.0
-    elif not highest:
+    level = 0.0 if given is None else given
+    if given is None and of_text and highest:
+        level = bridge.config.get("level", 0.0)
+    elif given is not None and not highest:
         raise UserError("embedding_noise has no effect: the U-Net was not trained with noise levels")
-    if not 0 <= given <= highest:
-        raise UserError(f"the noise level of embeddings is {given:g}; the U-Net was trained with 0 to {highest:g}")
-    return given
+    if not 0 <= level <= highest:
+        raise UserError(f"the noise level of embeddings is {level:g}; the U-Net was trained with 0 to {highest:g}")
+    return level
 
 
 def check_only_embeds(**others: Any) -> None:

@@ -427,7 +427,7 @@ def build(
     autoencoder, clip = load_encoders(None, autoencoder=config.autoencoder, clip=config.clip)
     check_encoders(dataset, autoencoder, clip)
     scheduler = training_scheduler(config.train.objective, config.noise)
-    unet_settings = asdict(config.unet) | {"embedding_noise_level": config.train.embedding_noise_level}
+    unet_settings: dict[str, Any] = asdict(config.unet) | {"embedding_noise_level": config.train.embedding_noise_level}
     parts: dict[str, Any] = {}
     if config.start_from is not None:
         models = {"scheduler": scheduler, "autoencoder": autoencoder, "clip": clip}

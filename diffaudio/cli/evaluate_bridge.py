@@ -161,6 +161,8 @@ def choose_bridges(pipe: "DiffAudioPipeline", names: Sequence[str]) -> "dict[str
     Raises:
         ValueError: the model has no such bridge, or two are given the same name.
     """
+    from torch import nn  # diffusers' own `to` warns about layers it does not have
+
     from diffaudio.models.bridge.folder import choose_bridge, kind_of_bridge
 
     own = pipe.bridge
@@ -170,7 +172,7 @@ def choose_bridges(pipe: "DiffAudioPipeline", names: Sequence[str]) -> "dict[str
         short = Path(name).name
         if short in bridges or short == "pictures":
             raise UserError(f"--bridge: {name} would be called '{short}', as another row is; rename its folder")
-        bridges[short] = choose_bridge(name, own, pipe.clip.name).to(pipe.device)
+        bridges[short] = nn.Module.to(choose_bridge(name, own, pipe.clip.name), device=pipe.device)
     return bridges
 
 
@@ -180,6 +182,8 @@ def _further_pictures(pipe: "DiffAudioPipeline", name: str | None, pictures: "Te
     Raises:
         ValueError: the model has no such bridge, or it maps texts only.
     """
+    from torch import nn
+
     from diffaudio.models.bridge.bridges import RetrievalBridge
     from diffaudio.models.bridge.folder import choose_bridge
 
@@ -188,7 +192,7 @@ def _further_pictures(pipe: "DiffAudioPipeline", name: str | None, pictures: "Te
     bridge = choose_bridge(name, pipe.bridge, pipe.clip.name)
     if not isinstance(bridge, RetrievalBridge):
         raise UserError(f"--image-bridge: '{name}' maps texts only; choose retrieval where the model has it")
-    mapped = bridge.to(pipe.device)(pictures.to(pipe.device)).cpu()
+    mapped = nn.Module.to(bridge, device=pipe.device)(pictures.to(pipe.device)).cpu()
     return {f"pictures_{Path(name).name}": mapped}
 
 

@@ -87,7 +87,7 @@ def test_a_prior_of_diffusers_is_sampled_with_guidance_away_from_the_empty_text(
     found = bridge.from_tokens(*clip.encode_tokens([*TEXTS, ""]))
 
     prior = PriorTransformer.from_pretrained(folder / "prior").eval()
-    scheduler = UnCLIPScheduler.from_pretrained(folder / "prior_scheduler")
+    scheduler: Any = UnCLIPScheduler.from_pretrained(folder / "prior_scheduler")
     scheduler.set_timesteps(bridge.config["steps"])
     pooled, hidden, mask = clip.encode_tokens([TEXTS[1], ""])
     z = fixed_noise(bridge.config["seed"], pooled[:1])

@@ -29,7 +29,9 @@ Statistic = Callable[[Tensor], float]  # of some of the queries, by their indice
 def sound_statistics(embedded: AudioEmbeddings, reference: Reference | None) -> dict[str, Statistic]:
     """Fréchet and kernel distance to the reference, and how often the kind is recognised, by metric name."""
     found: dict[str, Statistic] = {}
-    for name, windows in embedded.embeddings.items() if reference is not None else ():
+    for name, windows in embedded.embeddings.items():
+        if reference is None:
+            break
         fits = reference.fits[name]
         found[f"fd_{name}"] = _frechet(windows, frechet_of_subsets(torch.cat(windows), fits.gaussian))
         kernels = kernel_between(torch.stack([each.mean(dim=0) for each in windows]), fits.kernel)
