@@ -57,7 +57,7 @@ from diffaudio.training.post_hoc_ema import PowerAverages, PowerAverageSettings,
 from diffaudio.training.precision import resolve_precision
 from diffaudio.training.progress import Progress, describe_device, is_due
 from diffaudio.training.resume import resume, save_state
-from diffaudio.training.run_folder import local_batch_size, open_run, run_advice
+from diffaudio.training.run_folder import check_data_parallel, local_batch_size, open_run, run_advice
 from diffaudio.training.sample_logging import SampleSettings, check_samples, log_samples
 from diffaudio.training.skipped_steps import SkippedSteps, SpikeSettings
 from diffaudio.training.start_checks import check_start
@@ -204,6 +204,7 @@ def main(config: Config) -> None:
     precision = resolve_precision(settings.precision, device)
     accelerator = Accelerator(mixed_precision=precision, log_with=trackers, project_dir=config.out)
     # All mistakes are found before the run begins.
+    check_data_parallel(accelerator)
     check_embedding_noise(settings.embedding_noise, settings.embedding_noise_level)
     local_batch_size(settings.batch_size, accelerator.num_processes, settings.accumulation_steps)
     dataset, held_out = open_data(config)

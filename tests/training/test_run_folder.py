@@ -1,12 +1,13 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedType
 
 from diffaudio.errors import UserError
-from diffaudio.training.run_folder import local_batch_size, open_run
+from diffaudio.training.run_folder import check_data_parallel, local_batch_size, open_run
 
 
 @dataclass
@@ -70,3 +71,11 @@ def test_a_batch_is_shared_by_the_processes():
     assert [local_batch_size(12, number) for number in (1, 2, 3)] == [12, 6, 4]
     with pytest.raises(UserError, match="train.batch_size 12 .* cannot be divided among 5; choose a multiple of 5"):
         local_batch_size(12, 5)
+
+
+@pytest.mark.parametrize("kind", [DistributedType.FSDP, DistributedType.DEEPSPEED])
+def test_configurations_that_shard_weights_are_refused(kind):
+    with pytest.raises(UserError, match=rf"configured for {kind.value}, which shards weights: .*; choose MULTI_GPU"):
+        check_data_parallel(SimpleNamespace(distributed_type=kind))
+    for whole in (DistributedType.NO, DistributedType.MULTI_GPU, DistributedType.MULTI_CPU):
+        check_data_parallel(SimpleNamespace(distributed_type=whole))
