@@ -18,7 +18,7 @@ from diffaudio.models.bridge.folder import load_bridge
 from diffaudio.models.lora import Adapter, Conditions, apply_adapter, find_adapter, read_adapter
 from diffaudio.models.unet import UNet1D
 
-__all__ = ["add_adapter", "describe_model", "unet_fingerprint"]
+__all__ = ["add_adapter", "describe_model", "remember", "unet_fingerprint"]
 
 logger = logging.getLogger(__name__)
 
@@ -43,8 +43,7 @@ def add_adapter(parts: Mapping[str, Any], adapter: str, strength: float = 1.0, *
         logger.warning("%s: was trained on other weights than this model's; it may do less, or something else", adapter)
     apply_adapter(parts["unet"], found, strength)
     if found.conditions is not None:
-        for bridge in _retrieval_bridges(parts["bridge"]):
-            _remember(bridge, found.conditions)
+        remember(parts["bridge"], found.conditions)
 
 
 def describe_model(unet: UNet1D, autoencoder: Any, clip: Any) -> dict[str, Any]:
@@ -83,13 +82,15 @@ def _retrieval_bridges(own: Bridge) -> Iterator[RetrievalBridge]:
         yield own
 
 
-def _remember(bridge: RetrievalBridge, conditions: Conditions) -> None:
-    bridge.memory = _extended(bridge.memory, conditions.memory)
-    bridge.memory_keys = _extended(bridge.memory_keys, conditions.memory_keys)
-    bridge.register_to_config(memory_size=len(bridge.memory))
-    if bridge.known_texts is not None:
-        bridge.known_texts = _extended(bridge.known_texts, conditions.texts)
-        bridge.register_to_config(known_size=len(bridge.known_texts))
+def remember(own: Bridge, conditions: Conditions) -> None:
+    """Add the pictures of new sounds to what a model's bridge and its alternatives remember, in place."""
+    for bridge in _retrieval_bridges(own):
+        bridge.memory = _extended(bridge.memory, conditions.memory)
+        bridge.memory_keys = _extended(bridge.memory_keys, conditions.memory_keys)
+        bridge.register_to_config(memory_size=len(bridge.memory))
+        if bridge.known_texts is not None:
+            bridge.known_texts = _extended(bridge.known_texts, conditions.texts)
+            bridge.register_to_config(known_size=len(bridge.known_texts))
 
 
 def _extended(rows: Tensor, more: Tensor) -> nn.Parameter:

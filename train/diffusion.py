@@ -548,6 +548,8 @@ def batch_loss(
     """The loss of a batch that lies on the device of the network."""
     torch.manual_seed(batch.draws.generator("dropout").initial_seed())  # the U-Net's dropout knows no generator
     preserved = lora.preserved if lora else None
+    if lora:
+        batch = lora.put_words_into(batch)
     if preserved:
         batch = preserved.put_into(batch)
 

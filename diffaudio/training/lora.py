@@ -43,6 +43,7 @@ class LoraSettings:
         alpha: the adapter is scaled by alpha / rank; None is the rank.
         dropout: of the adapter's input.
         layers: which layers are adapted.
+        words: share of the new sounds that are conditioned on their words, as a prompt would be, instead of a picture.
         preserve: share of each batch on which the adapted network is kept at what it predicted before, for other
             conditions than those trained on; 0 lets the adapter change everything.
         preserve_sounds: how many sounds of the model itself, generated before the first step, are used for that.
@@ -52,6 +53,7 @@ class LoraSettings:
     alpha: Positive | None = None
     dropout: Share = 0.0
     layers: tuple[Layers, ...] = ("attention", "convolutions", "conditioning")
+    words: Share = 0.5
     preserve: Share = 0.5
     preserve_sounds: Count = 32
 

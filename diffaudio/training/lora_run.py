@@ -1,17 +1,19 @@
 """A run that trains an adapter in place of a U-Net: what it begins with, and what it saves."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from diffaudio.adapters import describe_model
+from diffaudio.adapters import describe_model, remember
 from diffaudio.corpus.datasets.latents import LatentDataset
 from diffaudio.errors import UserError
 from diffaudio.models.bridge.bridges import RetrievalBridge, fit_bridge
 from diffaudio.models.lora import Conditions
 from diffaudio.pipeline import DiffAudioPipeline
+from diffaudio.training.batches import Batch
 from diffaudio.training.lora import LoraSettings, add_lora, save_lora
 from diffaudio.training.lora_preservation import PreservedSounds, generate_preserved
 
@@ -27,12 +29,29 @@ class LoraRun:
     Attributes:
         model: what identifies the model.
         conditions: of the new sounds; None where no texts were given.
+        words: what the bridge makes of the texts of the new sounds, [texts, embedding_dim]; None where none were given.
+        words_share: of the new sounds that are conditioned on them.
         preserved: None where the adapter may change everything.
     """
 
     model: dict[str, Any]
     conditions: Conditions | None
+    words: Tensor | None
+    words_share: float
     preserved: PreservedSounds | None
+
+    def put_words_into(self, batch: Batch) -> Batch:
+        """The batch with some pictures replaced by words; which is a function of the batch's draws."""
+        if self.words is None or not self.words_share:
+            return batch
+        generator, size = batch.draws.generator("words"), len(batch.embeddings)
+        chosen = torch.randint(len(self.words), (size,), generator=generator)
+        is_replaced = (torch.rand(size, generator=generator) < self.words_share).to(batch.embeddings.device)
+        dim, embeddings = self.words.shape[1], batch.embeddings.clone()
+        words = self.words[chosen].to(embeddings)
+        embeddings[:, :dim] = torch.where(is_replaced[:, None], words, embeddings[:, :dim])
+        embeddings[:, dim:] = torch.where(is_replaced[:, None], 0.0, embeddings[:, dim:])  # noise level, where told
+        return replace(batch, embeddings=embeddings)
 
     def save(self, folder: Path, pipe: DiffAudioPipeline) -> None:
         """Write the adapter of the pipeline's U-Net."""
@@ -61,8 +80,11 @@ def begin_lora(
         pipe, texts, number=settings.preserve_sounds, share=settings.preserve, num_frames=num_frames, seed=seed
     )
     conditions = _conditions(pipe, dataset, texts)
+    if conditions is not None:
+        remember(pipe.bridge, conditions)
+    words = pipe.encode_prompt(texts).cpu() if texts else None
     add_lora(pipe.unet, settings, seed)
-    return LoraRun(model, conditions, preserved)
+    return LoraRun(model, conditions, words, settings.words, preserved)
 
 
 @torch.no_grad()

@@ -21,6 +21,7 @@ from diffaudio.models.lora import apply_adapter, read_adapter
 from diffaudio.pipeline import DiffAudioPipeline
 from diffaudio.seeding import BatchDraws
 from diffaudio.training import start_checks, tracking
+from diffaudio.training.batches import Batch
 
 script = load_script("train/diffusion.py")
 
@@ -184,6 +185,20 @@ def test_preserved_sounds_keep_the_adapted_network_at_what_it_predicted(data, tm
         e = model.bridge.memory[:10]
         drifts[preserve] = float((adapted(z, t, e) - model.unet(z, t, e)).detach().square().mean().sqrt())
     assert drifts["0.75"] < 0.7 * drifts["0"], drifts
+
+
+def test_a_share_of_the_new_sounds_is_conditioned_on_their_words(data, tmp_path):
+    chosen = config(data, tmp_path / "run", *LORA, "--start_from", data / "model", "--lora.words", "0.25")
+    dataset, _ = script.open_data(chosen)
+    lora = script.build(chosen, dataset, torch.device("cpu"))[2]
+    embeddings = torch.nn.functional.normalize(torch.randn(400, 16), dim=1)
+    latents = torch.zeros(400, 8, 4)
+    batch = Batch(latents, embeddings, latents, BatchDraws(0, 0, 400))
+    replaced = lora.put_words_into(batch)
+    is_word = (replaced.embeddings == lora.words[0]).all(dim=1)
+    assert 60 < int(is_word.sum()) < 140
+    assert torch.equal(replaced.embeddings[~is_word], embeddings[~is_word])
+    assert torch.equal(lora.put_words_into(batch).embeddings, replaced.embeddings)
 
 
 def test_what_an_adapter_needs_is_asked_for(data, tmp_path):
