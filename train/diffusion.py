@@ -321,7 +321,9 @@ def train(run: Run) -> None:
         remove_snapshots_after(config.out / "averages", done)
         if not done:
             progress.say(check_start(dataset, pipe.autoencoder))
-    track = {"track": accelerator.log, "track_sound": partial(track_sound, accelerator)} if accelerator.trackers else {}
+    track: dict[str, Any] = (
+        {"track": accelerator.log, "track_sound": partial(track_sound, accelerator)} if accelerator.trackers else {}
+    )
     begin_s = time.perf_counter()
 
     with (
@@ -460,7 +462,8 @@ def memory_settings(config: Config) -> dict[str, object]:
     """The settings that decide how much memory a step takes."""
     train = config.train
     names = ("batch_size", "accumulation_steps", "duration_s", "precision")
-    return {f"train.{name}": getattr(train, name) for name in names} | {"unet.channels": list(config.unet.channels)}
+    named: dict[str, object] = {f"train.{name}": getattr(train, name) for name in names}
+    return named | {"unet.channels": list(config.unet.channels)}
 
 
 def print_plan(run: Run) -> None:

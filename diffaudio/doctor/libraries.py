@@ -65,10 +65,11 @@ def check_codecs() -> Iterator[Finding]:
 
 def _has_codec(name: str, mode: str) -> bool:
     import av
+    from av.codec.codec import UnknownCodecError
 
     try:
         av.Codec(name, mode)  # type: ignore[arg-type]
-    except (av.codec.codec.UnknownCodecError, ValueError):
+    except (UnknownCodecError, ValueError):
         return False
     return True
 

@@ -172,7 +172,7 @@ def apply_adapter(network: nn.Module, adapter: Adapter, strength: float = 1.0) -
     """
     check_strength(strength, adapter.place)
     modules = dict(network.named_modules())
-    changed: list[tuple[nn.Parameter, Tensor]] = []
+    changed: list[tuple[Tensor, Tensor]] = []
     for name, (a, b) in adapter.layers.items():
         layer = modules.get(name)
         if not isinstance(layer, nn.Linear):

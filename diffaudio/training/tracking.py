@@ -66,7 +66,7 @@ def track_sound(
     """Send a sound [channels, samples] and its spectrogram to the trackers that show them."""
     for tracker in accelerator.trackers:
         if tracker.name == "wandb":
-            import wandb
+            import wandb  # type: ignore[import-not-found]
 
             sound = wandb.Audio(waveform.mean(dim=0).numpy(), sample_rate=sample_rate)
             tracker.log({name: sound, f"{name}/spectrogram": wandb.Image(spectrogram)}, step=step)
