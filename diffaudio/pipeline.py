@@ -31,16 +31,6 @@ from diffaudio.models.autoencoders import Autoencoder
 from diffaudio.models.bridge.bridges import Bridge
 from diffaudio.models.clip import Clip
 from diffaudio.models.unet import UNet1D
-from diffaudio.pipeline_edit import (
-    SoundEdit,
-    Timeline,
-    block_ranges,
-    check_ranges,
-    decode_edit,
-    plan_edit,
-    sample_blocks,
-    stream_edit,
-)
 from diffaudio.pipeline_inputs import (
     AudioPipelineOutput,
     CountedUNet,
@@ -52,9 +42,19 @@ from diffaudio.pipeline_inputs import (
     one_generator_each,
     with_rescale,
 )
-from diffaudio.pipeline_recordings import Recording
-from diffaudio.query import Query, queries_of
-from diffaudio.query_embedding import QueryEncoder
+from diffaudio.queries.embedding import QueryEncoder
+from diffaudio.queries.query import Query, queries_of
+from diffaudio.sound_design.edit import (
+    SoundEdit,
+    Timeline,
+    block_ranges,
+    check_ranges,
+    decode_edit,
+    plan_edit,
+    sample_blocks,
+    stream_edit,
+)
+from diffaudio.sound_design.recordings import Recording
 
 __all__ = ["DiffAudioPipeline", "bundled_model"]
 
@@ -276,7 +276,7 @@ class DiffAudioPipeline:
             guidance: how the scale is applied: interval, schedule, projection …
             weak_unet: U-Net of a weaker model, for autoguidance: the sound is guided away from its predictions.
             audio_length_in_s: any duration; None is that of the init audio, or 5 s. Longer sounds than 30 s are made in
-                windows, see `pipeline_edit`.
+                windows, see `sound_design.edit`.
             init_audio: sound to start from, a file or samples [channels, samples] at the autoencoder's rate.
             strength: how much of the init audio is replaced, 0 to 1; None is 0.6, with masks 1.
             mask: ranges (start, end) in seconds to generate; outside of them, and of crossfades of 20 ms beside them,

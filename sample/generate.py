@@ -28,7 +28,7 @@ from diffaudio.generation.batch import choose_dtype, is_generated, load_pipeline
 from diffaudio.generation.design_checks import check_design
 from diffaudio.generation.prompt_list import items_of, read_prompts
 from diffaudio.generation.query_media import check_readable, is_text_only
-from diffaudio.query import check_settings
+from diffaudio.queries.query import check_settings
 
 
 @dataclass(kw_only=True)

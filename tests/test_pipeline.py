@@ -23,7 +23,7 @@ from diffaudio.errors import UserError
 from diffaudio.metrics.audio_checks import loudness_lufs
 from diffaudio.models.bridge.bridges import fit_bridge
 from diffaudio.models.unet import UNet1D
-from diffaudio.query import Part, Query
+from diffaudio.queries.query import Part, Query
 
 QUICK = {"num_inference_steps": 2, "audio_length_in_s": 0.2}
 SAMPLES = round(0.2 * SAMPLE_RATE)

@@ -113,7 +113,7 @@ def _generate(given: Options, pipe: Any, kinds: list[str]) -> "list[SoundFile]":
     from diffaudio.evaluation.kinds import file_of
     from diffaudio.evaluation.sound_files import SoundFile, Texts
     from diffaudio.generation.batch import Item, progress_callback, render
-    from diffaudio.query import Part, Query
+    from diffaudio.queries.query import Part, Query
 
     wanted = [(kind, take) for kind in kinds for take in range(given.takes)]
     items = []

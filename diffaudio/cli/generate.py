@@ -25,7 +25,7 @@ from diffaudio.generation.reproduce import Recipe, read_recipe
 from diffaudio.generation.timeline import join_timed, parse_timeline
 from diffaudio.media.audio_formats import FORMATS
 from diffaudio.media.file_extensions import VIDEO_CONTAINERS
-from diffaudio.query import Part, Query, check_settings, interpolation, parse_queries
+from diffaudio.queries.query import Part, Query, check_settings, interpolation, parse_queries
 
 __all__ = ["run"]
 

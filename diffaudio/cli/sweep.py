@@ -16,7 +16,7 @@ from diffaudio.config import Count, Seed, parse_command
 from diffaudio.diffusion.sampler_table import check_sampler
 from diffaudio.diffusion.settings import GenerationSettings
 from diffaudio.errors import UserError
-from diffaudio.query import check_settings
+from diffaudio.queries.query import check_settings
 from diffaudio.sweep.axes import AXES
 
 if TYPE_CHECKING:

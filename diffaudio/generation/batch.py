@@ -35,8 +35,8 @@ from diffaudio.generation.timeline import parse_timeline
 from diffaudio.media.file_extensions import VIDEO_CONTAINERS
 from diffaudio.models.unet import UNet1D
 from diffaudio.pipeline import DiffAudioPipeline, bundled_model
-from diffaudio.query import Query
-from diffaudio.query_embedding import QueryEncoder
+from diffaudio.queries.embedding import QueryEncoder
+from diffaudio.queries.query import Query
 
 __all__ = [
     "Batch",

@@ -18,7 +18,7 @@ from typing import Any
 from diffaudio.errors import UserError
 from diffaudio.file_names import slug
 from diffaudio.generation.batch import Item
-from diffaudio.query import Query, mixture
+from diffaudio.queries.query import Query, mixture
 from diffaudio.seeding import seeded_generator
 from diffaudio.tables import read_csv, read_json_lines, read_lines
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from diffaudio.diffusion.settings import GenerationSettings
 from diffaudio.errors import UserError
-from diffaudio.query import Query
+from diffaudio.queries.query import Query
 
 __all__ = ["check_readable", "is_text_only"]
 

@@ -13,7 +13,7 @@ from typing import Any
 from diffaudio.diffusion.settings import GenerationSettings
 from diffaudio.errors import UserError
 from diffaudio.generation.sidecar import hash_of, read_sidecar
-from diffaudio.query import Query
+from diffaudio.queries.query import Query
 
 __all__ = ["Recipe", "read_recipe"]
 

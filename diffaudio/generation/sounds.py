@@ -16,8 +16,8 @@ from diffaudio.generation.native_recording import keeps_recording, with_native_r
 from diffaudio.generation.timeline import parse_layer, parse_timeline
 from diffaudio.pipeline import DiffAudioPipeline
 from diffaudio.pipeline_inputs import AudioPipelineOutput, embedding_noise_level
-from diffaudio.query import Query, parse_parts
-from diffaudio.query_embedding import QueryEncoder
+from diffaudio.queries.embedding import QueryEncoder
+from diffaudio.queries.query import Query, parse_parts
 from diffaudio.seeding import seeded_generator
 
 __all__ = ["Sounds", "generate", "pipeline_arguments"]

@@ -33,7 +33,7 @@ from diffaudio.media.crossfade import splice
 from diffaudio.metrics.classification import is_in_top, label_key
 from diffaudio.metrics.confidence import wilson
 from diffaudio.models.tagger import bundled_tagger
-from diffaudio.pipeline_recordings import encode_around, frames_in
+from diffaudio.sound_design.recordings import encode_around, frames_in
 
 pytestmark = pytest.mark.benchmark
 

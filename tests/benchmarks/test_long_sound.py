@@ -22,8 +22,8 @@ import pytest
 import torch
 from scipy.stats import mannwhitneyu
 
-from diffaudio import pipeline_edit
 from diffaudio.media.audio import read_audio
+from diffaudio.sound_design import edit
 
 pytestmark = pytest.mark.benchmark
 
@@ -46,13 +46,13 @@ def generate(duration_s, path):
 
 def window_edges():
     """Times at which windows begin or end, or blocks meet, in seconds."""
-    hop = pipeline_edit.WINDOW_S - pipeline_edit.OVERLAP_S
+    hop = edit.WINDOW_S - edit.OVERLAP_S
     edges = set[float]()
-    for block in range(int(DURATION_S // pipeline_edit.BLOCK_S) + 1):
-        first = block * pipeline_edit.BLOCK_S - (pipeline_edit.CONTEXT_S if block else 0)
-        edges.add(block * pipeline_edit.BLOCK_S)
-        for window in range(1, int(pipeline_edit.BLOCK_S / hop) + 1):
-            edges |= {first + window * hop, first + window * hop + pipeline_edit.OVERLAP_S}
+    for block in range(int(DURATION_S // edit.BLOCK_S) + 1):
+        first = block * edit.BLOCK_S - (edit.CONTEXT_S if block else 0)
+        edges.add(block * edit.BLOCK_S)
+        for window in range(1, int(edit.BLOCK_S / hop) + 1):
+            edges |= {first + window * hop, first + window * hop + edit.OVERLAP_S}
     return sorted(each for each in edges if 1 < each < DURATION_S - 1)
 
 

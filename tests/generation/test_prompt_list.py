@@ -6,7 +6,7 @@ import pytest
 
 from diffaudio.errors import UserError
 from diffaudio.generation.prompt_list import Prompt, items_of, read_prompts
-from diffaudio.query import Part, Query
+from diffaudio.queries.query import Part, Query
 
 
 def prompt(text: str, name: str, label: str | None = None) -> Prompt:

@@ -14,7 +14,7 @@ from tiny_model import write_tiny_model
 from diffaudio.cli.main import main
 from diffaudio.errors import UserError
 from diffaudio.generation.prompt_list import read_prompts
-from diffaudio.query import parse_queries
+from diffaudio.queries.query import parse_queries
 
 GUIDE = (REPO / "sample/QUERIES.md").read_text(encoding="utf-8")
 

@@ -17,7 +17,7 @@ from diffaudio.config import parse
 from diffaudio.errors import UserError
 from diffaudio.models.clip import Clip
 from diffaudio.pipeline import DiffAudioPipeline
-from diffaudio.query import Part, Query
+from diffaudio.queries.query import Part, Query
 
 COLOURS = [[(250, 0, 0), (0, 250, 0)], [(0, 0, 250)], [(120, 120, 120)]]
 

@@ -18,7 +18,7 @@ from diffaudio.generation.batch import Item, is_generated, render
 from diffaudio.media.audio import read_audio
 from diffaudio.models.bridge.bridges import Bridge, IdentityBridge
 from diffaudio.pipeline import DiffAudioPipeline
-from diffaudio.query import Part, Query
+from diffaudio.queries.query import Part, Query
 
 __all__ = ["PICTURES", "generate", "map_texts", "read_generated"]
 

@@ -5,7 +5,7 @@
     a dog barking::0.7 rain::0.3          the same mixture, written as one text
 
 Weights are numbers above 0; only their ratios matter. The module imports no torch, so that a command can check its
-queries at once; `diffaudio.query_embedding` computes their embeddings.
+queries at once; `diffaudio.queries.embedding` computes their embeddings.
 """
 
 import math

@@ -16,8 +16,8 @@ from tiny_model import EMBEDDING_DIM, tiny_parts
 from diffaudio.errors import UserError
 from diffaudio.models.bridge.bridges import fit_bridge
 from diffaudio.pipeline import DiffAudioPipeline
-from diffaudio.query import Part, Query, mixture
-from diffaudio.query_embedding import QueryEncoder, interpolate, slerp
+from diffaudio.queries.embedding import QueryEncoder, interpolate, slerp
+from diffaudio.queries.query import Part, Query, mixture
 
 RAIN, DOG = Part("text", "rain"), Part("text", "a dog")
 

@@ -8,10 +8,11 @@ import soundfile
 import torch
 from tiny_model import LATENT_CHANNELS, SAMPLE_RATE, tiny_parts
 
-from diffaudio import DiffAudioPipeline, pipeline_edit
+from diffaudio import DiffAudioPipeline
 from diffaudio.diffusion.settings import GenerationSettings
 from diffaudio.errors import UserError
 from diffaudio.metrics.audio_checks import loudness_lufs
+from diffaudio.sound_design import edit
 
 FRAME = 320  # samples of a latent frame
 QUICK = {"num_inference_steps": 3, "guidance_scale": 2.0}
@@ -163,7 +164,7 @@ def test_turning_the_noise_of_a_loop_turns_the_loop(flow):
 def short_windows(monkeypatch):
     """Windows of 0.96 s, overlapping by 0.32; blocks of 2.56 s, with 0.64 s of context."""
     for name, frames in {"WINDOW_S": 24, "OVERLAP_S": 8, "MARGIN_S": 0, "BLOCK_S": 64, "CONTEXT_S": 16}.items():
-        monkeypatch.setattr(pipeline_edit, name, frames * FRAME / SAMPLE_RATE)
+        monkeypatch.setattr(edit, name, frames * FRAME / SAMPLE_RATE)
 
 
 def test_a_long_sound_has_its_length_and_its_stream_is_the_same_sound(flow, short_windows):

@@ -26,7 +26,7 @@ from diffaudio.models.bridge.bridges import Bridge, RetrievalBridge
 from diffaudio.models.bridge.folder import choose_bridge, kind_of_bridge
 from diffaudio.models.clip import Clip
 from diffaudio.prompt_templates import check_templates, fill
-from diffaudio.query import Part, Query, queries_of
+from diffaudio.queries.query import Part, Query, queries_of
 
 __all__ = ["QueryEncoder", "interpolate", "slerp"]
 

@@ -7,7 +7,7 @@ import pytest
 
 from diffaudio.diffusion.settings import GenerationSettings
 from diffaudio.errors import UserError
-from diffaudio.query import (
+from diffaudio.queries.query import (
     Part,
     Query,
     check_settings,

@@ -24,7 +24,7 @@ from diffaudio.media.audio import crop_or_pad
 from diffaudio.media.crossfade import MAX_SEAM_S, close_loop, splice
 from diffaudio.models.autoencoders import Autoencoder
 from diffaudio.models.autoencoders.windows import decode_windows
-from diffaudio.pipeline_recordings import Recording, encode_around, frames_in, join_recordings, load_recording
+from diffaudio.sound_design.recordings import Recording, encode_around, frames_in, join_recordings, load_recording
 
 __all__ = [
     "SoundEdit",
