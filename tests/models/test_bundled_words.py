@@ -1,4 +1,4 @@
-"""Words that the bundled model's CLIP has to understand: other ways of saying what its corpus holds."""
+"""Words that the CLIPs of the bundled and the next model have to understand: other ways of saying what a corpus holds."""
 
 import csv
 from pathlib import Path
@@ -21,9 +21,9 @@ def rows(name: str) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-@pytest.fixture(scope="module")
-def clip() -> Clip:
-    return Clip.from_pretrained(REPO / "checkpoints" / "mini" / "clip")
+@pytest.fixture(scope="module", params=["mini", "next"])
+def clip(request: pytest.FixtureRequest) -> Clip:
+    return Clip.from_pretrained(REPO / "checkpoints" / request.param / "clip", text_only=True)
 
 
 def share_right(clip: Clip, paraphrases: list[dict[str, str]], kinds: list[str]) -> float:
