@@ -1,4 +1,4 @@
-"""Words that the CLIPs of the bundled and the next model have to understand: other ways of saying what a corpus holds."""
+"""Words that the CLIPs of the bundled and the next model have to understand: other ways of saying what they hold."""
 
 import csv
 from pathlib import Path
