@@ -77,6 +77,9 @@ class ExpectedLoss(nn.Module):
         bandwidth: standard deviation of their frequencies, in periods over the schedule.
     """
 
+    frequencies: Tensor
+    phases: Tensor
+
     def __init__(self, num_features: int = 64, bandwidth: float = 2.0) -> None:
         super().__init__()
         generator = torch.Generator().manual_seed(0)

@@ -8,6 +8,8 @@
 With zero terminal SNR the last timestep is pure noise (Lin et al. 2023, arXiv:2305.08891, alg. 1).
 """
 
+from typing import Any, Literal
+
 import torch
 from diffusers import DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler
 
@@ -16,7 +18,7 @@ from diffaudio.errors import UserError
 
 __all__ = ["training_scheduler"]
 
-_PREDICTION_TYPES = {"v": "v_prediction", "epsilon": "epsilon"}
+_PREDICTION_TYPES: dict[str, Literal["v_prediction", "epsilon"]] = {"v": "v_prediction", "epsilon": "epsilon"}
 _BETA_SCHEDULES = {"cosine": "squaredcos_cap_v2", "linear": "linear"}
 
 
@@ -56,7 +58,8 @@ def training_scheduler(
     if settings.shift == 1:
         return scheduler
     betas = _shifted_betas(scheduler.betas, settings.shift)
-    return DPMSolverMultistepScheduler.from_config(scheduler.config, trained_betas=betas.tolist())
+    shifted: Any = DPMSolverMultistepScheduler.from_config(scheduler.config, trained_betas=betas.tolist())
+    return shifted
 
 
 def _shifted_betas(betas: torch.Tensor, shift: float) -> torch.Tensor:

@@ -1,7 +1,7 @@
 """Batches of the diffusion training, drawn by a thread while the step before is computed."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
@@ -37,12 +37,14 @@ class Batch:
 
     def to(self, device: torch.device) -> "Batch":
         """The same on a device, without waiting for the copy where the memory is pinned."""
-        moved = (each.to(device, non_blocking=True) for each in (self.latents, self.embeddings, self.noise))
-        return Batch(*moved, self.draws)
+        return self._each(lambda values: values.to(device, non_blocking=True))
 
     def pin_memory(self) -> "Batch":
         """The same in memory that a GPU reads by itself."""
-        return Batch(*(each.pin_memory() for each in (self.latents, self.embeddings, self.noise)), self.draws)
+        return self._each(Tensor.pin_memory)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        return Batch(change(self.latents), change(self.embeddings), change(self.noise), self.draws)
 
 
 def draw_noisy_batch(
@@ -69,7 +71,7 @@ def draw_noisy_batch(
     return Batch(latents, embeddings, draws.normal(*latents.shape[1:]), draws)
 
 
-def draw_ahead(draw: Callable[[int], T], steps: Iterable[int], *, ahead: int = 2) -> Iterator[T]:
+def draw_ahead(draw: Callable[[int], T], steps: Iterable[int], *, ahead: int = 2) -> Generator[T]:
     """`draw(step)` of each step in order, `ahead` of them drawn by a thread before they are asked for.
 
     An error of `draw` is raised where its result would have come.

@@ -66,7 +66,7 @@ def words_for_things() -> list[str]:
     The names count three times, once in their definitions' lines.
     """
     info = ImageNetInfo("imagenet22k")
-    return 2 * info.label_descriptions() + info.label_descriptions(detailed=True)
+    return 2 * list(info.label_descriptions()) + list(info.label_descriptions(detailed=True))
 
 
 def write_initial_folder(
