@@ -54,8 +54,8 @@ def test_the_commands_of_the_readme_make_a_model_from_videos_and_a_sound_from_th
     assert all(len(embedding) == EMBEDDING_DIM for row in rows for embedding in row["embeddings"])
 
     run([*train, *SMALL_TRAINING.split()], folder=clone)
-    steps = [json.loads(line)["step"] for line in (clone / "runs/demo/metrics.jsonl").read_text().splitlines()]
-    assert steps == [1, 2, 3, 4]
+    lines = [json.loads(line) for line in (clone / "runs/demo/metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "loss" in line] == [1, 2, 3, 4]
 
     run(generate, folder=clone)
     sound, sample_rate = soundfile.read(clone / "rain.wav")

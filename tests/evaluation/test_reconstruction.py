@@ -54,8 +54,8 @@ class Lossless(nn.Module):
             waveform = 0.1 * torch.randn(waveform.shape, generator=torch.Generator().manual_seed(1))
         return waveform[..., :num_samples]
 
-    def decode_window(self, latents, *, first_frame):
-        return self.decode(latents)
+    def decode_window_bounded(self, latents, *, first_frame):
+        return self.decode(latents), torch.zeros(len(latents))
 
 
 def test_the_log_mel_distance_is_the_one_that_is_written_down():

@@ -14,7 +14,7 @@ import soundfile
 import torch
 from media import noise, tone, write_media
 
-from diffaudio.media import audio_streams
+from diffaudio.media import audio_writer
 from diffaudio.media.audio import read_audio, resample, write_audio
 from diffaudio.media.chunked import write_chunks
 from diffaudio.media.container import MediaError
@@ -132,9 +132,9 @@ def test_a_full_disk_is_an_error_wherever_it_comes_and_leaves_nothing(tmp_path, 
                 raise OSError(errno.ENOSPC, "No space left on device")
             return self._raw.write(data)
 
-    checked = audio_streams._Checked
+    checked = audio_writer._Checked
     for room in (0, 20, size // 2, size - 1):
-        monkeypatch.setattr(audio_streams, "_Checked", lambda raw, room=room: checked(Full(raw, room)))
+        monkeypatch.setattr(audio_writer, "_Checked", lambda raw, room=room: checked(Full(raw, room)))
         for write in (
             lambda path: write_audio(path, waveform, 8000),
             lambda path: write_chunks(path, [waveform], 8000),
@@ -147,7 +147,7 @@ def test_a_full_disk_is_an_error_wherever_it_comes_and_leaves_nothing(tmp_path, 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
 def test_libsndfile_itself_hides_a_full_disk_which_is_why_writing_is_checked():
     with open("/dev/full", "wb+", buffering=0) as full:
-        checked = audio_streams._Checked(full)
+        checked = audio_writer._Checked(full)
         assert checked.write(b"x") == 0 and checked.error is not None and checked.error.errno == errno.ENOSPC
 
 

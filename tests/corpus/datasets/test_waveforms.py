@@ -121,6 +121,6 @@ def test_a_folder_without_clips_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"is no corpus, manifest.json is missing"):
         decode_corpus(tmp_path, tmp_path / "decoded", sample_rate=RATE, audio_channels=1, peak=0.7)
     empty = write_clips_corpus(tmp_path / "empty", [[clip_row("a", reason="silent")]])
-    with pytest.raises(ValueError, match=r"empty: holds no clips; see its dropped.csv"):
+    with pytest.raises(ValueError, match=r"empty: holds no clips of sound; see its dropped.csv"):
         decode_corpus(empty, tmp_path / "decoded", sample_rate=RATE, audio_channels=1, peak=0.7)
     assert not (tmp_path / "decoded").exists()
