@@ -50,7 +50,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "ddim, eta 0.5": {"sampler": "ddim", "eta": 0.5},
     "ddim, eta 1": {"sampler": "ddim", "eta": 1.0},
     "dpm++2m": {"sampler": "dpm++2m"},
-    "dpm++2m_sde, eta 0.5": {"eta": 0.5},
+    "dpm2_a, eta 0.5": {"sampler": "dpm2_a", "eta": 0.5},
     "euler_a": {"sampler": "euler_a"},
 }
 
