@@ -294,7 +294,7 @@ def train(run: Run) -> None:
     if expected_loss is not None:
         state["expected_loss"] = expected_loss
     state |= {"scaler": accelerator.scaler, "num_processes": accelerator.num_processes}
-    done = resume(config.out / "state", **state)
+    done = resume(config.out / "state", newer=["skipped"], **state)
     if settings.gradient_checkpointing:
         unet.enable_gradient_checkpointing()
     network, optimizer = accelerator.prepare(unet, optimizer)

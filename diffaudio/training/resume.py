@@ -11,6 +11,7 @@ import hashlib
 import json
 import logging
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -72,12 +73,18 @@ def save_state(
 
 
 def resume(
-    folder: Path, *, scaler: torch.amp.GradScaler | None = None, num_processes: int = 1, **parts: Part
-) -> int:  # fmt: skip
+    folder: Path,
+    *,
+    scaler: torch.amp.GradScaler | None = None,
+    num_processes: int = 1,
+    newer: Collection[str] = (),
+    **parts: Part,
+) -> int:
     """Load the newest state that `save_state` wrote and that is not damaged.
 
     Args:
         folder: of the states.
+        newer: parts that earlier versions did not save; where a state lacks them, they begin anew.
 
     Returns:
         The number of steps done, 0 where there is no state.
@@ -88,7 +95,7 @@ def resume(
     problem = None
     for path in reversed(state_folders(folder)):
         try:
-            state = _load_state(path, scaler, parts)
+            state = _load_state(path, scaler, parts, newer)
         except _DamagedState as error:
             problem = error
             log.warning("%s; trying the state before it", error)
@@ -110,7 +117,9 @@ class _DamagedState(Exception):
     """The message names the file."""
 
 
-def _load_state(folder: Path, scaler: torch.amp.GradScaler | None, parts: dict[str, Part]) -> dict[str, Any]:
+def _load_state(
+    folder: Path, scaler: torch.amp.GradScaler | None, parts: dict[str, Part], newer: Collection[str]
+) -> dict[str, Any]:
     file = folder / "state.json"
     try:
         state = json.loads(file.read_text(encoding="utf-8"))
@@ -119,6 +128,8 @@ def _load_state(folder: Path, scaler: torch.amp.GradScaler | None, parts: dict[s
         checksums = state.get("sha256")  # states of version 0.4 and before have none
         for name, part in parts.items():
             file = folder / f"{name}.safetensors"
+            if name in newer and not file.exists() and file.name not in (checksums or {}):
+                continue
             if checksums is not None and checksums[file.name] != _sha256(file):
                 raise ValueError("its checksum is another than that in state.json")
             tensors = load_file(file)

@@ -125,3 +125,16 @@ def test_a_changed_tensor_is_found_by_its_checksum_and_states_without_checksums_
     del content["sha256"]
     state.write_text(json.dumps(content))
     assert resume(tmp_path, network=module) == 1
+
+
+def test_a_part_that_an_earlier_version_did_not_save_begins_anew_and_one_that_is_lost_does_not(tmp_path):
+    module, optimizer = trained(2)
+    save_state(tmp_path, 2, optimizer=optimizer, network=module)
+    counts = nn.Linear(1, 1)
+    before = counts.weight.clone()
+    assert resume(tmp_path, newer=["counts"], optimizer=optimizer, network=module, counts=counts) == 2
+    assert torch.equal(counts.weight, before)
+    save_state(tmp_path, 3, optimizer=optimizer, network=module, counts=counts)
+    (tmp_path / "step_00000003/counts.safetensors").unlink()
+    with pytest.raises(UserError, match=r"counts.safetensors is damaged \(it is missing\)"):
+        resume(tmp_path, newer=["counts"], optimizer=optimizer, network=module, counts=counts)
