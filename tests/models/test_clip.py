@@ -9,11 +9,11 @@ import torch
 from PIL import Image
 from real_clips import write_real_clips
 from safetensors.torch import save_file
-from tiny_model import EMBEDDING_DIM, sentence_encoder, write_tiny_clip
-from transformers import BertModel
+from tiny_model import EMBEDDING_DIM, write_tiny_clip
 
 from diffaudio.errors import UserError
-from diffaudio.models.clip import Clip, check_templates, fill, prune_vocabulary
+from diffaudio.models.clip import Clip
+from diffaudio.prompt_templates import check_templates, fill
 
 
 @pytest.fixture(scope="module")
@@ -97,63 +97,6 @@ def test_errors_name_what_is_missing(folder: Path, tmp_path: Path):
     (tmp_path / "clip" / "open_clip_model.safetensors").unlink()
     with pytest.raises(ValueError, match=r"not a complete CLIP folder, open_clip_model.safetensors is missing"):
         Clip.from_pretrained(tmp_path / "clip")
-
-
-def test_dropping_words_leaves_the_embeddings_of_the_others_as_they_were(folder: Path, tmp_path: Path):
-    from tokenizers import Tokenizer
-
-    source = sentence_encoder(tmp_path / "source", folder)
-    target = tmp_path / "target"
-    target.mkdir()
-    (tmp_path / "texts.txt").write_text("a dog barking\nrain on the roof\n")
-    size = len(json.loads((source / "tokenizer.json").read_text())["model"]["vocab"]) - 2
-    prune_vocabulary(source, target, texts=[tmp_path / "texts.txt"], size=size)
-
-    def embed(model: Path, text: str) -> torch.Tensor:
-        ids = Tokenizer.from_file(str(model / "tokenizer.json")).encode(text).ids
-        with torch.no_grad():
-            return BertModel.from_pretrained(model).eval()(torch.tensor([ids])).last_hidden_state
-
-    torch.testing.assert_close(embed(source, "a dog on the roof"), embed(target, "a dog on the roof"))
-    kept = json.loads((target / "tokenizer.json").read_text())["model"]["vocab"]
-    assert len(kept) == size
-    assert {"[PAD]", "dog", "barking"} <= kept.keys()
-    assert kept.keys().isdisjoint({"sound", "of"})  # the last of the vocabulary, and in no text
-
-
-def test_room_in_the_vocabulary_goes_to_the_most_frequent_words_of_the_filler(folder: Path, tmp_path: Path):
-    source = sentence_encoder(tmp_path / "source", folder)
-    (tmp_path / "texts.txt").write_text("a dog barking\n")
-
-    def vocabulary(size: int) -> set[str]:
-        target = tmp_path / f"target{size}"
-        target.mkdir()
-        filler = ["sound", "sound of", "sound of the"]
-        prune_vocabulary(source, target, texts=[tmp_path / "texts.txt"], filler=filler, size=size)
-        return json.loads((target / "tokenizer.json").read_text())["model"]["vocab"].keys()
-
-    whole = json.loads((source / "tokenizer.json").read_text())["model"]["vocab"]
-    smallest = next(size for size in range(len(whole)) if fits(source, tmp_path, size))
-    base = vocabulary(smallest)
-    assert vocabulary(smallest + 1) == base | {"sound"}
-    assert vocabulary(smallest + 2) == base | {"sound", "of"}
-
-
-def fits(source: Path, folder: Path, size: int) -> bool:
-    target = folder / f"try{size}"
-    target.mkdir()
-    try:
-        prune_vocabulary(source, target, texts=[folder / "texts.txt"], size=size)
-    except ValueError:
-        return False
-    return True
-
-
-def test_a_vocabulary_too_small_for_the_texts_is_refused(folder: Path, tmp_path: Path):
-    source = sentence_encoder(tmp_path / "source", folder)
-    (tmp_path / "texts.txt").write_text("a dog barking\n")
-    with pytest.raises(ValueError, match=r"vocabulary size 20 is too small: the texts alone need \d+ word pieces"):
-        prune_vocabulary(source, tmp_path, texts=[tmp_path / "texts.txt"], size=20)
 
 
 @pytest.fixture(scope="module")

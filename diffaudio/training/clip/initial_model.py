@@ -10,19 +10,18 @@ import open_clip
 import timm
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from timm.data import ImageNetInfo
 from torch import nn
 
 from diffaudio.atomic_io import atomic_folder
 from diffaudio.errors import UserError
-from diffaudio.models.clip import Clip, prune_vocabulary
+from diffaudio.models.clip import Clip
+from diffaudio.training.clip.vocabulary import prune_vocabulary, words_for_things
 
 __all__ = [
     "CONTEXT_LENGTH",
     "TIMM_WEIGHTS",
     "load_classifier",
     "save_model",
-    "words_for_things",
     "write_initial_folder",
 ]
 
@@ -58,15 +57,6 @@ def load_classifier(model: str, weights: str | None) -> Any:
         first = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
         raise UserError(f"image_weights: {path} does not hold the weights of timm's {model}: {first}") from None
     return classifier
-
-
-def words_for_things() -> list[str]:
-    """Names and definitions of ImageNet's 21,841 synsets, as timm holds them: the words people have for things.
-
-    The names count three times, once in their definitions' lines.
-    """
-    info = ImageNetInfo("imagenet22k")
-    return 2 * list(info.label_descriptions()) + list(info.label_descriptions(detailed=True))
 
 
 def write_initial_folder(
