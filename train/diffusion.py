@@ -13,10 +13,10 @@ import os
 import sys
 import time
 from contextlib import closing, nullcontext
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # waiting threads sleep; OpenMP reads it when torch is loaded
@@ -27,10 +27,10 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from diffaudio.checkpoint import load_clip, load_encoders
-from diffaudio.config import Count, NonNegative, NonNegativeCount, Positive, Share, to_yaml
+from diffaudio.config import to_yaml
 from diffaudio.corpus.datasets.clip_order import ClipOrder
 from diffaudio.corpus.datasets.latents import LatentDataset
-from diffaudio.diffusion.level_sampling import ExpectedLoss, NoiseSettings
+from diffaudio.diffusion.level_sampling import ExpectedLoss
 from diffaudio.diffusion.loss import DiffusionLoss, diffusion_loss
 from diffaudio.diffusion.training_scheduler import training_scheduler
 from diffaudio.distributed import PATIENCE, StopRequest, join_processes, run_script
@@ -39,161 +39,30 @@ from diffaudio.models.unet import UNet1D
 from diffaudio.pipeline import DiffAudioPipeline
 from diffaudio.seeding import BatchDraws
 from diffaudio.training.batches import Batch, draw_ahead, draw_noisy_batch
-from diffaudio.training.bridge_fitting import BridgeSettings, make_bridge, read_lines
-from diffaudio.training.captions import CaptionedDataset, CaptionSettings, check_captions
+from diffaudio.training.bridge_fitting import make_bridge, read_lines
+from diffaudio.training.captions import CaptionedDataset, check_captions
 from diffaudio.training.conditions import check_embedding_noise
+from diffaudio.training.diffusion_settings import CHANGEABLE, Config, TrainSettings
 from diffaudio.training.divergence import DivergenceGuard, check_finite
 from diffaudio.training.dry_run import describe_plan, measure_steps
 from diffaudio.training.ema import ema_decay, update_ema
 from diffaudio.training.encoder_check import check_encoders
 from diffaudio.training.learning_rate import learning_rate, set_learning_rate
-from diffaudio.training.lora import LoraSettings
 from diffaudio.training.lora_preservation import preserving_loss
 from diffaudio.training.lora_run import LoraRun, begin_lora
 from diffaudio.training.memory_advice import explain_out_of_memory
 from diffaudio.training.metrics_log import MetricsLog, loss_by_noise_level
 from diffaudio.training.overfit import report_overfit
-from diffaudio.training.post_hoc_ema import PowerAverages, PowerAverageSettings, remove_snapshots_after
+from diffaudio.training.post_hoc_ema import PowerAverages, remove_snapshots_after
 from diffaudio.training.precision import resolve_precision
 from diffaudio.training.progress import Progress, describe_device, is_due
 from diffaudio.training.resume import resume, save_state
 from diffaudio.training.run_folder import check_data_parallel, local_batch_size, open_run, run_advice
-from diffaudio.training.sample_logging import SampleSettings, check_samples, log_samples
-from diffaudio.training.skipped_steps import SkippedSteps, SpikeSettings
+from diffaudio.training.sample_logging import check_samples, log_samples
+from diffaudio.training.skipped_steps import SkippedSteps
 from diffaudio.training.start_checks import check_start
 from diffaudio.training.start_from import load_start
-from diffaudio.training.tracking import TrackingSettings, check_trackers, start_trackers, track_sound
-
-# What may change while a run goes on; all else would make it another run.
-CHANGEABLE = {
-    "averages.max_snapshots", "data", "out", "resume_from", "autoencoder", "clip", "bridge", "validation", "samples",
-    "dry_run", "spikes", "tracking",
-    "train.compile", "train.gradient_checkpointing", "train.steps", "train.precision", "train.threads",
-    "train.save_every", "train.log_every", "train.max_states",
-}  # fmt: skip
-
-
-@dataclass
-class UNetSettings:
-    """The network; see `diffaudio.models.unet.UNet1D`. Channels and embedding come from the corpus."""
-
-    channels: tuple[int, ...] = (256, 384, 512)
-    blocks_per_level: int = 2
-    middle_blocks: int = 3
-    attention_levels: tuple[int, ...] = (1,)
-    attention_head_dim: int = 64
-    attention_window: int = 128
-    condition_dim: int = 256
-    dropout: Share = 0.1
-
-
-@dataclass
-class TrainSettings:
-    """What is optimised, and how.
-
-    Attributes:
-        objective: flow (flow matching), v (velocity) or epsilon (noise).
-        batch_size: clips a step, of all processes and micro-batches together.
-        accumulation_steps: micro-batches of a step, computed one after the other to save memory.
-        duration_s: length of the crops.
-        warmup_steps: the learning rate rises to `lr` over so many steps, then falls as a cosine.
-        final_lr_fraction: of `lr`, reached at the last step.
-        grad_clip: largest norm of the gradient; a larger one is scaled down.
-        condition_dropout: how often the null embedding stands in for the frame's, for guidance.
-        embedding_noise: norm of the Gaussian noise on the unit embeddings, which are normalised again.
-        embedding_noise_level: above 0, noise of random levels up to this instead, with which the U-Net is also
-            conditioned (unCLIP's noise augmentation); for the bridge `noise`.
-        ema_decay: how much of the averaged weights stays at a step, once the average has warmed up.
-        precision: auto is bf16 where the hardware has it.
-        gradient_checkpointing: compute activations anew in the backward pass instead of keeping them: a third more
-            work.
-        compile: by torch.compile; takes minutes at the start and a C++ compiler on a CPU.
-        threads: of each process on a CPU; None shares the available ones.
-        save_every: steps between two saves of `state/` and `model/`.
-        max_states: how many states are kept, the newest ones.
-    """
-
-    objective: Literal["flow", "v", "epsilon"] = "flow"
-    steps: Count = 4000
-    batch_size: Count = 32
-    accumulation_steps: Count = 1
-    duration_s: Positive = 5.0
-    lr: Positive = 4e-4
-    betas: tuple[float, float] = (0.9, 0.99)
-    weight_decay: NonNegative = 0.01
-    warmup_steps: NonNegativeCount = 100
-    final_lr_fraction: Share = 0.1
-    grad_clip: Positive = 1.0
-    condition_dropout: Share = 0.1
-    embedding_noise: NonNegative = 0.2
-    embedding_noise_level: Share = 0.0
-    ema_decay: Share = 0.999
-    precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
-    gradient_checkpointing: bool = False
-    compile: bool = False
-    threads: Count | None = None
-    seed: int = 0
-    save_every: Count = 200
-    max_states: Count = 1
-    log_every: Count = 10
-
-
-@dataclass
-class ValidationSettings:
-    """The loss on held-out clips, where `held_out` is above 0; the model with the lowest is kept in `best/`.
-
-    Attributes:
-        every: steps between.
-        clips: how many, at most; always the same, with the same crops and noise.
-    """
-
-    every: Count = 500
-    clips: Count = 256
-
-
-@dataclass
-class Config:
-    """Settings of `train/diffusion.py`.
-
-    Attributes:
-        data: encoded corpus, made by `diffaudio encode`, or a list of several made by the same models.
-        out: run folder.
-        autoencoder: folder or hub id of the autoencoder that encoded the corpus.
-        clip: the CLIP that encoded its frames: a folder, an hf-hub: id, or name and tag as ViT-B-32/openai.
-        weights: how often clips of each corpus are drawn, in proportion; empty draws all clips equally often.
-        held_out: share of the sources that are left out of training and measured instead.
-        resume_from: folder of a run, or one of its states, to go on from where `out` has none: on another machine, or
-            with a copy. The settings must be those of that run.
-        captions: trains on texts instead of pictures, a labelled baseline.
-        start_from: folder or hub id of a model whose U-Net is trained on, or `bundled`; it has to have the same
-            `unet`, objective, autoencoder and CLIP.
-        overfit: train on so many clips alone, and see whether they come back; see `diffaudio.training.overfit`.
-        dry_run: print the settings, and what the run would need, measured in a few steps; nothing is written.
-        lora: train an adapter of the model in `start_from`, written to lora/ in the run folder, with `bridge.texts` as
-            the words for its sounds; `--lora.rank 16` turns it on.
-    """
-
-    data: list[Path] | Path
-    out: Path
-    autoencoder: str
-    clip: str
-    weights: list[float] = field(default_factory=list)
-    held_out: Share = 0.0
-    resume_from: Path | None = None
-    captions: CaptionSettings = field(default_factory=CaptionSettings)
-    start_from: str | None = None
-    overfit: Count | None = None
-    dry_run: bool = False
-    lora: LoraSettings | None = None
-    unet: UNetSettings = field(default_factory=UNetSettings)
-    train: TrainSettings = field(default_factory=TrainSettings)
-    noise: NoiseSettings = field(default_factory=NoiseSettings)
-    averages: PowerAverageSettings = field(default_factory=PowerAverageSettings)
-    spikes: SpikeSettings = field(default_factory=SpikeSettings)
-    tracking: TrackingSettings = field(default_factory=TrackingSettings)
-    bridge: BridgeSettings = field(default_factory=BridgeSettings)
-    validation: ValidationSettings = field(default_factory=ValidationSettings)
-    samples: SampleSettings = field(default_factory=SampleSettings)
+from diffaudio.training.tracking import check_trackers, start_trackers, track_sound
 
 
 def main(config: Config) -> None:

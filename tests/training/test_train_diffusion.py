@@ -30,6 +30,7 @@ from diffaudio.models.bridge.bridges import IdentityBridge
 from diffaudio.models.unet import UNet1D
 from diffaudio.pipeline import DiffAudioPipeline
 from diffaudio.training.bridge_fitting import read_lines
+from diffaudio.training.diffusion_settings import UNetSettings
 from diffaudio.training.metrics_log import loss_by_noise_level
 from diffaudio.training.resume import latest_state
 
@@ -376,7 +377,7 @@ def test_the_network_s_settings_are_those_of_the_u_net():
     own = {name: p.default for name, p in inspect.signature(UNet1D.__init__).parameters.items()}
     for name in ("self", "in_channels", "embedding_dim", "embedding_noise_level"):  # of the corpus, and of `train`
         del own[name]
-    assert dataclasses.asdict(script.UNetSettings()) == own
+    assert dataclasses.asdict(UNetSettings()) == own
 
 
 @pytest.mark.parametrize("name", ["base", "mini", "tiny", "one_cpu", "one_gpu", "eight_gpus", "two_nodes"])
