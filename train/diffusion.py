@@ -51,6 +51,7 @@ from diffaudio.training.learning_rate import learning_rate, set_learning_rate
 from diffaudio.training.lora_preservation import preserving_loss
 from diffaudio.training.lora_run import LoraRun, begin_lora
 from diffaudio.training.memory_advice import explain_out_of_memory
+from diffaudio.training.memory_estimate import estimate_training
 from diffaudio.training.metrics_log import MetricsLog, loss_by_noise_level
 from diffaudio.training.overfit import report_overfit
 from diffaudio.training.post_hoc_ema import PowerAverages, remove_snapshots_after
@@ -358,6 +359,14 @@ def print_plan(run: Run) -> None:
     print(to_yaml(config))
     print(check_start(dataset, run.pipe.autoencoder))
     frames = round(settings.duration_s * dataset.latent_rate)
+    estimate = estimate_training(
+        {name: value for name, value in run.unet.config.items() if not name.startswith("_")},
+        batch_size=local_batch_size(settings.batch_size, accelerator.num_processes, settings.accumulation_steps),
+        num_frames=frames,
+        averages=1 + len(config.averages.sigma_rel),
+        half_precision=accelerator.mixed_precision != "no",
+        gradient_checkpointing=settings.gradient_checkpointing,
+    )
     for line in describe_plan(
         measured,
         {"unet": run.unet, "autoencoder": run.pipe.autoencoder, "clip": run.pipe.clip},
@@ -366,6 +375,7 @@ def print_plan(run: Run) -> None:
         num_clips=len(dataset),
         max_states=settings.max_states,
         out=config.out,
+        estimate=None if run.lora else estimate,
     ):
         print(line)
 

@@ -10,6 +10,8 @@ import psutil
 import torch
 from torch import nn
 
+from diffaudio.training.memory_estimate import TrainingEstimate
+
 __all__ = ["Measured", "describe_plan", "measure_steps"]
 
 WARMUP_STEPS, STEPS = 2, 5
@@ -58,6 +60,7 @@ def describe_plan(
     num_clips: int,
     max_states: int,
     out: Path,
+    estimate: TrainingEstimate | None = None,
 ) -> Iterator[str]:
     """What a run takes, line by line.
 
@@ -66,6 +69,7 @@ def describe_plan(
         batch_shape: of the latents of a step of all processes, [clips, channels, frames].
         max_states: states that the run folder keeps.
         out: the run folder.
+        estimate: of a process' step, where all weights are trained.
     """
     for name, module in modules.items():
         size, trained = _num_weights(module), _num_weights(module, trained=True)
@@ -75,6 +79,11 @@ def describe_plan(
     yield f"batches: {list(batch_shape)} latents; {steps} steps are {steps * batch_size / num_clips:.3g} epochs"
     share = measured.peak_bytes / measured.memory_bytes
     yield f"memory: {_gigabytes(measured.peak_bytes)} of {_gigabytes(measured.memory_bytes)} a process ({share:.0%})"
+    if estimate:
+        yield (
+            f"computed for a GPU: {_gigabytes(estimate.total_bytes)} a process, of these "
+            f"{_gigabytes(estimate.activation_bytes)} for activations; {estimate.flops / 1e12:.3g} TFLOP a step"
+        )
     rate = batch_size / measured.step_s
     yield f"rate: {measured.step_s:.3g} s a step, {rate:.3g} clips a second"
     yield f"time: {_duration(steps * measured.step_s)} for {steps} steps, without validation and samples"

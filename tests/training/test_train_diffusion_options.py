@@ -212,10 +212,19 @@ def test_what_an_adapter_needs_is_asked_for(data, tmp_path):
 
 def test_a_dry_run_measures_prints_and_writes_nothing(data, tmp_path, capsys):
     train(data, tmp_path / "run", "--dry-run", "--train.steps", "1000000")
-    told = capsys.readouterr().out
-    assert "steps: 1000000" in told
-    for start in ("unet: ", "batches: [4, 8, 25] latents", "memory: ", "rate: ", "time: ", "disk: ", "latents: mean"):
-        assert any(line.startswith(start) for line in told.splitlines()), start
+    printed = capsys.readouterr().out
+    assert "steps: 1000000" in printed
+    for start in (
+        "unet: ",
+        "batches: [4, 8, 25] latents",
+        "memory: ",
+        "computed for a GPU: ",
+        "rate: ",
+        "time: ",
+        "disk: ",
+        "latents: mean",
+    ):
+        assert any(line.startswith(start) for line in printed.splitlines()), start
     assert not (tmp_path / "run").exists()
 
 
